@@ -1,0 +1,60 @@
+//! What an engine is told once, at its creation.
+
+use alloc::vec::Vec;
+use core::time::Duration;
+
+use crate::ids::NodeId;
+
+/// A node's view of its cluster, and its limits.
+#[derive(Clone, Debug)]
+pub struct Config {
+    /// This node. One of `voters`.
+    pub node: NodeId,
+    /// All voters of the cluster, this node included; 1, 2, 3, 5 or 7 of them (any number up to 7 works).
+    pub voters: Vec<NodeId>,
+    /// How long a slave that granted a lease refuses other candidates, on its own clock.
+    pub lease: Duration,
+    /// The bound on clock rates: every node's clock runs at a rate within 1 ± this many millionths.
+    pub clock_drift_ppm: u32,
+    /// What is bounded, and by how much.
+    pub limits: Limits,
+}
+
+/// Bounds on what an engine holds and sends. Bytes count values only.
+#[derive(Clone, Debug)]
+pub struct Limits {
+    /// Slots that a master may have proposed but not yet applied.
+    pub in_flight_slots_max: u64,
+    /// Bytes of those, unless a single value is larger.
+    pub in_flight_bytes_max: usize,
+    /// Bytes of commands that a master packs into one slot, unless a single command is larger.
+    pub batch_bytes_max: usize,
+    /// Updates that wait for room in flight.
+    pub queued_requests_max: usize,
+    /// Bytes of those.
+    pub queued_bytes_max: usize,
+    /// Bytes of values in one `Accept` or `Fetched` message, unless a single value is larger.
+    pub message_bytes_max: usize,
+    /// Bytes of decided values kept in memory for slaves that are slightly behind.
+    pub cache_bytes_max: usize,
+    /// Slots of those.
+    pub cache_slots_max: u64,
+    /// `Consistent` reads that wait for a quorum round.
+    pub queued_reads_max: usize,
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Self {
+            in_flight_slots_max: 64,
+            in_flight_bytes_max: 32 << 20,
+            batch_bytes_max: 1 << 20,
+            queued_requests_max: 65_536,
+            queued_bytes_max: 64 << 20,
+            message_bytes_max: 4 << 20,
+            cache_bytes_max: 32 << 20,
+            cache_slots_max: 16_384,
+            queued_reads_max: 65_536,
+        }
+    }
+}

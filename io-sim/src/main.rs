@@ -1,0 +1,2 @@
+//! `trialbay-sim`.
+fn main() {}

@@ -1,0 +1,29 @@
+//! Trialbay: a replicated, ordered key-value store that puts consistency above everything.
+//!
+//! This crate does for real what `trialbay-engine` decides. With default features it holds the node and the command
+//! line; with `default-features = false` it is the client library alone ([`client`]).
+
+pub mod client;
+pub mod config;
+pub mod consistency;
+pub mod update;
+pub mod wire;
+
+#[cfg(feature = "cli")]
+pub mod cli;
+#[cfg(feature = "server")]
+pub mod clock;
+#[cfg(feature = "server")]
+pub mod disk;
+#[cfg(feature = "server")]
+pub mod net;
+#[cfg(feature = "server")]
+pub mod node;
+#[cfg(feature = "server")]
+pub mod peer;
+#[cfg(feature = "server")]
+pub mod service;
+#[cfg(feature = "server")]
+pub mod store;
+#[cfg(feature = "server")]
+pub mod tlog;

@@ -1,0 +1,3 @@
+//! The `trialbay` binary.
+
+fn main() {}

@@ -1,0 +1,276 @@
+//! The way from a client's connection into the node: updates go to the driver, reads go straight to the store.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
+use std::time::Duration;
+
+use bytes::Bytes;
+use serde::{Deserialize, Serialize};
+use tokio::sync::{mpsc, oneshot, watch};
+use trialbay_engine::{NodeId, Refusal, Slot};
+
+use crate::clock::Clock;
+use crate::consistency::Consistency;
+use crate::store::{Snapshot, StoreError, StoreReader};
+use crate::update::{Failure, Outcome};
+
+/// How long the driver may take to answer a question about itself before the node counts as stuck.
+const DRIVER_ANSWER_MAX: Duration = Duration::from_secs(2);
+
+/// A handle on a running node. Cheap to clone.
+#[derive(Clone)]
+pub struct NodeHandle(Arc<Shared>);
+
+/// What an update gave, if it was decided.
+pub type UpdateResult = Result<Outcome, Failure>;
+
+/// Why an update was not done, or is not known to be.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum UpdateRefused {
+    /// Did not happen.
+    #[error("this node is not the master")]
+    NotMaster {
+        /// The master's name, as far as this node knows.
+        master: Option<String>,
+    },
+    /// Did not happen.
+    #[error("the queue of updates is full: try again later")]
+    Overloaded,
+    /// Did not happen.
+    #[error("the node is stopping")]
+    Stopping,
+    /// May have happened, or may happen yet.
+    #[error("mastership was lost before the update was decided: its outcome is unknown")]
+    OutcomeUnknown,
+}
+
+/// Why a read was not done.
+#[derive(Debug, thiserror::Error)]
+pub enum ReadRefused {
+    /// A `Consistent` read on a node that is not (provably) the master.
+    #[error("this node is not the master")]
+    NotMaster {
+        /// The master's name, as far as this node knows.
+        master: Option<String>,
+    },
+    /// This node has not applied the slot that the read asks for.
+    #[error("store not fresh enough")]
+    NotFreshEnough,
+    /// The queue of reads is full.
+    #[error("the queue of reads is full: try again later")]
+    Overloaded,
+    /// The node is stopping.
+    #[error("the node is stopping")]
+    Stopping,
+    /// The store failed.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+}
+
+/// How `Consistent` reads are made safe.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Reads {
+    /// By the lease: no round trip, and clocks that keep the drift bound.
+    #[default]
+    Lease,
+    /// By a quorum round for each batch of reads: trusts no clock.
+    Quorum,
+}
+
+/// What a node says about itself. `trialbay cluster status` shows one per node.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct NodeStatus {
+    /// The node's name.
+    pub node: String,
+    /// The cluster's id.
+    pub cluster_id: String,
+    /// The version of the program.
+    pub version: String,
+    /// The process id.
+    pub pid: u32,
+    /// `slave`, `canvassing`, `candidate`, `master` or `halted`.
+    pub role: String,
+    /// The master's name, as far as this node knows.
+    pub master: Option<String>,
+    /// Whether `Consistent` reads and updates are served here now.
+    pub serving: bool,
+    /// The highest promised ballot, as `round.node`.
+    pub ballot: String,
+    /// The last slot with an accepted value.
+    pub accepted_upto: u64,
+    /// The end of the decided prefix.
+    pub decided_upto: u64,
+    /// The end of the applied prefix.
+    pub applied_upto: u64,
+    /// The history hash at `decided_upto`, in hexadecimal.
+    pub history_hash: String,
+    /// Whether the node's votes count. A node whose disk was wiped or damaged has none until it has caught up.
+    pub votes: bool,
+    /// Whether the node is fetching decided entries from a peer.
+    pub catching_up: bool,
+    /// Whether enough voters are reachable for updates to be decided, as this node sees it.
+    pub progress_possible: bool,
+    /// How many more voters may fail before updates stop; `None` on a node that is not the master.
+    pub failures_survivable: Option<u32>,
+    /// Keys in the store.
+    pub keys: u64,
+    /// What is wrong with the node's files, in words; empty when nothing is.
+    pub damage: Vec<String>,
+    /// The other voters as the master sees them; empty elsewhere.
+    pub peers: Vec<PeerView>,
+}
+
+/// What a master knows of another voter.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PeerView {
+    /// Its name.
+    pub node: String,
+    /// Whether there is a connection to it.
+    pub connected: bool,
+    /// Milliseconds since it last granted the lease.
+    pub granted_ms_ago: Option<u64>,
+    /// The end of what it has made durable.
+    pub accepted_upto: u64,
+    /// The end of what its store has applied.
+    pub applied_upto: u64,
+    /// Whether its votes count.
+    pub votes: bool,
+}
+
+/// What a connection asks of the driver.
+pub(crate) enum Ask {
+    /// Do this update.
+    Update { command: Bytes, reply: oneshot::Sender<Result<UpdateResult, UpdateRefused>> },
+    /// From which slot on may a `Consistent` read be served?
+    QuorumRead { reply: oneshot::Sender<Result<Slot, Refusal>> },
+    /// How are you?
+    Status { reply: oneshot::Sender<NodeStatus> },
+    /// Hand over and stop.
+    Stop,
+}
+
+/// What the driver and all connections share.
+pub(crate) struct Shared {
+    pub(crate) cluster_id: String,
+    pub(crate) node: NodeId,
+    pub(crate) names: BTreeMap<NodeId, String>,
+    pub(crate) reads: Reads,
+    pub(crate) clock: Arc<dyn Clock>,
+    pub(crate) store: StoreReader,
+    pub(crate) asks: mpsc::Sender<Ask>,
+    /// The end of the time in which `Consistent` reads may be served, in nanoseconds on `clock`; 0 when they may not.
+    pub(crate) serves_until: AtomicU64,
+    /// The master's node id; 0 (which no configuration allows) when unknown.
+    pub(crate) master: AtomicU32,
+    /// The applied slot, for those who wait for it.
+    pub(crate) applied: watch::Receiver<Slot>,
+}
+
+impl NodeHandle {
+    pub(crate) fn new(shared: Arc<Shared>) -> Self {
+        Self(shared)
+    }
+
+    /// This node's name.
+    pub fn node_name(&self) -> &str {
+        &self.0.names[&self.0.node]
+    }
+
+    /// The cluster's id.
+    pub fn cluster_id(&self) -> &str {
+        &self.0.cluster_id
+    }
+
+    /// The master's name, if this node knows of one whose lease has not run out.
+    pub fn master_name(&self) -> Option<String> {
+        let master = self.0.master.load(Ordering::Acquire);
+        let master = NodeId(u16::try_from(master).expect("the driver stores node ids only"));
+        self.0.names.get(&master).cloned()
+    }
+
+    /// Whether this node is the master and its lease has not run out.
+    pub fn is_serving(&self) -> bool {
+        self.0.clock.now().0 < self.0.serves_until.load(Ordering::Acquire)
+    }
+
+    /// Proposes an update (the bytes of a command, see `update.rs`) and waits until it is decided and applied.
+    ///
+    /// # Errors
+    /// Each says whether the update happened. The wait is bounded: a master that loses its majority answers
+    /// `OutcomeUnknown` after about two leases.
+    pub async fn update(&self, command: Bytes) -> Result<UpdateResult, UpdateRefused> {
+        if !self.is_serving() {
+            return Err(UpdateRefused::NotMaster { master: self.master_name() });
+        }
+        let (reply, outcome) = oneshot::channel();
+        self.0.asks.send(Ask::Update { command, reply }).await.map_err(|_| UpdateRefused::Stopping)?;
+        // The driver drops the sender only when the whole node goes down, with the update in any state.
+        outcome.await.unwrap_or(Err(UpdateRefused::OutcomeUnknown))
+    }
+
+    /// A snapshot of the store that is as fresh as asked.
+    ///
+    /// # Errors
+    /// When this node cannot give that guarantee now.
+    pub async fn snapshot(&self, consistency: Consistency) -> Result<Snapshot, ReadRefused> {
+        match consistency {
+            Consistency::NoGuarantees => Ok(self.0.store.snapshot()?),
+            Consistency::AtLeast(slot) => {
+                let snapshot = self.0.store.snapshot()?;
+                let fresh = u64::try_from(slot).unwrap_or(0) <= snapshot.applied()?.0;
+                if fresh { Ok(snapshot) } else { Err(ReadRefused::NotFreshEnough) }
+            }
+            Consistency::Consistent => match self.0.reads {
+                Reads::Lease => {
+                    // Rule R1: what is read is fixed first; only then is the lease looked at.
+                    let snapshot = self.0.store.snapshot()?;
+                    if self.is_serving() { Ok(snapshot) } else { Err(self.not_master()) }
+                }
+                Reads::Quorum => self.quorum_snapshot().await,
+            },
+        }
+    }
+
+    /// The last slot that the store has applied.
+    pub fn applied(&self) -> Slot {
+        *self.0.applied.borrow()
+    }
+
+    /// How the node is; `None` when its driver does not answer in time.
+    pub async fn status(&self) -> Option<NodeStatus> {
+        let (reply, status) = oneshot::channel();
+        tokio::time::timeout(DRIVER_ANSWER_MAX, async {
+            self.0.asks.send(Ask::Status { reply }).await.ok()?;
+            status.await.ok()
+        })
+        .await
+        .ok()
+        .flatten()
+    }
+
+    /// Asks the node to hand over mastership and stop. Returns at once.
+    pub async fn stop(&self) {
+        // A closed channel means that the node has stopped already.
+        let _ = self.0.asks.send(Ask::Stop).await;
+    }
+
+    async fn quorum_snapshot(&self) -> Result<Snapshot, ReadRefused> {
+        let (reply, slot) = oneshot::channel();
+        self.0.asks.send(Ask::QuorumRead { reply }).await.map_err(|_| ReadRefused::Stopping)?;
+        let slot = match slot.await {
+            Ok(Ok(slot)) => slot,
+            Ok(Err(Refusal::NotMaster { .. } | Refusal::OutcomeUnknown)) => return Err(self.not_master()),
+            Ok(Err(Refusal::Overloaded)) => return Err(ReadRefused::Overloaded),
+            Ok(Err(Refusal::Stopping)) | Err(_) => return Err(ReadRefused::Stopping),
+        };
+        let mut applied = self.0.applied.clone();
+        applied.wait_for(|applied| *applied >= slot).await.map_err(|_| ReadRefused::Stopping)?;
+        Ok(self.0.store.snapshot()?)
+    }
+
+    fn not_master(&self) -> ReadRefused {
+        ReadRefused::NotMaster { master: self.master_name() }
+    }
+}
