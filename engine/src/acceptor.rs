@@ -270,9 +270,10 @@ impl Engine {
     /// Whether the disk and the store keep up well enough to take more values.
     pub(crate) fn has_room_for_values(&self) -> bool {
         let limits = &self.config.limits;
-        let unapplied = self.log.applied_upto().distance_to(self.log.decided_upto());
-        self.disk.unpersisted_bytes() <= limits.in_flight_bytes_max.saturating_mul(2)
-            && unapplied <= limits.in_flight_slots_max.saturating_mul(16)
+        let bytes_max = limits.in_flight_bytes_max.saturating_mul(2);
+        self.disk.unpersisted_bytes() <= bytes_max
+            && self.log.unapplied_bytes() <= bytes_max
+            && self.log.unapplied_slots() <= limits.in_flight_slots_max.saturating_mul(16)
     }
 
     pub(crate) fn send_gap(&mut self, to: NodeId, ballot: Ballot) {

@@ -23,6 +23,9 @@ pub(crate) struct Log {
     decided_upto: Slot,
     decided_hash: HistoryHash,
     applied_upto: Slot,
+    /// The sizes of the values that are decided and not yet applied.
+    unapplied: VecDeque<usize>,
+    unapplied_bytes: usize,
     disk_start: Slot,
 }
 
@@ -35,6 +38,8 @@ impl Log {
             decided_upto: recovered.decided_upto,
             decided_hash: recovered.decided_hash,
             applied_upto: recovered.decided_upto,
+            unapplied: VecDeque::new(),
+            unapplied_bytes: 0,
             disk_start: recovered.log_start,
         };
         for slot_entry in &recovered.undecided {
@@ -138,6 +143,8 @@ impl Log {
         let value = entry.value.clone();
         self.decided_hash = self.decided_hash.extend(slot, &value);
         self.decided_upto = slot;
+        self.unapplied.push_back(value.size());
+        self.unapplied_bytes += value.size();
         (slot, self.decided_hash, value)
     }
 
@@ -149,7 +156,20 @@ impl Log {
             "{upto} was applied but only {} is decided",
             self.decided_upto
         );
-        self.applied_upto = self.applied_upto.max(upto);
+        while self.applied_upto < upto {
+            self.applied_upto = self.applied_upto.next();
+            self.unapplied_bytes -= self.unapplied.pop_front().expect("every decided slot is counted until it is applied");
+        }
+    }
+
+    /// Slots that are decided and not yet applied.
+    pub(crate) fn unapplied_slots(&self) -> u64 {
+        self.applied_upto.distance_to(self.decided_upto)
+    }
+
+    /// Bytes of the values of those.
+    pub(crate) fn unapplied_bytes(&self) -> usize {
+        self.unapplied_bytes
     }
 
     /// Forgets decided entries from memory until the cache is within its limits. They stay on disk.
@@ -179,6 +199,8 @@ impl Log {
         }
         self.start = self.start.max(slot.next());
         (self.decided_upto, self.decided_hash, self.applied_upto) = (slot, hash, slot);
+        self.unapplied.clear();
+        self.unapplied_bytes = 0;
         self.disk_start = slot.next();
     }
 
