@@ -4,12 +4,12 @@ use std::sync::Arc;
 
 use super::ServiceOptions;
 use super::pipeline::{Company, Execution};
-use super::reply::{Budget, ListBuilder, ListTooLong, Order, Reply, code, entry};
-use super::request::{Extent, Keys, Read, Refused, Request, Scan};
+use super::reply::{Budget, ListBuilder, ListTooLong, Order, Reply, code};
+use super::request::{Keys, Read, Refused, Request, Scan};
 use crate::consistency::Consistency;
 use crate::node::NodeHandle;
-use crate::store::{Direction, KeyRange, Snapshot, StoreError};
-use crate::update::{Limits, NotAnUpdate, Update, encode_command};
+use crate::store::{Snapshot, StoreError};
+use crate::update::{NotAnUpdate, Update, encode_command};
 use crate::wire::Writer;
 
 /// After so many elements of a list, others may run.
@@ -119,7 +119,7 @@ impl Context {
         };
         let reply = match read {
             Read::Get { key } => snapshot.get(&key).map(|value| match value {
-                Some(value) => Reply::string(&value),
+                Some(value) => Reply::string(value.as_ref()),
                 None => Reply::error(code::NOT_FOUND, "Not_found"),
             }),
             Read::Exists { key } => snapshot.contains(&key).map(|exists| Reply::ok(|bytes| bytes.bool(exists))),
@@ -162,15 +162,21 @@ impl Context {
     async fn scan(&self, snapshot: &Snapshot, scan: &Scan) -> Result<Reply, Unfinished> {
         let mut list = ListBuilder::new(Order::Reversed, self.budget.clone());
         let max = scan.max.unwrap_or(usize::MAX);
-        let range = match &scan.extent {
-            Extent::Between { low, high } => KeyRange::between(low, high),
-            Extent::Prefix(prefix) => KeyRange::prefix(prefix),
-        };
-        let direction = if scan.descending { Direction::Descending } else { Direction::Ascending };
-        for found in snapshot.range(&range, direction)?.take(max) {
-            let (key, value) = found?;
-            let full = list.push(|bytes| entry(bytes, &key, scan.with_values.then_some(&value)))?;
-            end_of_turn(full, &list).await;
+        if scan.with_values {
+            for found in snapshot.range(&scan.range, scan.direction)?.take(max) {
+                let (key, value) = found?;
+                let full = list.push(|bytes| {
+                    bytes.string(&key);
+                    bytes.string(&value);
+                })?;
+                end_of_turn(full, &list).await;
+            }
+        } else {
+            for key in snapshot.keys(&scan.range, scan.direction)?.take(max) {
+                let key = key?;
+                let full = list.push(|bytes| bytes.string(&key))?;
+                end_of_turn(full, &list).await;
+            }
         }
         Ok(list.reply())
     }

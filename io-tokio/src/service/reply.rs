@@ -2,7 +2,6 @@
 
 use std::sync::Arc;
 
-use bytes::Bytes;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 use crate::node::{ReadRefused, UpdateRefused};
@@ -286,16 +285,10 @@ impl ListBuilder {
     }
 }
 
-/// Writes an entry or only its key.
-pub(crate) fn entry(bytes: &mut Vec<u8>, key: &Bytes, value: Option<&Bytes>) {
-    bytes.string(key);
-    if let Some(value) = value {
-        bytes.string(value);
-    }
-}
-
 #[cfg(test)]
 mod tests {
+    use bytes::Bytes;
+
     use super::*;
 
     fn list(order: Order, elements: &[Vec<u8>]) -> Vec<u8> {

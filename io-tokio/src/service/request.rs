@@ -8,6 +8,7 @@ use bytes::{Buf as _, Bytes, BytesMut};
 
 use super::reply::Reply;
 use crate::consistency::Consistency;
+use crate::store::{Direction, KeyRange};
 use crate::update::{Limits, NotAnUpdate, TooLarge, Update, command_from_raw, encode_command};
 use crate::wire::{MAGIC, Malformed, Reader, VERSION, Writer as _};
 
@@ -54,32 +55,14 @@ pub(crate) enum Read {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Keys(Bytes);
 
-/// Keys or entries between two bounds, in one direction.
+/// Keys or entries of a range, in one direction.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Scan {
-    pub(crate) extent: Extent,
+    pub(crate) range: KeyRange,
+    pub(crate) direction: Direction,
     pub(crate) with_values: bool,
-    /// From the largest key down.
-    pub(crate) descending: bool,
     /// At most this many; `None`: all.
     pub(crate) max: Option<usize>,
-}
-
-/// Which keys a scan covers.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) enum Extent {
-    /// Those between two bounds.
-    Between { low: Limit, high: Limit },
-    /// Those with a prefix.
-    Prefix(Bytes),
-}
-
-/// One end of a range.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) struct Limit {
-    /// `None`: the end of the key space.
-    pub(crate) key: Option<Bytes>,
-    pub(crate) inclusive: bool,
 }
 
 /// Why a well-framed request is refused; the connection stays usable.
@@ -427,17 +410,17 @@ fn read(code: u16, mut from: Reader) -> Result<Read, Malformed> {
     Ok(match code {
         0x07 => Read::Exists { key: from.string()? },
         0x08 => Read::Get { key: from.string()? },
-        0x0b => Read::Scan(range(from, false, false)?),
+        0x0b => Read::Scan(range(from, false, Direction::Ascending)?),
         0x0c => Read::Scan(Scan {
-            extent: Extent::Prefix(from.string()?),
+            range: KeyRange::prefix(&from.string()?),
+            direction: Direction::Ascending,
             with_values: false,
-            descending: false,
             max: max(&mut from)?,
         }),
-        0x0f => Read::Scan(range(from, true, false)?),
+        0x0f => Read::Scan(range(from, true, Direction::Ascending)?),
         0x11 => Read::MultiGet { keys: keys(from)? },
         0x16 => Read::Assert { key: from.string()?, expected: from.option_string()? },
-        0x23 => Read::Scan(range(from, true, true)?),
+        0x23 => Read::Scan(range(from, true, Direction::Descending)?),
         0x29 => Read::AssertExists { key: from.string()? },
         0x31 => Read::MultiGetOption { keys: keys(from)? },
         0x45 => Read::UserHook { name: from.string()? },
@@ -455,11 +438,15 @@ fn consistency(from: &mut Reader) -> Result<Consistency, Malformed> {
 }
 
 /// A range as it stands in a request: the end where it starts comes first.
-fn range(mut from: Reader, with_values: bool, descending: bool) -> Result<Scan, Malformed> {
-    let start = Limit { key: from.option_string()?, inclusive: from.bool()? };
-    let end = Limit { key: from.option_string()?, inclusive: from.bool()? };
-    let (low, high) = if descending { (end, start) } else { (start, end) };
-    Ok(Scan { extent: Extent::Between { low, high }, with_values, descending, max: max(&mut from)? })
+fn range(mut from: Reader, with_values: bool, direction: Direction) -> Result<Scan, Malformed> {
+    let start = (from.option_string()?, from.bool()?);
+    let end = (from.option_string()?, from.bool()?);
+    let ((first, first_inclusive), (last, last_inclusive)) = match direction {
+        Direction::Ascending => (start, end),
+        Direction::Descending => (end, start),
+    };
+    let range = KeyRange { first, first_inclusive, last, last_inclusive };
+    Ok(Scan { range, direction, with_values, max: max(&mut from)? })
 }
 
 /// How many elements a list may have; any negative number: all.
