@@ -13,7 +13,7 @@ use trialbay_engine::{NodeId, Refusal, Slot};
 use crate::clock::Clock;
 use crate::consistency::Consistency;
 use crate::store::{Snapshot, StoreError, StoreReader};
-use crate::update::{Failure, Outcome};
+pub use crate::update::UpdateResult;
 
 /// How long the driver may take to answer a question about itself before the node counts as stuck.
 const DRIVER_ANSWER_MAX: Duration = Duration::from_secs(2);
@@ -21,9 +21,6 @@ const DRIVER_ANSWER_MAX: Duration = Duration::from_secs(2);
 /// A handle on a running node. Cheap to clone.
 #[derive(Clone)]
 pub struct NodeHandle(Arc<Shared>);
-
-/// What an update gave, if it was decided.
-pub type UpdateResult = Result<Outcome, Failure>;
 
 /// Why an update was not done, or is not known to be.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
