@@ -154,7 +154,8 @@ mod tests {
     #[test]
     fn every_byte_is_escaped_to_one_line_and_back() {
         for byte in 0..=255u8 {
-            for bytes in [vec![byte], vec![b'a', byte, b'b'], vec![byte, byte], [&[byte][..], "é".as_bytes()].concat()] {
+            for bytes in [vec![byte], vec![b'a', byte, b'b'], vec![byte, byte], [&[byte][..], "é".as_bytes()].concat()]
+            {
                 let text = escape(&bytes);
                 assert!(!text.chars().any(char::is_control), "{text}");
                 assert_eq!(unescape(&text), Ok(bytes.clone()), "{text}");

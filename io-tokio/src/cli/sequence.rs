@@ -121,10 +121,19 @@ fn update(words: &[Vec<u8>], form: Form) -> Result<Option<Update>, String> {
 #[derive(Deserialize)]
 #[serde(rename_all = "kebab-case", deny_unknown_fields)]
 enum JsonUpdate {
-    Set { key: JsonBytes, value: JsonBytes },
-    Delete { key: JsonBytes },
+    Set {
+        key: JsonBytes,
+        value: JsonBytes,
+    },
+    Delete {
+        key: JsonBytes,
+    },
     #[serde(deny_unknown_fields)]
-    Replace { key: JsonBytes, #[serde(deserialize_with = "required")] value: Option<JsonBytes> },
+    Replace {
+        key: JsonBytes,
+        #[serde(deserialize_with = "required")]
+        value: Option<JsonBytes>,
+    },
     TestAndSet {
         key: JsonBytes,
         #[serde(deserialize_with = "required")]
@@ -132,10 +141,21 @@ enum JsonUpdate {
         #[serde(deserialize_with = "required")]
         wanted: Option<JsonBytes>,
     },
-    DeletePrefix { prefix: JsonBytes },
-    Assert { key: JsonBytes, #[serde(deserialize_with = "required")] value: Option<JsonBytes> },
-    AssertExists { key: JsonBytes },
-    AssertRange { prefix: JsonBytes, keys: Vec<JsonBytes> },
+    DeletePrefix {
+        prefix: JsonBytes,
+    },
+    Assert {
+        key: JsonBytes,
+        #[serde(deserialize_with = "required")]
+        value: Option<JsonBytes>,
+    },
+    AssertExists {
+        key: JsonBytes,
+    },
+    AssertRange {
+        prefix: JsonBytes,
+        keys: Vec<JsonBytes>,
+    },
 }
 
 /// A text, or `{"hex": ".."}`.
@@ -219,11 +239,11 @@ mod tests {
 
     #[test]
     fn a_json_file_can_say_every_update() {
-        let text = r#" [{"set": {"key": "a", "value": "1 2"}}, {"delete": {"key": {"hex": "62"}}},
+        let text = r##" [{"set": {"key": "a", "value": "1 2"}}, {"delete": {"key": {"hex": "62"}}},
             {"replace": {"key": "c", "value": ""}}, {"replace": {"key": "d", "value": null}},
             {"test-and-set": {"key": "e", "expected": "old", "wanted": "new"}}, {"delete-prefix": {"prefix": "f\t"}},
             {"assert": {"key": "g", "value": "#"}}, {"assert": {"key": "h", "value": null}},
-            {"assert-exists": {"key": "é"}}, {"assert-range": {"prefix": "i", "keys": ["i1", "i2"]}}]"#;
+            {"assert-exists": {"key": "é"}}, {"assert-range": {"prefix": "i", "keys": ["i1", "i2"]}}]"##;
         assert_eq!(parse(text.as_bytes(), Form::Plain), Ok(every_update()));
     }
 

@@ -35,20 +35,11 @@ pub enum Place {
 impl ConfigErrors {
     pub(super) fn new(path: &Path, mut mistakes: Vec<Mistake>) -> Self {
         mistakes.sort();
-        Self {
-            path: path.to_owned(),
-            mistakes,
-        }
+        Self { path: path.to_owned(), mistakes }
     }
 
     pub(super) fn unreadable(path: &Path, message: String) -> Self {
-        Self::new(
-            path,
-            vec![Mistake {
-                place: Place::File,
-                message,
-            }],
-        )
+        Self::new(path, vec![Mistake { place: Place::File, message }])
     }
 }
 

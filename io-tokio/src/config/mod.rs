@@ -18,6 +18,7 @@
 mod mistake;
 mod overrides;
 mod read;
+mod rules;
 #[cfg(test)]
 mod tests;
 
@@ -29,6 +30,8 @@ use std::time::Duration;
 
 pub use mistake::{ConfigErrors, Mistake, Place};
 pub use overrides::Overrides;
+
+use crate::update;
 
 /// A configuration file larger than this is refused unread.
 const FILE_BYTES_MAX: u64 = 1 << 20;
@@ -82,15 +85,11 @@ pub enum Reads {
     Quorum,
 }
 
-/// What clients may send. All are inclusive; what is beyond is refused before it is proposed.
+/// What clients may send, and how many of them there may be. What is beyond is refused.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Limits {
-    /// Bytes of a key.
-    pub key_bytes_max: usize,
-    /// Bytes of a value; below 16 MiB.
-    pub value_bytes_max: usize,
-    /// Bytes of an update, which may be a sequence of many.
-    pub update_bytes_max: usize,
+    /// `key_bytes_max`, `value_bytes_max` and `update_bytes_max`.
+    pub updates: update::Limits,
     /// Connections of clients that a node serves at a time.
     pub connections_max: usize,
 }
@@ -140,8 +139,8 @@ impl Config {
         let nodes = indices.map(node).collect::<Option<Vec<_>>>().filter(|_| base_port != 0);
         Ok(Self {
             cluster_id: "dev".to_owned(),
-            lease: Duration::from_millis(read::LEASE_MS.default),
-            clock_drift_ppm: u32::try_from(read::CLOCK_DRIFT_PPM.default).expect("a small constant"),
+            lease: Duration::from_millis(rules::LEASE_MS.default),
+            clock_drift_ppm: u32::try_from(rules::CLOCK_DRIFT_PPM.default).expect("a small constant"),
             reads: Reads::default(),
             limits: Limits::default(),
             nodes: nodes.ok_or(DevRefused::BasePort(base_port))?,
@@ -166,12 +165,8 @@ impl Config {
             Reads::Lease => "lease",
             Reads::Quorum => "quorum",
         };
-        let Limits {
-            key_bytes_max,
-            value_bytes_max,
-            update_bytes_max,
-            connections_max,
-        } = self.limits;
+        let Limits { updates, connections_max } = self.limits;
+        let update::Limits { key_bytes_max, value_bytes_max, update_bytes_max } = updates;
         let _ = write!(
             out,
             "cluster_id = {}\nlease_ms = {}\nclock_drift_ppm = {}\nreads = \"{reads}\"\n\n[limits]\n\
@@ -215,13 +210,8 @@ impl NodeConfig {
 
 impl Default for Limits {
     fn default() -> Self {
-        let number = |spec: &read::Number| usize::try_from(spec.default).expect("defaults are far below 4 GiB");
-        Self {
-            key_bytes_max: number(&read::KEY_BYTES_MAX),
-            value_bytes_max: number(&read::VALUE_BYTES_MAX),
-            update_bytes_max: number(&read::UPDATE_BYTES_MAX),
-            connections_max: number(&read::CONNECTIONS_MAX),
-        }
+        let connections_max = usize::try_from(rules::CONNECTIONS_MAX.default).expect("a small constant");
+        Self { updates: update::Limits::default(), connections_max }
     }
 }
 
@@ -239,15 +229,9 @@ pub enum DevRefused {
 fn read_text(path: &Path) -> Result<String, String> {
     let cannot = |error: std::io::Error| format!("cannot be read: {error}");
     let mut bytes = Vec::new();
-    File::open(path)
-        .map_err(cannot)?
-        .take(FILE_BYTES_MAX + 1)
-        .read_to_end(&mut bytes)
-        .map_err(cannot)?;
+    File::open(path).map_err(cannot)?.take(FILE_BYTES_MAX + 1).read_to_end(&mut bytes).map_err(cannot)?;
     if bytes.len() as u64 > FILE_BYTES_MAX {
-        return Err(format!(
-            "is larger than {FILE_BYTES_MAX} bytes: this cannot be a configuration file"
-        ));
+        return Err(format!("is larger than {FILE_BYTES_MAX} bytes: this cannot be a configuration file"));
     }
     String::from_utf8(bytes).map_err(|_| "is not UTF-8 text: this cannot be a configuration file".to_owned())
 }

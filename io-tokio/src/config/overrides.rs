@@ -3,7 +3,7 @@
 use std::ffi::OsString;
 
 use super::mistake::{Mistake, Place, did_you_mean};
-use super::read::SETTINGS;
+use super::rules::SETTINGS;
 
 /// Settings that replace those of the file. The later of two for the same setting wins.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -24,22 +24,14 @@ impl Overrides {
             let from = format!("TRIALBAY_{}", key.to_uppercase());
             let value = variable(&from)?;
             // What is not UTF-8 is no setting's value: it is reported as such when the value is read.
-            Some(Override {
-                key: (*key).to_owned(),
-                value: value.to_string_lossy().into_owned(),
-                from,
-            })
+            Some(Override { key: (*key).to_owned(), value: value.to_string_lossy().into_owned(), from })
         });
         Self(overrides.collect())
     }
 
     /// Adds one; `from` is the flag to name in a mistake.
     pub fn set(&mut self, key: &str, value: &str, from: &str) {
-        self.0.push(Override {
-            key: key.to_owned(),
-            value: value.to_owned(),
-            from: from.to_owned(),
-        });
+        self.0.push(Override { key: key.to_owned(), value: value.to_owned(), from: from.to_owned() });
     }
 
     pub(super) fn last(&self, key: &str) -> Option<&Override> {
@@ -47,18 +39,15 @@ impl Overrides {
     }
 
     pub(super) fn unknown(&self) -> impl Iterator<Item = Mistake> {
-        self.0
-            .iter()
-            .filter(|found| !SETTINGS.contains(&found.key.as_str()))
-            .map(|found| {
-                let hint = match did_you_mean(&found.key, SETTINGS.iter().copied()) {
-                    Some(key) => format!("did you mean `{key}`?"),
-                    None => format!("one of {} can be set here", SETTINGS.join(", ")),
-                };
-                Mistake {
-                    place: Place::Override(found.from.clone()),
-                    message: format!("unknown key `{}`: {hint}", found.key),
-                }
-            })
+        self.0.iter().filter(|found| !SETTINGS.contains(&found.key.as_str())).map(|found| {
+            let hint = match did_you_mean(&found.key, SETTINGS.iter().copied()) {
+                Some(key) => format!("did you mean `{key}`?"),
+                None => format!("one of {} can be set here", SETTINGS.join(", ")),
+            };
+            Mistake {
+                place: Place::Override(found.from.clone()),
+                message: format!("unknown key `{}`: {hint}", found.key),
+            }
+        })
     }
 }

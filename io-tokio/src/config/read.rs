@@ -1,6 +1,5 @@
 //! From the text of a configuration file to a [`Config`], or to all mistakes in it.
 
-use std::net::Ipv6Addr;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -9,95 +8,23 @@ use toml::de::{DeTable, DeValue};
 
 use super::mistake::{Mistake, Place, did_you_mean};
 use super::overrides::Overrides;
+use super::rules::{
+    CLOCK_DRIFT_PPM, CONNECTIONS_MAX, KEY_BYTES_MAX, LEASE_MS, Number, UPDATE_BYTES_MAX, VALUE_BYTES_MAX, check_address,
+};
 use super::{Config, Limits, NODES_MAX, NodeConfig, Reads};
-
-/// A setting that is a whole number from `min` to `max`.
-pub(super) struct Number {
-    pub(super) key: &'static str,
-    pub(super) unit: &'static str,
-    pub(super) min: u64,
-    pub(super) max: u64,
-    pub(super) default: u64,
-}
-
-/// A shorter lease is lost to a busy disk or scheduler; a longer one is time without a master after a crash.
-pub(super) const LEASE_MS: Number = Number {
-    key: "lease_ms",
-    unit: "milliseconds",
-    min: 100,
-    max: 60_000,
-    default: 800,
-};
-pub(super) const CLOCK_DRIFT_PPM: Number = Number {
-    key: "clock_drift_ppm",
-    unit: "millionths",
-    min: 1,
-    max: 200_000,
-    default: 10_000,
-};
-/// The store's keys are bounded by its pages, not by this; the limit keeps ranges and assertions cheap.
-pub(super) const KEY_BYTES_MAX: Number = Number {
-    key: "key_bytes_max",
-    unit: "bytes",
-    min: 1,
-    max: 1 << 20,
-    default: 64 << 10,
-};
-pub(super) const VALUE_BYTES_MAX: Number = Number {
-    key: "value_bytes_max",
-    unit: "bytes",
-    min: 1,
-    max: (16 << 20) - 1,
-    default: (8 << 20) - 1,
-};
-pub(super) const UPDATE_BYTES_MAX: Number = Number {
-    key: "update_bytes_max",
-    unit: "bytes",
-    min: 1 << 10,
-    max: 64 << 20,
-    default: 32 << 20,
-};
-pub(super) const CONNECTIONS_MAX: Number = Number {
-    key: "connections_max",
-    unit: "connections",
-    min: 1,
-    max: 100_000,
-    default: 1_000,
-};
+use crate::update;
 
 /// An update that sets one key carries this many bytes beside key and value, at most.
 const UPDATE_FRAME_BYTES: usize = 64;
 
-/// What can be set outside `[[node]]`, and so be overridden.
-pub(super) const SETTINGS: [&str; 8] = [
-    "cluster_id",
-    LEASE_MS.key,
-    CLOCK_DRIFT_PPM.key,
-    "reads",
-    KEY_BYTES_MAX.key,
-    VALUE_BYTES_MAX.key,
-    UPDATE_BYTES_MAX.key,
-    CONNECTIONS_MAX.key,
-];
-
 const TOP: &[&str] = &["cluster_id", "lease_ms", "clock_drift_ppm", "reads", "limits", "node"];
-const LIMITS: &[&str] = &[
-    "key_bytes_max",
-    "value_bytes_max",
-    "update_bytes_max",
-    "connections_max",
-];
+const LIMITS: &[&str] = &["key_bytes_max", "value_bytes_max", "update_bytes_max", "connections_max"];
 const NODE: &[&str] = &["name", "id", "client", "peer", "client_listen", "peer_listen", "home"];
 
 /// Reads a configuration. Relative homes start at `base`.
 pub(super) fn config(text: &str, base: &Path, overrides: &Overrides) -> Result<Config, Vec<Mistake>> {
     let (table, syntax) = DeTable::parse_recoverable(text);
-    let mut reader = Reader {
-        text,
-        overrides,
-        mistakes: overrides.unknown().collect(),
-        whole: syntax.is_empty(),
-    };
+    let mut reader = Reader { text, overrides, mistakes: overrides.unknown().collect(), whole: syntax.is_empty() };
     let config = reader.config(table.get_ref(), base);
     for error in syntax {
         let place = error.span().map_or(Place::File, |span| reader.line(&span));
@@ -109,11 +36,7 @@ pub(super) fn config(text: &str, base: &Path, overrides: &Overrides) -> Result<C
         reader.mistakes.retain(|mistake| mistake.place != place);
         reader.mistake(place, why);
     }
-    if reader.mistakes.is_empty() {
-        Ok(config)
-    } else {
-        Err(reader.mistakes)
-    }
+    if reader.mistakes.is_empty() { Ok(config) } else { Err(reader.mistakes) }
 }
 
 /// Collects mistakes while it reads; where one is made, the reader goes on with some value, which is then thrown away.
@@ -177,10 +100,7 @@ impl Reader<'_> {
             "lease" => Reads::Lease,
             "quorum" => Reads::Quorum,
             other => {
-                let message = format!(
-                    "`reads` cannot be \"{}\": write \"lease\" or \"quorum\"",
-                    other.escape_debug()
-                );
+                let message = format!("`reads` cannot be \"{}\": write \"lease\" or \"quorum\"", other.escape_debug());
                 self.mistake(place, message);
                 Reads::default()
             }
@@ -190,32 +110,25 @@ impl Reader<'_> {
     fn limits(&mut self, table: Option<&Table<'_>>) -> Limits {
         let mistakes = self.mistakes.len();
         let mut number = |spec: &Number| usize::try_from(self.number(table, spec)).expect("no limit is above 4 GiB");
-        let limits = Limits {
+        let updates = update::Limits {
             key_bytes_max: number(&KEY_BYTES_MAX),
             value_bytes_max: number(&VALUE_BYTES_MAX),
             update_bytes_max: number(&UPDATE_BYTES_MAX),
-            connections_max: number(&CONNECTIONS_MAX),
         };
-        let needed = limits.key_bytes_max + limits.value_bytes_max + UPDATE_FRAME_BYTES;
-        if self.mistakes.len() == mistakes && limits.update_bytes_max < needed {
-            let place = [UPDATE_BYTES_MAX.key, VALUE_BYTES_MAX.key, KEY_BYTES_MAX.key]
-                .into_iter()
-                .find_map(|key| {
-                    let given = table
-                        .and_then(|table| table.get_key_value(key))
-                        .map(|(key, _)| self.line(&key.span()));
-                    self.overrides
-                        .last(key)
-                        .map(|found| Place::Override(found.from.clone()))
-                        .or(given)
-                });
+        let connections_max = number(&CONNECTIONS_MAX);
+        let needed = updates.key_bytes_max + updates.value_bytes_max + UPDATE_FRAME_BYTES;
+        if self.mistakes.len() == mistakes && updates.update_bytes_max < needed {
+            let place = [UPDATE_BYTES_MAX.key, VALUE_BYTES_MAX.key, KEY_BYTES_MAX.key].into_iter().find_map(|key| {
+                let given = table.and_then(|table| table.get_key_value(key)).map(|(key, _)| self.line(&key.span()));
+                self.overrides.last(key).map(|found| Place::Override(found.from.clone())).or(given)
+            });
             let message = format!(
                 "`update_bytes_max` = {} has no room for the largest key and value: write at least {needed}",
-                limits.update_bytes_max
+                updates.update_bytes_max
             );
             self.mistake(place.unwrap_or(Place::File), message);
         }
-        limits
+        Limits { updates, connections_max }
     }
 
     fn nodes(&mut self, top: &Table<'_>, base: &Path) -> Vec<NodeConfig> {
@@ -237,35 +150,20 @@ impl Reader<'_> {
             return Vec::new();
         };
         if array.is_empty() {
-            self.mistake(
-                place.clone(),
-                format!("a cluster needs at least one node: write for each node {EXAMPLE}"),
-            );
+            self.mistake(place.clone(), format!("a cluster needs at least one node: write for each node {EXAMPLE}"));
         }
         if array.len() > NODES_MAX {
-            let message = format!(
-                "a cluster has at most {NODES_MAX} nodes, not {}: remove some",
-                array.len()
-            );
+            let message = format!("a cluster has at most {NODES_MAX} nodes, not {}: remove some", array.len());
             self.mistake(place, message);
         }
         let mut taken = Taken::default();
-        array
-            .iter()
-            .filter_map(|node| self.node(node, base, &mut taken))
-            .collect()
+        array.iter().filter_map(|node| self.node(node, base, &mut taken)).collect()
     }
 
     fn node(&mut self, node: &Spanned<DeValue<'_>>, base: &Path, taken: &mut Taken) -> Option<NodeConfig> {
         let place = self.line(&node.span());
         let DeValue::Table(table) = node.get_ref() else {
-            self.mistake(
-                place,
-                format!(
-                    "a node must be a section, not {}: write `[[node]]`",
-                    kind(node.get_ref())
-                ),
-            );
+            self.mistake(place, format!("a node must be a section, not {}: write `[[node]]`", kind(node.get_ref())));
             return None;
         };
         self.unknown_keys(table, NODE, "a section `[[node]]`");
@@ -288,13 +186,7 @@ impl Reader<'_> {
                 Ok(()) if listens => (),
                 Ok(()) => {
                     let what = format!("the address {address}");
-                    reader.unique(
-                        &mut taken.addresses,
-                        &place,
-                        &address,
-                        &what,
-                        "give each its own port or host",
-                    );
+                    reader.unique(&mut taken.addresses, &place, &address, &what, "give each its own port or host");
                 }
             }
             Some(address)
@@ -309,31 +201,17 @@ impl Reader<'_> {
         let listen_place = peer_listen.as_ref().map(|(place, _)| place.clone());
         let peer_listen = address(self, peer_listen, "peer_listen", true);
         if let (Some(place), true) = (listen_place, peer_listen == client_listen) {
-            self.mistake(
-                place,
-                "`peer_listen` is also `client_listen`: give each its own port".to_owned(),
-            );
+            self.mistake(place, "`peer_listen` is also `client_listen`: give each its own port".to_owned());
         }
         let home = self.home(table, base);
         let (name, client, peer) = (name?.1, client?, peer?);
-        Some(NodeConfig {
-            name,
-            id: id?,
-            client,
-            peer,
-            client_listen,
-            peer_listen,
-            home,
-        })
+        Some(NodeConfig { name, id: id?, client, peer, client_listen, peer_listen, home })
     }
 
     fn node_id(&mut self, table: &Table<'_>, node: &Place, taken: &mut Taken) -> Option<u16> {
         let Some((key, value)) = table.get_key_value("id") else {
             if self.whole {
-                self.mistake(
-                    node.clone(),
-                    "this node has no `id`: add a line like `id = 1`".to_owned(),
-                );
+                self.mistake(node.clone(), "this node has no `id`: add a line like `id = 1`".to_owned());
             }
             return None;
         };
@@ -341,24 +219,16 @@ impl Reader<'_> {
         let written = self.written(&value.span());
         let DeValue::Integer(_) = value.get_ref() else {
             let what = kind(value.get_ref());
-            self.mistake(
-                place,
-                format!("`id` must be a whole number, not {what}: write `id = 1`"),
-            );
+            self.mistake(place, format!("`id` must be a whole number, not {what}: write `id = 1`"));
             return None;
         };
-        let id = integer(value.get_ref())
-            .and_then(|id| u16::try_from(id).ok())
-            .filter(|id| *id != 0);
+        let id = integer(value.get_ref()).and_then(|id| u16::try_from(id).ok()).filter(|id| *id != 0);
         match id {
             Some(id) => {
                 let rule = "ids are unique, and never given to another node later";
                 self.unique(&mut taken.ids, &place, &id, &format!("the id {id}"), rule);
             }
-            None => self.mistake(
-                place,
-                format!("`id` = {written} is out of range: write a number from 1 to 65535"),
-            ),
+            None => self.mistake(place, format!("`id` = {written} is out of range: write a number from 1 to 65535")),
         }
         id
     }
@@ -366,30 +236,17 @@ impl Reader<'_> {
     fn home(&mut self, table: &Table<'_>, base: &Path) -> Option<PathBuf> {
         let (place, home) = self.text(table, "home", "home = \"/var/lib/trialbay/n1\"")?;
         if home.is_empty() {
-            self.mistake(
-                place,
-                "`home` is empty: write a directory, like \"/var/lib/trialbay/n1\"".to_owned(),
-            );
+            self.mistake(place, "`home` is empty: write a directory, like \"/var/lib/trialbay/n1\"".to_owned());
         }
         Some(base.join(home))
     }
 
     /// A number that may be overridden; its default where there is none, or a mistake.
     fn number(&mut self, table: Option<&Table<'_>>, spec: &Number) -> u64 {
-        let Number {
-            key,
-            unit,
-            min,
-            max,
-            default,
-        } = spec;
+        let Number { key, unit, min, max, default } = spec;
         let (place, written, number) = if let Some(found) = self.overrides.last(key) {
             let number = found.value.trim().replace('_', "").parse().ok();
-            (
-                Place::Override(found.from.clone()),
-                found.value.escape_debug().to_string(),
-                number,
-            )
+            (Place::Override(found.from.clone()), found.value.escape_debug().to_string(), number)
         } else if let Some((name, value)) = table.and_then(|table| table.get_key_value(*key)) {
             let place = self.line(&name.span());
             if !value.get_ref().is_integer() {
@@ -425,10 +282,7 @@ impl Reader<'_> {
     fn required(&mut self, table: &Table<'_>, node: &Place, key: &str, example: &str) -> Option<(Place, String)> {
         let example = format!("{key} = \"{example}\"");
         if self.whole && !table.contains_key(key) {
-            self.mistake(
-                node.clone(),
-                format!("this node has no `{key}`: add a line like `{example}`"),
-            );
+            self.mistake(node.clone(), format!("this node has no `{key}`: add a line like `{example}`"));
         }
         self.text(table, key, &example)
     }
@@ -439,10 +293,7 @@ impl Reader<'_> {
         match value.get_ref() {
             DeValue::String(text) => Some((place, text.clone().into_owned())),
             other => {
-                let message = format!(
-                    "`{key}` must be a text in quotes, not {}: write `{example}`",
-                    kind(other)
-                );
+                let message = format!("`{key}` must be a text in quotes, not {}: write `{example}`", kind(other));
                 self.mistake(place, message);
                 None
             }
@@ -457,11 +308,7 @@ impl Reader<'_> {
         } else if name.len() > 255 {
             format!("`{key}` has {} characters: write at most 255", name.len())
         } else if let Some(c) = name.chars().find(|c| !allowed(*c)) {
-            format!(
-                "`{key}` = \"{}\" has a `{}` in it: {RULE} only",
-                name.escape_debug(),
-                c.escape_debug()
-            )
+            format!("`{key}` = \"{}\" has a `{}` in it: {RULE} only", name.escape_debug(), c.escape_debug())
         } else {
             return;
         };
@@ -499,10 +346,7 @@ impl Reader<'_> {
                 (None, Some(meant)) => format!("did you mean `{meant}`?"),
                 (None, None) => format!("{here} has {}", known.join(", ")),
             };
-            self.mistake(
-                self.line(&key.span()),
-                format!("unknown key `{}`: {hint}", name.escape_debug()),
-            );
+            self.mistake(self.line(&key.span()), format!("unknown key `{}`: {hint}", name.escape_debug()));
         }
     }
 
@@ -543,34 +387,4 @@ fn kind(value: &DeValue<'_>) -> &'static str {
         DeValue::Array(_) => "a list",
         DeValue::Table(_) => "a section",
     }
-}
-
-/// Checks a `host:port`; only one that is listened on may stand for all addresses of the machine.
-fn check_address(address: &str, listens: bool) -> Result<(), String> {
-    const RULE: &str = "write host:port, like 10.0.0.1:4000, db1.example.org:4000 or [fd00::1]:4000";
-    let (host, port) = address.rsplit_once(':').ok_or_else(|| format!("has no port: {RULE}"))?;
-    if !port.bytes().all(|byte| byte.is_ascii_digit()) || !port.parse::<u16>().is_ok_and(|port| port != 0) {
-        return Err(format!("has no port from 1 to 65535: {RULE}"));
-    }
-    let ipv6 = host.strip_prefix('[').and_then(|host| host.strip_suffix(']'));
-    let host_ok = match ipv6 {
-        Some(host) => host.parse::<Ipv6Addr>().is_ok(),
-        None => {
-            !host.is_empty()
-                && host
-                    .bytes()
-                    .all(|byte| byte.is_ascii_alphanumeric() || b".-_".contains(&byte))
-        }
-    };
-    if !host_ok {
-        return Err(format!("has no host: {RULE}"));
-    }
-    if !listens && (host == "0.0.0.0" || ipv6.is_some_and(|host| host.parse() == Ok(Ipv6Addr::UNSPECIFIED))) {
-        return Err(
-            "cannot be reached by others: write the machine's address here, and this one in \
-                    `client_listen` or `peer_listen`"
-                .to_owned(),
-        );
-    }
-    Ok(())
 }

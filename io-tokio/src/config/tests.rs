@@ -33,12 +33,8 @@ fn the_smallest_file_gets_the_documented_defaults() {
     assert_eq!(config.lease, Duration::from_millis(800));
     assert_eq!(config.clock_drift_ppm, 10_000);
     assert_eq!(config.reads, Reads::Lease);
-    let limits = Limits {
-        key_bytes_max: 65_536,
-        value_bytes_max: 8_388_607,
-        update_bytes_max: 33_554_432,
-        connections_max: 1_000,
-    };
+    let updates = update::Limits { key_bytes_max: 65_536, value_bytes_max: 8_388_608, update_bytes_max: 33_554_432 };
+    let limits = Limits { updates, connections_max: 1_000 };
     assert_eq!(config.limits, limits);
     assert_eq!(config.nodes[0].client_listen(), "10.0.0.1:4000");
     assert_eq!(config.nodes[0].home, None);
@@ -46,12 +42,7 @@ fn the_smallest_file_gets_the_documented_defaults() {
 
 #[test]
 fn a_relative_home_starts_at_the_directory_of_the_file() {
-    let home = |home: &str| {
-        parse(&format!("{GOOD}home = \"{home}\"")).unwrap().nodes[0]
-            .home
-            .clone()
-            .unwrap()
-    };
+    let home = |home: &str| parse(&format!("{GOOD}home = \"{home}\"")).unwrap().nodes[0].home.clone().unwrap();
     assert_eq!(home("data/n1"), Path::new("/etc/trialbay/data/n1"));
     assert_eq!(home("/data/n1"), Path::new("/data/n1"));
 }
@@ -59,11 +50,7 @@ fn a_relative_home_starts_at_the_directory_of_the_file() {
 #[test]
 fn each_mistake_is_reported_with_its_line_and_what_to_write_instead() {
     let cases = [
-        (
-            "[[node]]",
-            "leese_ms = 5\n[[node]]",
-            "t: line 2: unknown key `leese_ms`: did you mean `lease_ms`?",
-        ),
+        ("[[node]]", "leese_ms = 5\n[[node]]", "t: line 2: unknown key `leese_ms`: did you mean `lease_ms`?"),
         (
             "[[node]]",
             "colour = 5\n[[node]]",
@@ -74,16 +61,8 @@ fn each_mistake_is_reported_with_its_line_and_what_to_write_instead() {
             "value_bytes_max = 5\n[[node]]",
             "t: line 2: unknown key `value_bytes_max`: its place is in the section `[limits]`",
         ),
-        (
-            "id = 1",
-            "id = 1\nlease_ms = 900",
-            "t: line 5: unknown key `lease_ms`: its place is at the top of the file",
-        ),
-        (
-            "id = 1",
-            "id = 1\nhomes = \"x\"",
-            "t: line 5: unknown key `homes`: did you mean `home`?",
-        ),
+        ("id = 1", "id = 1\nlease_ms = 900", "t: line 5: unknown key `lease_ms`: its place is at the top of the file"),
+        ("id = 1", "id = 1\nhomes = \"x\"", "t: line 5: unknown key `homes`: did you mean `home`?"),
         (
             "[[node]]",
             "[limits]\nkey_byte_max = 5\n[[node]]",
@@ -129,11 +108,7 @@ fn each_mistake_is_reported_with_its_line_and_what_to_write_instead() {
             "reads = true\n[[node]]",
             "t: line 2: `reads` must be a text in quotes, not true or false: write `reads = \"lease\"`",
         ),
-        (
-            "[[node]]",
-            "limits = 3\n[[node]]",
-            "t: line 2: `limits` must be a section, not a number: write `[limits]`",
-        ),
+        ("[[node]]", "limits = 3\n[[node]]", "t: line 2: `limits` must be a section, not a number: write `[limits]`"),
         (
             "[[node]]",
             "[limits]\nvalue_bytes_max = 16_777_216\n[[node]]",
@@ -144,11 +119,7 @@ fn each_mistake_is_reported_with_its_line_and_what_to_write_instead() {
             "[limits]\nupdate_bytes_max = 5000\nkey_bytes_max = 4900\nvalue_bytes_max = 100\n[[node]]",
             "t: line 3: `update_bytes_max` = 5000 has no room for the largest key and value: write at least 5064",
         ),
-        (
-            "\"prod\"",
-            "\"\"",
-            "t: line 1: `cluster_id` is empty: write letters, digits, `_`, `.`, `:` and `-`",
-        ),
+        ("\"prod\"", "\"\"", "t: line 1: `cluster_id` is empty: write letters, digits, `_`, `.`, `:` and `-`"),
         (
             "\"prod\"",
             "\"my prod\"",
@@ -169,31 +140,11 @@ fn each_mistake_is_reported_with_its_line_and_what_to_write_instead() {
             "\"n\\n1\"",
             "t: line 3: `name` = \"n\\n1\" has a `\\n` in it: write letters, digits, `_`, `.`, `:` and `-` only",
         ),
-        (
-            "name = \"n1\"",
-            "",
-            "t: line 2: this node has no `name`: add a line like `name = \"n1\"`",
-        ),
-        (
-            "id = 1",
-            "",
-            "t: line 2: this node has no `id`: add a line like `id = 1`",
-        ),
-        (
-            "id = 1",
-            "id = 0",
-            "t: line 4: `id` = 0 is out of range: write a number from 1 to 65535",
-        ),
-        (
-            "id = 1",
-            "id = 65_536",
-            "t: line 4: `id` = 65_536 is out of range: write a number from 1 to 65535",
-        ),
-        (
-            "id = 1",
-            "id = \"n1\"",
-            "t: line 4: `id` must be a whole number, not a text: write `id = 1`",
-        ),
+        ("name = \"n1\"", "", "t: line 2: this node has no `name`: add a line like `name = \"n1\"`"),
+        ("id = 1", "", "t: line 2: this node has no `id`: add a line like `id = 1`"),
+        ("id = 1", "id = 0", "t: line 4: `id` = 0 is out of range: write a number from 1 to 65535"),
+        ("id = 1", "id = 65_536", "t: line 4: `id` = 65_536 is out of range: write a number from 1 to 65535"),
+        ("id = 1", "id = \"n1\"", "t: line 4: `id` must be a whole number, not a text: write `id = 1`"),
         (
             "peer = \"10.0.0.1:4001\"",
             "",
@@ -294,9 +245,7 @@ fn all_mistakes_are_reported_at_once_in_the_order_of_their_lines() {
 
 #[test]
 fn what_is_not_toml_is_reported_with_its_line_and_hides_no_other_mistake() {
-    let text = GOOD
-        .replace("id = 1", "id = ")
-        .replace("[[node]]", "lease_ms = 5\n[[node]]");
+    let text = GOOD.replace("id = 1", "id = ").replace("[[node]]", "lease_ms = 5\n[[node]]");
     insta::assert_snapshot!(parse(&text).unwrap_err(), @r#"
     t: line 2: `lease_ms` = 5 is out of range: write a number from 100 to 60000 (milliseconds)
     t: line 5: this is not TOML: string values must be quoted, expected literal string
@@ -309,17 +258,11 @@ fn what_is_not_toml_is_reported_with_its_line_and_hides_no_other_mistake() {
 fn eight_nodes_are_one_too_many() {
     let nodes = |n: u16| {
         let node = |i: u16| format!("[[node]]\nname = \"n{i}\"\nid = {i}\nclient = \"h{i}:1\"\npeer = \"h{i}:2\"\n");
-        parse(&format!(
-            "cluster_id = \"c\"\n{}",
-            (1..=n).map(node).collect::<String>()
-        ))
+        parse(&format!("cluster_id = \"c\"\n{}", (1..=n).map(node).collect::<String>()))
     };
     assert_eq!(nodes(7).unwrap().nodes.len(), 7);
     assert_eq!(nodes(7).unwrap().failures_survivable(), 3);
-    assert_eq!(
-        nodes(8).unwrap_err(),
-        "t: line 2: a cluster has at most 7 nodes, not 8: remove some"
-    );
+    assert_eq!(nodes(8).unwrap_err(), "t: line 2: a cluster has at most 7 nodes, not 8: remove some");
 }
 
 #[test]
@@ -335,19 +278,10 @@ fn flags_win_over_the_environment_and_both_over_the_file() {
     };
     let mut overrides = Overrides::from_env(environment);
     let config = parse_with(&text, &overrides).unwrap();
-    assert_eq!(
-        (config.lease, config.reads),
-        (Duration::from_millis(2000), Reads::Quorum)
-    );
-    assert_eq!(
-        (config.cluster_id.as_str(), config.limits.value_bytes_max),
-        ("other", 1_000)
-    );
+    assert_eq!((config.lease, config.reads), (Duration::from_millis(2000), Reads::Quorum));
+    assert_eq!((config.cluster_id.as_str(), config.limits.updates.value_bytes_max), ("other", 1_000));
     overrides.set("lease_ms", "3000", "--set lease_ms");
-    assert_eq!(
-        parse_with(&text, &overrides).unwrap().lease,
-        Duration::from_millis(3000)
-    );
+    assert_eq!(parse_with(&text, &overrides).unwrap().lease, Duration::from_millis(3000));
 }
 
 #[test]
@@ -361,7 +295,7 @@ fn mistakes_in_overrides_name_the_variable_or_the_flag() {
     --set laese_ms: unknown key `laese_ms`: did you mean `lease_ms`?
     --set name: unknown key `name`: one of cluster_id, lease_ms, clock_drift_ppm, reads, key_bytes_max, value_bytes_max, update_bytes_max, connections_max can be set here
     --set reads: `reads` cannot be "never": write "lease" or "quorum"
-    --set update_bytes_max: `update_bytes_max` = 1024 has no room for the largest key and value: write at least 8454207
+    --set update_bytes_max: `update_bytes_max` = 1024 has no room for the largest key and value: write at least 8454208
     TRIALBAY_LEASE_MS: `lease_ms` = soon is out of range: write a number from 100 to 60000 (milliseconds)
     "#);
 }
@@ -395,11 +329,8 @@ fn a_dev_cluster_has_the_documented_names_ids_and_ports() {
     let config = Config::dev(4000, 3, Path::new("/data")).unwrap();
     assert_eq!(config.cluster_id, "dev");
     assert_eq!(config.lease, Duration::from_millis(800));
-    let nodes: Vec<_> = config
-        .nodes
-        .iter()
-        .map(|n| (n.name.as_str(), n.id, n.client.as_str(), n.peer.as_str()))
-        .collect();
+    let nodes: Vec<_> =
+        config.nodes.iter().map(|n| (n.name.as_str(), n.id, n.client.as_str(), n.peer.as_str())).collect();
     assert_eq!(
         nodes,
         [
