@@ -1,1 +1,1 @@
-//! Being written.
+//! The command line.
