@@ -252,7 +252,7 @@ impl Driver {
         let quorum = names.len() / 2 + 1;
         let reachable = 1 + names.keys().filter(|node| self.peers.is_connected(**node)).count();
         let is_master = status.role == Role::Master;
-        let usable = 1 + status.peers.iter().filter(|peer| peer.connected && peer.votes).count();
+        let usable: usize = 1 + status.peers.iter().filter(|peer| peer.connected && peer.votes).count();
         let survivable = u32::try_from(usable.saturating_sub(quorum)).unwrap_or(0);
         NodeStatus {
             node: self.name(self.shared.node).to_owned(),
