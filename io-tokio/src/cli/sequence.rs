@@ -128,7 +128,6 @@ enum JsonUpdate {
     Delete {
         key: JsonBytes,
     },
-    #[serde(deny_unknown_fields)]
     Replace {
         key: JsonBytes,
         #[serde(deserialize_with = "required")]
