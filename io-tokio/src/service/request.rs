@@ -18,37 +18,68 @@ const SEQUENCE_TAG: [u8; 4] = 5_i32.to_le_bytes();
 /// One request of a client, whole and well formed.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Request {
+    Question(Question),
+    Read {
+        consistency: Consistency,
+        read: Read,
+    },
+    /// The bytes of a command, ready to be proposed.
+    Update {
+        command: Bytes,
+    },
+    /// Sets a key unless it has this value already.
+    Confirm {
+        key: Bytes,
+        value: Bytes,
+    },
+    /// Refused by this node alone, without a look at the store or at mastership.
+    Refused(Refused),
+}
+
+/// What any node answers about itself.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum Question {
     /// Asks whether this is the cluster it takes it for.
-    Ping { cluster_id: Bytes },
+    Ping {
+        cluster_id: Bytes,
+    },
     WhoMaster,
     Version,
     CurrentState,
     ProgressPossible,
-    NodeStatus,
+    Status,
     TxId,
     FlushStore,
-    Read { consistency: Consistency, read: Read },
-    /// The bytes of a command, ready to be proposed.
-    Update { command: Bytes },
-    /// Sets a key unless it has this value already.
-    Confirm { key: Bytes, value: Bytes },
-    /// A request that this node refuses by itself, without a look at the store or at mastership.
-    Refused(Refused),
 }
 
 /// What is read from one snapshot of the store.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Read {
-    Exists { key: Bytes },
-    Get { key: Bytes },
-    MultiGet { keys: Keys },
-    MultiGetOption { keys: Keys },
-    Assert { key: Bytes, expected: Option<Bytes> },
-    AssertExists { key: Bytes },
+    Exists {
+        key: Bytes,
+    },
+    Get {
+        key: Bytes,
+    },
+    MultiGet {
+        keys: Keys,
+    },
+    MultiGetOption {
+        keys: Keys,
+    },
+    Assert {
+        key: Bytes,
+        expected: Option<Bytes>,
+    },
+    AssertExists {
+        key: Bytes,
+    },
     KeyCount,
     Scan(Scan),
     /// There are no hooks; but that is said only where the read would have been allowed.
-    UserHook { name: Bytes },
+    UserHook {
+        name: Bytes,
+    },
 }
 
 /// A list of keys as it came, not taken apart: a list of a million keys costs no more memory than its bytes.
@@ -143,12 +174,17 @@ impl Decoder {
     /// Takes the next request off the front of `buffer`; `None` while its end is not there yet.
     pub(crate) fn decode(&mut self, buffer: &mut BytesMut) -> Result<Option<Request>, Unreadable> {
         if self.walk.is_none() {
-            let Some(word) = buffer.first_chunk::<4>() else { return Ok(None) };
+            let Some(word) = buffer.first_chunk::<4>() else {
+                return Ok(None);
+            };
             self.walk = Some(Walk::new(command(u32::from_le_bytes(*word))?));
         }
         let Some(walk) = &mut self.walk else { return Ok(None) };
         let command = walk.command;
-        let bad = |fault| Unreadable::BadArgument { command: command.name, fault };
+        let bad = |fault| Unreadable::BadArgument {
+            command: command.name,
+            fault,
+        };
         if !walk.advance(buffer, &self.limits).map_err(bad)? {
             return Ok(None);
         }
@@ -166,7 +202,13 @@ impl Decoder {
 
 impl Walk {
     fn new(command: Command) -> Self {
-        Self { command, field: 0, keys_left: None, at: 4, missing: 0 }
+        Self {
+            command,
+            field: 0,
+            keys_left: None,
+            at: 4,
+            missing: 0,
+        }
     }
 
     /// Walks on as far as the bytes go; `true` when the request is whole.
@@ -251,7 +293,11 @@ fn field_size(field: Field, rest: &[u8], limits: &Limits) -> Result<Result<usize
         Field::Consistency => return consistency_size(rest),
         Field::Bool => {
             let Some(&byte) = rest.first() else { return Ok(Err(1)) };
-            return if byte > 1 { Err(Malformed::NotABoolean(byte)) } else { Ok(Ok(1)) };
+            return if byte > 1 {
+                Err(Malformed::NotABoolean(byte))
+            } else {
+                Ok(Ok(1))
+            };
         }
         Field::Int => return Ok(if rest.len() < 4 { Err(4 - rest.len()) } else { Ok(4) }),
         Field::OptionKey | Field::OptionValue | Field::OptionExpected => {
@@ -276,7 +322,11 @@ fn field_size(field: Field, rest: &[u8], limits: &Limits) -> Result<Result<usize
         Err(missing) => return Ok(Err(missing)),
     };
     let size = len + 4;
-    Ok(if rest.len() < size { Err(size - rest.len()) } else { Ok(size) })
+    Ok(if rest.len() < size {
+        Err(size - rest.len())
+    } else {
+        Ok(size)
+    })
 }
 
 fn consistency_size(rest: &[u8]) -> Result<Result<usize, usize>, Malformed> {
@@ -285,13 +335,20 @@ fn consistency_size(rest: &[u8]) -> Result<Result<usize, usize>, Malformed> {
         Some(0 | 1) => Ok(1),
         Some(2) if rest.len() >= 9 => Ok(9),
         Some(2) => Err(9 - rest.len()),
-        Some(&other) => return Err(Malformed::UnknownTag { what: "consistency", tag: i64::from(other) }),
+        Some(&other) => {
+            return Err(Malformed::UnknownTag {
+                what: "consistency",
+                tag: i64::from(other),
+            });
+        }
     })
 }
 
 /// A length word that is not negative and not above `max`, or `Err` of how many of its bytes are missing.
 fn length(rest: &[u8], what: &'static str, max: usize) -> Result<Result<usize, usize>, Malformed> {
-    let Some(word) = rest.first_chunk::<4>() else { return Ok(Err(4 - rest.len())) };
+    let Some(word) = rest.first_chunk::<4>() else {
+        return Ok(Err(4 - rest.len()));
+    };
     let len = i32::from_le_bytes(*word);
     let len = usize::try_from(len).map_err(|_| Malformed::NegativeLength(len))?;
     within(what, len, max)?;
@@ -299,7 +356,15 @@ fn length(rest: &[u8], what: &'static str, max: usize) -> Result<Result<usize, u
 }
 
 fn within(what: &'static str, len: usize, max: usize) -> Result<(), Malformed> {
-    if len <= max { Ok(()) } else { Err(Malformed::TooLong { what, len: len as u64, max: max as u64 }) }
+    if len <= max {
+        Ok(())
+    } else {
+        Err(Malformed::TooLong {
+            what,
+            len: len as u64,
+            max: max as u64,
+        })
+    }
 }
 
 /// The command that a word names, and its arguments.
@@ -379,29 +444,59 @@ fn parse(code: u16, mut from: Reader, limits: &Limits) -> Result<Request, Malfor
     Ok(match code {
         0x01 => {
             let _client_id = from.string()?;
-            Request::Ping { cluster_id: from.string()? }
+            Request::Question(Question::Ping {
+                cluster_id: from.string()?,
+            })
         }
-        0x02 => Request::WhoMaster,
-        0x09 => update(&Update::Set { key: from.string()?, value: from.string()? }, limits),
+        0x02 => Request::Question(Question::WhoMaster),
+        0x09 => update(
+            &Update::Set {
+                key: from.string()?,
+                value: from.string()?,
+            },
+            limits,
+        ),
         0x0a => update(&Update::Delete { key: from.string()? }, limits),
         0x0d => {
             let key = from.string()?;
-            update(&Update::TestAndSet { key, expected: from.option_string()?, wanted: from.option_string()? }, limits)
+            update(
+                &Update::TestAndSet {
+                    key,
+                    expected: from.option_string()?,
+                    wanted: from.option_string()?,
+                },
+                limits,
+            )
         }
         0x10 | 0x24 => sequence(&from.string()?, limits),
-        0x12 => Request::ProgressPossible,
+        0x12 => Request::Question(Question::ProgressPossible),
         0x15 => Request::Refused(Refused::NotAnUpdate(NotAnUpdate::UserFunction { name: from.string()? })),
-        0x1a => Request::Read { consistency: Consistency::Consistent, read: Read::KeyCount },
-        0x1c => Request::Confirm { key: from.string()?, value: from.string()? },
+        0x1a => Request::Read {
+            consistency: Consistency::Consistent,
+            read: Read::KeyCount,
+        },
+        0x1c => Request::Confirm {
+            key: from.string()?,
+            value: from.string()?,
+        },
         0x27 => update(&Update::DeletePrefix { prefix: from.string()? }, limits),
-        0x28 => Request::Version,
-        0x32 => Request::CurrentState,
-        0x33 => update(&Update::Replace { key: from.string()?, wanted: from.option_string()? }, limits),
+        0x28 => Request::Question(Question::Version),
+        0x32 => Request::Question(Question::CurrentState),
+        0x33 => update(
+            &Update::Replace {
+                key: from.string()?,
+                wanted: from.option_string()?,
+            },
+            limits,
+        ),
         0x41 => update(&Update::Nop, limits),
-        0x42 => Request::FlushStore,
-        0x43 => Request::TxId,
-        0x50 => Request::NodeStatus,
-        _ => Request::Read { consistency: consistency(&mut from)?, read: read(code, from)? },
+        0x42 => Request::Question(Question::FlushStore),
+        0x43 => Request::Question(Question::TxId),
+        0x50 => Request::Question(Question::Status),
+        _ => Request::Read {
+            consistency: consistency(&mut from)?,
+            read: read(code, from)?,
+        },
     })
 }
 
@@ -419,12 +514,20 @@ fn read(code: u16, mut from: Reader) -> Result<Read, Malformed> {
         }),
         0x0f => Read::Scan(range(from, true, Direction::Ascending)?),
         0x11 => Read::MultiGet { keys: keys(from)? },
-        0x16 => Read::Assert { key: from.string()?, expected: from.option_string()? },
+        0x16 => Read::Assert {
+            key: from.string()?,
+            expected: from.option_string()?,
+        },
         0x23 => Read::Scan(range(from, true, Direction::Descending)?),
         0x29 => Read::AssertExists { key: from.string()? },
         0x31 => Read::MultiGetOption { keys: keys(from)? },
         0x45 => Read::UserHook { name: from.string()? },
-        other => return Err(Malformed::UnknownTag { what: "read", tag: i64::from(other) }),
+        other => {
+            return Err(Malformed::UnknownTag {
+                what: "read",
+                tag: i64::from(other),
+            });
+        }
     })
 }
 
@@ -433,7 +536,10 @@ fn consistency(from: &mut Reader) -> Result<Consistency, Malformed> {
         0 => Ok(Consistency::Consistent),
         1 => Ok(Consistency::NoGuarantees),
         2 => Ok(Consistency::AtLeast(from.i64()?)),
-        other => Err(Malformed::UnknownTag { what: "consistency", tag: i64::from(other) }),
+        other => Err(Malformed::UnknownTag {
+            what: "consistency",
+            tag: i64::from(other),
+        }),
     }
 }
 
@@ -445,8 +551,18 @@ fn range(mut from: Reader, with_values: bool, direction: Direction) -> Result<Sc
         Direction::Ascending => (start, end),
         Direction::Descending => (end, start),
     };
-    let range = KeyRange { first, first_inclusive, last, last_inclusive };
-    Ok(Scan { range, direction, with_values, max: max(&mut from)? })
+    let range = KeyRange {
+        first,
+        first_inclusive,
+        last,
+        last_inclusive,
+    };
+    Ok(Scan {
+        range,
+        direction,
+        with_values,
+        max: max(&mut from)?,
+    })
 }
 
 /// How many elements a list may have; any negative number: all.
@@ -461,7 +577,9 @@ fn keys(mut from: Reader) -> Result<Keys, Malformed> {
 
 fn update(update: &Update, limits: &Limits) -> Request {
     match update.check(limits) {
-        Ok(()) => Request::Update { command: encode_command(update) },
+        Ok(()) => Request::Update {
+            command: encode_command(update),
+        },
         Err(broken) => Request::Refused(Refused::TooLarge(broken)),
     }
 }
@@ -482,4 +600,213 @@ fn sequence(body: &Bytes, limits: &Limits) -> Request {
         Err(why) => Refused::NotAnUpdate(why),
     };
     Request::Refused(refused)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const LIMITS: Limits = Limits {
+        key_bytes_max: 10,
+        value_bytes_max: 20,
+        update_bytes_max: 100,
+    };
+
+    fn words(code: u32, rest: &[&[u8]]) -> Vec<u8> {
+        [&(MAGIC | code).to_le_bytes()[..], &rest.concat()].concat()
+    }
+
+    fn decode(bytes: &[u8]) -> Result<Option<Request>, Unreadable> {
+        Decoder::new(LIMITS).decode(&mut BytesMut::from(bytes))
+    }
+
+    fn key(bytes: &[u8]) -> Bytes {
+        Bytes::copy_from_slice(bytes)
+    }
+
+    /// One of each shape.
+    fn requests() -> Vec<(Vec<u8>, Request)> {
+        let at_least = Consistency::AtLeast(0x0102);
+        let read = |consistency, read| Request::Read { consistency, read };
+        let keys = b"\x01\0\0\0a\0\0\0\0";
+        let range = KeyRange {
+            first: None,
+            first_inclusive: true,
+            last: Some(key(b"z")),
+            last_inclusive: false,
+        };
+        let scan = |direction| Scan {
+            range: range.clone(),
+            direction,
+            with_values: true,
+            max: None,
+        };
+        vec![
+            (words(0x02, &[]), Request::Question(Question::WhoMaster)),
+            (
+                words(0x01, &[b"\x02\0\0\0me\x01\0\0\0c"]),
+                Request::Question(Question::Ping { cluster_id: key(b"c") }),
+            ),
+            (
+                words(0x08, &[b"\x02\x02\x01\0\0\0\0\0\0", b"\x01\0\0\0k"]),
+                read(at_least, Read::Get { key: key(b"k") }),
+            ),
+            (
+                words(0x16, &[b"\x01\0\0\0\0\x01\x01\0\0\0v"]),
+                read(
+                    Consistency::NoGuarantees,
+                    Read::Assert {
+                        key: key(b""),
+                        expected: Some(key(b"v")),
+                    },
+                ),
+            ),
+            (
+                words(0x31, &[b"\0\x02\0\0\0", keys]),
+                read(Consistency::Consistent, Read::MultiGetOption { keys: Keys(key(keys)) }),
+            ),
+            (
+                words(0x0f, &[b"\0\0\x01\x01\x01\0\0\0z\0\xff\xff\xff\xff"]),
+                read(Consistency::Consistent, Read::Scan(scan(Direction::Ascending))),
+            ),
+            (
+                words(0x23, &[b"\0\x01\x01\0\0\0z\0\0\x01\xff\xff\xff\xff"]),
+                read(Consistency::Consistent, Read::Scan(scan(Direction::Descending))),
+            ),
+            (
+                words(0x09, &[b"\x01\0\0\0k\x01\0\0\0v"]),
+                Request::Update {
+                    command: encode_command(&Update::Set {
+                        key: key(b"k"),
+                        value: key(b"v"),
+                    }),
+                },
+            ),
+            (
+                words(0x10, &[b"\x0e\0\0\0\x05\0\0\0\x01\0\0\0\x06\0\0\0??"]),
+                Request::Update {
+                    command: encode_command(&Update::Sequence(vec![Update::Nop])),
+                },
+            ),
+        ]
+    }
+
+    #[test]
+    fn requests_are_found_wherever_the_stream_is_cut() {
+        let (bytes, expected): (Vec<_>, Vec<_>) = requests().into_iter().unzip();
+        let stream = bytes.concat();
+        for piece in 1..stream.len() {
+            let (mut decoder, mut buffer) = (Decoder::new(LIMITS), BytesMut::new());
+            let mut found = Vec::new();
+            for part in stream.chunks(piece) {
+                buffer.extend_from_slice(part);
+                while let Some(request) = decoder.decode(&mut buffer).unwrap() {
+                    found.push(request);
+                }
+            }
+            assert_eq!(found, expected, "in pieces of {piece}");
+            assert_eq!((buffer.len(), decoder.missing()), (0, 0));
+        }
+    }
+
+    #[test]
+    fn an_incomplete_request_says_how_much_is_missing_at_least_and_is_not_walked_again() {
+        let whole = words(0x09, &[b"\x03\0\0\0key\x05\0\0\0value"]);
+        let mut decoder = Decoder::new(LIMITS);
+        for (len, missing, walked) in [(4, 4, 4), (9, 2, 4), (11, 4, 11), (15, 5, 11), (19, 1, 11)] {
+            assert_eq!(decoder.decode(&mut BytesMut::from(&whole[..len])), Ok(None));
+            assert_eq!(decoder.missing(), missing, "after {len}");
+            assert_eq!(decoder.walk.as_ref().unwrap().at, walked, "after {len}");
+        }
+    }
+
+    #[test]
+    fn a_length_over_its_limit_is_refused_before_what_it_announces() {
+        let over = |len: i32| len.to_le_bytes();
+        for (bytes, what, len, max) in [
+            (words(0x0a, &[&over(11)]), "key", 11, 10),
+            (words(0x09, &[&over(1), b"k", &over(20)]), "value", 20, 19),
+            (words(0x0d, &[&over(1), b"k", b"\x01", &over(101)]), "update", 101, 100),
+            (
+                words(0x33, &[&over(1), b"k", b"\x01", &over(i32::MAX)]),
+                "value",
+                u64::try_from(i32::MAX).unwrap(),
+                19,
+            ),
+            (words(0x10, &[&over(101)]), "update", 101, 100),
+            (words(0x11, &[b"\0", &over(26)]), "list of keys", 26, 25),
+            (words(0x0b, &[b"\0\x01", &over(11)]), "key", 11, 10),
+        ] {
+            let refused = decode(&bytes).unwrap_err();
+            let Unreadable::BadArgument { fault, .. } = refused else {
+                panic!("{refused:?}")
+            };
+            assert_eq!(fault, Malformed::TooLong { what, len, max });
+            assert_eq!(decode(&bytes[..bytes.len() - 1]), Ok(None), "{what}");
+        }
+    }
+
+    #[test]
+    fn a_list_of_keys_may_not_outgrow_a_request() {
+        let keys = b"\x0a\0\0\00123456789".repeat(8);
+        let sent = words(0x11, &[b"\0\x08\0\0\0", &keys]);
+        assert!(matches!(
+            decode(&sent),
+            Err(Unreadable::BadArgument {
+                fault: Malformed::TooLong { .. },
+                ..
+            })
+        ));
+        let sent = words(0x11, &[b"\0\x06\0\0\0", &keys[..6 * 14]]);
+        assert!(decode(&sent).unwrap().is_some());
+    }
+
+    #[test]
+    fn what_would_make_an_update_too_large_as_a_whole_is_refused_after_it_is_read() {
+        let expected = vec![b'x'; 80];
+        let sent = words(
+            0x0d,
+            &[
+                b"\x01\0\0\0k\x01\x50\0\0\0",
+                &expected,
+                b"\x01\x0a\0\0\0",
+                &expected[..10],
+            ],
+        );
+        let refused = Refused::TooLarge(TooLarge::Update {
+            len: 4 + 5 + 85 + 15,
+            max: 100,
+        });
+        assert_eq!(decode(&sent), Ok(Some(Request::Refused(refused))));
+    }
+
+    #[test]
+    fn only_a_plain_sequence_may_be_the_body_of_a_sequence() {
+        for (body, refused) in [
+            (&b"\x0d\0\0\0\0\0\0\0"[..], Refused::NotASequence),
+            (b"\x06\0\0\0", Refused::NotASequence),
+            (b"\x05\0\0\0", Refused::NotAnUpdate(Malformed::Truncated.into())),
+            (b"", Refused::NotAnUpdate(Malformed::Truncated.into())),
+        ] {
+            let len = i32::try_from(body.len()).unwrap().to_le_bytes();
+            for code in [0x10, 0x24] {
+                assert_eq!(
+                    decode(&words(code, &[&len, body])),
+                    Ok(Some(Request::Refused(refused.clone())))
+                );
+            }
+        }
+    }
+
+    #[test]
+    fn every_code_is_served_refused_by_name_or_unknown_and_none_is_two_of_these() {
+        let known = |code: u32| command(MAGIC | code);
+        let served = (0..=0xffff).filter(|code| known(*code).is_ok()).count();
+        let by_name = (0..=0xffff)
+            .filter(|code| matches!(known(*code), Err(Unreadable::NotSupported(_))))
+            .count();
+        assert_eq!((served, by_name), (30, 19));
+        assert_eq!(command(0x08).unwrap_err(), Unreadable::NoMagic);
+        assert_eq!(command(0xf1ff_0008).unwrap().name, "GET");
+    }
 }
