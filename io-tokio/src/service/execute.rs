@@ -211,7 +211,7 @@ impl From<ListTooLong> for Unfinished {
 
 /// Lets others run after a piece, or after many small elements: a list of millions must not hold up a whole thread.
 async fn end_of_turn(piece_is_full: bool, list: &ListBuilder) {
-    if piece_is_full || list.count() % ELEMENTS_PER_TURN == 0 {
+    if piece_is_full || list.count().is_multiple_of(ELEMENTS_PER_TURN) {
         tokio::task::yield_now().await;
     }
 }

@@ -212,7 +212,7 @@ async fn within<T>(future: impl Future<Output = T>) -> T {
 }
 
 fn prologue() -> Vec<u8> {
-    super::request::prologue(vectors::CLUSTER_ID)
+    super::decoder::prologue(vectors::CLUSTER_ID)
 }
 
 fn request(code: u32, arguments: impl FnOnce(&mut Vec<u8>)) -> Vec<u8> {
