@@ -6,6 +6,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::mpsc::{self, Receiver, RecvTimeoutError, Sender};
 use std::thread::JoinHandle;
+use std::time::Duration;
 
 use trialbay_engine::Slot;
 
@@ -17,6 +18,9 @@ use crate::update::UpdateResult;
 
 /// What one value counts in the queue beyond its own bytes.
 const JOB_BYTES: usize = 256;
+
+/// How long to wait for the log to catch up when the store is to be made durable and is ahead of it.
+const LOG_LAG_PAUSE: Duration = Duration::from_millis(5);
 
 /// Bounds on the writer's queue, in bytes of values (and a little for each).
 #[derive(Clone, Copy, Debug)]
@@ -79,6 +83,9 @@ pub struct StoreWriter<T> {
 impl<T: Send + 'static> StoreWriter<T> {
     /// Starts the thread. It calls `report` after each commit, and once with the error that ends it.
     ///
+    /// `log_end` says up to which slot the transaction log is durable: the store makes nothing durable beyond it, since
+    /// a store that is ahead of its log at the next start looks like a lost log.
+    ///
     /// # Errors
     /// When no thread can be started.
     pub fn start(
@@ -86,6 +93,7 @@ impl<T: Send + 'static> StoreWriter<T> {
         policy: CommitPolicy,
         limits: WriterLimits,
         clock: Arc<dyn Clock>,
+        log_end: impl Fn() -> Slot + Send + 'static,
         report: impl FnMut(Result<Applied<T>, StoreError>) + Send + 'static,
     ) -> io::Result<Self> {
         let (jobs, queue) = mpsc::channel();
@@ -95,6 +103,7 @@ impl<T: Send + 'static> StoreWriter<T> {
             policy,
             limits,
             clock,
+            log_end: Box::new(log_end),
             queue,
             waiting_bytes: waiting_bytes.clone(),
             report,
@@ -144,6 +153,7 @@ struct Writer<T, R> {
     policy: CommitPolicy,
     limits: WriterLimits,
     clock: Arc<dyn Clock>,
+    log_end: Box<dyn Fn() -> Slot + Send>,
     queue: Receiver<Job<T>>,
     waiting_bytes: Arc<AtomicUsize>,
     report: R,
@@ -165,6 +175,7 @@ impl<T, R: FnMut(Result<Applied<T>, StoreError>)> Writer<T, R> {
     fn serve(&mut self) -> Result<(), StoreError> {
         loop {
             let job = match self.policy.due_in(self.clock.now()) {
+                Some(wait) if wait.is_zero() => self.queue.recv_timeout(LOG_LAG_PAUSE),
                 Some(wait) => self.queue.recv_timeout(wait),
                 None => self.queue.recv().map_err(RecvTimeoutError::from),
             };
@@ -174,7 +185,7 @@ impl<T, R: FnMut(Result<Applied<T>, StoreError>)> Writer<T, R> {
                 Err(RecvTimeoutError::Disconnected) => return Ok(()),
             }
             // After the results are out: those who wait for them do not wait for the disk.
-            if self.policy.is_due(self.clock.now()) {
+            if self.policy.is_due(self.clock.now()) && (self.log_end)() >= self.store.applied().0 {
                 self.store.flush()?;
                 self.policy.flushed();
             }
