@@ -10,6 +10,9 @@ pub use codec::{NESTING_MAX, NotAnUpdate, UPDATES_MAX};
 pub use command::{Command, NotACommand, Session, command_from_raw, decode_command, encode_command};
 pub use limits::{Limits, TooLarge};
 
+#[cfg(test)]
+pub(crate) use codec::tests;
+
 /// One update of the key space. `docs/protocol.md` and `docs/compatibility.md` say what each does.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Update {
