@@ -55,6 +55,7 @@ struct State {
     queued_bytes: u64,
     handed_bytes: u64,
     waiting: VecDeque<Waiting>,
+    has_replied: bool,
     /// The node is about to close: no new requests.
     is_retired: bool,
     dead: Option<Unanswered>,
@@ -191,6 +192,7 @@ impl Shared {
                 Err(malformed) => break Err(Unanswered::Garbage(malformed)),
             };
             let closes = reply.closes(shape);
+            state.has_replied = true;
             if closes {
                 replies_unsent.extend(state.retire());
             }
@@ -224,6 +226,15 @@ impl Shared {
             return Err(Unanswered::Lost("the node closed the connection".to_owned()));
         }
         result
+    }
+
+    fn closed_by_node(&self) -> Unanswered {
+        let why = if self.lock().has_replied {
+            "the node closed the connection"
+        } else {
+            "the node closed the connection without a word: is it a node of this cluster id?"
+        };
+        Unanswered::Lost(why.to_owned())
     }
 
     fn is_waiting(&self) -> bool {
@@ -301,7 +312,7 @@ async fn read_replies(shared: Arc<Shared>, mut stream: OwnedReadHalf, pulse: Pul
     loop {
         buffer.reserve(READ_BYTES);
         let end = match tokio::time::timeout(pulse.options.silence_max, stream.read_buf(&mut buffer)).await {
-            Ok(Ok(0)) => Err(Unanswered::Lost("the node closed the connection".to_owned())),
+            Ok(Ok(0)) => Err(shared.closed_by_node()),
             Ok(Ok(_)) => shared.deliver(&mut buffer, &mut scan),
             Ok(Err(error)) => Err(Unanswered::Lost(format!("receiving failed: {error}"))),
             Err(_) if !shared.is_waiting() => Ok(()),

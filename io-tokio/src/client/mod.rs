@@ -19,6 +19,7 @@
 //! down). Once a master may have it, a lost connection, a lost mastership or a deadline makes the call
 //! [`ClientError::OutcomeUnknown`], and the client does not send it again.
 
+mod attempts;
 mod cluster;
 mod connection;
 mod error;
@@ -29,6 +30,13 @@ mod reply;
 mod request;
 mod sequence;
 mod status;
+
+#[cfg(test)]
+mod bytes_on_the_wire;
+#[cfg(test)]
+mod fake;
+#[cfg(test)]
+mod tests;
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -42,7 +50,7 @@ pub use self::sequence::Sequence;
 pub use self::status::{Master, NodeReport, NodeStatus, PeerView, Version};
 
 use self::cluster::{Cluster, Found};
-use self::reply::{Payload, Reply, Shape, code, reversed};
+use self::reply::{Payload, Reply, Shape, code, one_for_each, reversed};
 use self::request::{Builder, Command, Request, Target, node_status, who_master};
 use crate::consistency::Consistency;
 use crate::wire::{Malformed, Reader};
@@ -148,11 +156,10 @@ impl Client {
         keys: impl IntoIterator<Item = K>,
         consistency: Consistency,
     ) -> Result<Vec<Bytes>, ClientError> {
-        let keys = keys.into_iter();
-        let request = Builder::read(Command::MultiGet, consistency)
-            .strings(keys)
-            .query(Shape::Texts, consistency)?;
-        self.call(&request, |payload| payload.texts().map(reversed)).await
+        let (builder, count) = Builder::read(Command::MultiGet, consistency).strings(keys);
+        let request = builder.query(Shape::Texts, consistency)?;
+        self.call(&request, |payload| one_for_each(payload.texts()?, count).map(reversed))
+            .await
     }
 
     /// The values of several keys, in the order of the keys, `None` for each that is missing, as of one moment.
@@ -161,8 +168,9 @@ impl Client {
         keys: impl IntoIterator<Item = K>,
         consistency: Consistency,
     ) -> Result<Vec<Option<Bytes>>, ClientError> {
-        let builder = Builder::read(Command::MultiGetOption, consistency).strings(keys.into_iter());
-        self.call(&builder.query(Shape::OptionTexts, consistency)?, Payload::option_texts)
+        let (builder, count) = Builder::read(Command::MultiGetOption, consistency).strings(keys);
+        let request = builder.query(Shape::OptionTexts, consistency)?;
+        self.call(&request, |payload| one_for_each(payload.option_texts()?, count))
             .await
     }
 
@@ -443,20 +451,12 @@ impl Client {
             );
             return Err(ClientError::InvalidArgument { why });
         }
-        let reply = self.cluster.call(request, self.pinned, self.timeout).await?;
+        let (reply, endpoint) = self.cluster.call(request, self.pinned, self.timeout).await?;
         if reply.code != code::OK {
             return Err(refusal(&reply, request.shape));
         }
-        // The scan has found every part in its place: what fails here is out of the range of its type.
-        read(Payload(Reader(reply.body))).map_err(|malformed| ClientError::Protocol {
-            endpoint: "the node".to_owned(),
-            why: malformed.to_string(),
-            happened: if request.is_update {
-                Happened::Unknown
-            } else {
-                Happened::No
-            },
-        })
+        read(Payload(Reader(reply.body)))
+            .map_err(|malformed| self.cluster.protocol_error(request, endpoint, malformed.to_string()))
     }
 }
 

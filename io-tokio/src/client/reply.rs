@@ -3,6 +3,8 @@
 //! A reply does not begin with its length, so its end is found by walking over it. A [`Scan`] remembers how far it has
 //! come: a long list that arrives in many pieces is walked over once, and nothing is allocated by a number in it.
 
+use std::fmt;
+
 use bytes::{Buf as _, Bytes, BytesMut};
 
 use super::{Entry, Version};
@@ -115,6 +117,18 @@ impl Reply {
             code::NOT_FOUND => shape == Shape::Text && self.message().ends_with(b": command not found"),
             _ => false,
         }
+    }
+}
+
+impl fmt::Display for Reply {
+    /// A refusal, in words.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(
+            f,
+            "{} (code {:#04x})",
+            String::from_utf8_lossy(&self.message()),
+            self.code
+        )
     }
 }
 
@@ -333,8 +347,174 @@ impl Payload {
     }
 }
 
+/// A list that must have an element for each key that was asked for.
+pub(crate) fn one_for_each<T>(list: Vec<T>, keys: usize) -> Result<Vec<T>, Malformed> {
+    match list.len() {
+        len if len < keys => Err(Malformed::Truncated),
+        len if len > keys => Err(Malformed::TooLong {
+            what: "list of values",
+            len: len as u64,
+            max: keys as u64,
+        }),
+        _ => Ok(list),
+    }
+}
+
 /// A list that travels in the reverse of its order.
 pub(crate) fn reversed<T>(mut list: Vec<T>) -> Vec<T> {
     list.reverse();
     list
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+    use crate::wire::Writer;
+
+    const SHAPES: [Shape; 11] = [
+        Shape::Unit,
+        Shape::Bool,
+        Shape::I32,
+        Shape::I64,
+        Shape::Text,
+        Shape::OptionText,
+        Shape::Texts,
+        Shape::OptionTexts,
+        Shape::Entries,
+        Shape::Version,
+        Shape::Txid,
+    ];
+
+    const MAX: usize = 1 << 20;
+
+    /// A valid reply of each shape, made of the same texts.
+    fn encode(shape: Shape, texts: &[Option<Vec<u8>>]) -> Vec<u8> {
+        let mut bytes = vec![0; 4];
+        let some: Vec<&Vec<u8>> = texts.iter().flatten().collect();
+        let first = some.first().map_or(&[][..], |text| text);
+        match shape {
+            Shape::Unit => {}
+            Shape::Bool => bytes.bool(!some.is_empty()),
+            Shape::I32 => bytes.i32(7),
+            Shape::I64 => bytes.i64(7),
+            Shape::Text => bytes.string(first),
+            Shape::OptionText => bytes.option_string(some.first().map(|text| text.as_slice())),
+            Shape::Texts => {
+                Writer::len(&mut bytes, some.len());
+                some.iter().for_each(|text| bytes.string(text));
+            }
+            Shape::OptionTexts => {
+                Writer::len(&mut bytes, texts.len());
+                texts.iter().for_each(|text| bytes.option_string(text.as_deref()));
+            }
+            Shape::Entries => {
+                Writer::len(&mut bytes, some.len());
+                some.iter().for_each(|text| {
+                    bytes.string(text);
+                    bytes.string(first);
+                });
+            }
+            Shape::Version => {
+                (1..=3).for_each(|number| bytes.i32(number));
+                bytes.string(first);
+            }
+            Shape::Txid => {
+                bytes.push(2);
+                bytes.i64(7);
+            }
+        }
+        bytes
+    }
+
+    fn decode(shape: Shape, body: Bytes) -> Result<(), Malformed> {
+        let payload = || Payload(Reader(body.clone()));
+        match shape {
+            Shape::Unit => Ok(()),
+            Shape::Bool => payload().bool().map(drop),
+            Shape::I32 => payload().u32().map(drop),
+            Shape::I64 => payload().i64().map(drop),
+            Shape::Text => payload().text().map(drop),
+            Shape::OptionText => payload().option_text().map(drop),
+            Shape::Texts => payload().texts().map(drop),
+            Shape::OptionTexts => payload().option_texts().map(drop),
+            Shape::Entries => payload().entries().map(drop),
+            Shape::Version => payload().version().map(drop),
+            Shape::Txid => payload().consistency().map(drop),
+        }
+    }
+
+    fn texts() -> impl Strategy<Value = Vec<Option<Vec<u8>>>> {
+        proptest::collection::vec(
+            proptest::option::of(proptest::collection::vec(any::<u8>(), 0..300)),
+            0..20,
+        )
+    }
+
+    proptest! {
+        #[test]
+        fn replies_in_any_pieces_are_taken_whole_and_in_order(
+            replies in proptest::collection::vec((proptest::sample::select(&SHAPES[..]), texts()), 1..6),
+            piece in 1_usize..200,
+        ) {
+            let encoded: Vec<Vec<u8>> = replies.iter().map(|(shape, texts)| encode(*shape, texts)).collect();
+            let mut expected = replies.iter().map(|(shape, _)| *shape).zip(&encoded);
+            let mut next = expected.next();
+            let mut buffer = BytesMut::new();
+            let mut scan = Scan::default();
+            for piece in encoded.concat().chunks(piece) {
+                buffer.extend_from_slice(piece);
+                while let Some((shape, bytes)) = next
+                    && let Some(reply) = scan.take(&mut buffer, shape, MAX).unwrap()
+                {
+                    prop_assert_eq!(&reply.body[..], &bytes[4..]);
+                    prop_assert_eq!(decode(shape, reply.body), Ok(()));
+                    next = expected.next();
+                }
+            }
+            prop_assert!(next.is_none());
+            prop_assert!(buffer.is_empty());
+        }
+
+        #[test]
+        fn any_bytes_are_survived(
+            shape in proptest::sample::select(&SHAPES[..]),
+            is_ok in any::<bool>(),
+            rest in proptest::collection::vec(prop_oneof![Just(0_u8), Just(1), Just(0xff), any::<u8>()], 0..200),
+        ) {
+            let mut bytes = if is_ok { vec![0; 4] } else { Vec::new() };
+            bytes.extend(rest);
+            let mut buffer = BytesMut::from(&bytes[..]);
+            if let Ok(Some(reply)) = Scan::default().take(&mut buffer, shape, MAX) {
+                prop_assert!(reply.body.len() + 4 + buffer.len() == bytes.len());
+                let _ = (reply.to_string(), reply.closes(shape), decode(shape, reply.body));
+            }
+        }
+    }
+
+    #[test]
+    fn a_reply_that_claims_to_be_huge_is_refused_at_once_and_nothing_is_allocated_for_it() {
+        let mut buffer = BytesMut::from(&[0, 0, 0, 0, 0xff, 0xff, 0xff, 0x7f][..]);
+        let capacity = buffer.capacity();
+        let refused = Scan::default().take(&mut buffer, Shape::Text, MAX);
+        assert!(matches!(refused, Err(Malformed::TooLong { .. })), "{refused:?}");
+        for shape in [Shape::Texts, Shape::OptionTexts, Shape::Entries] {
+            assert_eq!(Scan::default().take(&mut buffer, shape, MAX), Ok(None));
+        }
+        assert_eq!(buffer.capacity(), capacity);
+    }
+
+    #[test]
+    fn a_refusal_has_a_message_whatever_was_asked() {
+        for shape in SHAPES {
+            for code in 2..=0xff_i32 {
+                let mut bytes = code.to_le_bytes().to_vec();
+                bytes.string(b"why");
+                let mut buffer = BytesMut::from(&bytes[..]);
+                let reply = Scan::default().take(&mut buffer, shape, MAX).unwrap().unwrap();
+                assert_eq!((reply.code, &reply.message()[..]), (code, &b"why"[..]));
+            }
+        }
+    }
 }

@@ -117,24 +117,25 @@ impl Builder {
 
     fn admits(&mut self, argument: &[u8]) -> bool {
         // The sum is limited too, so that many long arguments do not fill the memory before they are refused.
-        let len = self.bytes.len() + argument.len();
+        let len = self.bytes.len() + 4 + argument.len();
         if len > ARGUMENT_LEN_MAX {
             self.too_long = Some(len);
         }
         self.too_long.is_none()
     }
 
-    pub(crate) fn strings<K: AsRef<[u8]>>(mut self, values: impl Iterator<Item = K>) -> Self {
+    /// A list, and how many elements it has.
+    pub(crate) fn strings<K: AsRef<[u8]>>(mut self, values: impl IntoIterator<Item = K>) -> (Self, usize) {
         let count_at = self.bytes.len();
         self.bytes.i32(0);
-        let mut count = 0_i32;
+        let mut count = 0_u32;
         for value in values {
             self = self.string(value);
             // No overflow: each string that is admitted has at least four bytes.
-            count += i32::from(self.too_long.is_none());
+            count += u32::from(self.too_long.is_none());
         }
         self.bytes[count_at..count_at + 4].copy_from_slice(&count.to_le_bytes());
-        self
+        (self, count as usize)
     }
 
     /// `-1` stands for no limit.

@@ -67,9 +67,12 @@ impl Sequence {
 
     /// The whole sequence fails unless exactly these keys, in any order, have this prefix.
     pub fn assert_range(self, prefix: impl AsRef<[u8]>, keys: impl IntoIterator<Item = impl AsRef<[u8]>>) -> Self {
+        let mut keys: Vec<Bytes> = keys.into_iter().map(copy).collect();
+        // Trialbay's nodes take any order; the original's only this one.
+        keys.sort_unstable_by(|a, b| b.cmp(a));
         self.and(Update::AssertRange {
             prefix: copy(prefix),
-            keys: keys.into_iter().map(copy).collect(),
+            keys,
         })
     }
 
