@@ -261,7 +261,13 @@ mod tests {
     }
 
     async fn supervised(plan: ChildPlan, stopping: watch::Receiver<bool>) -> Option<ExitCode> {
-        let running = plan.start().unwrap();
+        // A process that another test starts just now may still hold the script open for writing.
+        let running = loop {
+            match plan.start() {
+                Err(error) if error.kind() == std::io::ErrorKind::ExecutableFileBusy => tokio::task::yield_now().await,
+                started => break started.unwrap(),
+            }
+        };
         supervise(plan, running, stopping).await
     }
 
