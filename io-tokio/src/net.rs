@@ -110,10 +110,10 @@ mod tests {
     async fn both_ends_of_a_real_connection_are_tuned_and_carry_bytes() {
         let listener = RealNetwork.bind("127.0.0.1:0").await.unwrap();
         let address = Listener::local_addr(&listener).unwrap();
-        let (dialled, accepted) = tokio::join!(
-            async { RealNetwork.connect(&address.to_string()).await.unwrap() },
-            async { Listener::accept(&listener).await.unwrap() }
-        );
+        let (dialled, accepted) =
+            tokio::join!(async { RealNetwork.connect(&address.to_string()).await.unwrap() }, async {
+                Listener::accept(&listener).await.unwrap()
+            });
         let (mut dialled, (mut accepted, from)) = (dialled, accepted);
         assert_eq!(from, dialled.local_addr().unwrap());
         for stream in [&dialled, &accepted] {
@@ -131,14 +131,8 @@ mod tests {
     async fn a_taken_port_and_a_closed_one_are_errors() {
         let listener = RealNetwork.bind("127.0.0.1:0").await.unwrap();
         let address = Listener::local_addr(&listener).unwrap().to_string();
-        assert_eq!(
-            RealNetwork.bind(&address).await.unwrap_err().kind(),
-            io::ErrorKind::AddrInUse
-        );
+        assert_eq!(RealNetwork.bind(&address).await.unwrap_err().kind(), io::ErrorKind::AddrInUse);
         drop(listener);
-        assert_eq!(
-            RealNetwork.connect(&address).await.unwrap_err().kind(),
-            io::ErrorKind::ConnectionRefused
-        );
+        assert_eq!(RealNetwork.connect(&address).await.unwrap_err().kind(), io::ErrorKind::ConnectionRefused);
     }
 }

@@ -82,15 +82,9 @@ fn play(master: SocketAddr, vector: &Value) -> Result<(), String> {
     for (request, expected) in setup.iter().zip(&replies) {
         send(&mut stream, request)?;
         let mut reply = vec![0; expected.len()];
-        stream
-            .read_exact(&mut reply)
-            .map_err(|error| format!("no reply to the setup: {error}"))?;
+        stream.read_exact(&mut reply).map_err(|error| format!("no reply to the setup: {error}"))?;
         if reply != *expected {
-            return Err(format!(
-                "the setup was answered {} and not {}",
-                hex(&reply),
-                hex(expected)
-            ));
+            return Err(format!("the setup was answered {} and not {}", hex(&reply), hex(expected)));
         }
     }
     let answers = answers(vector)?;
@@ -102,12 +96,7 @@ fn play(master: SocketAddr, vector: &Value) -> Result<(), String> {
     let reply = receive(&mut stream, &answers)?;
     let fitting: Vec<&Answer> = answers.iter().filter(|answer| answer.fits(&reply)).collect();
     if fitting.is_empty() {
-        return Err(format!(
-            "answered {:?} {} and not {}",
-            reply.code,
-            hex(&reply.tail),
-            vector["reply"]
-        ));
+        return Err(format!("answered {:?} {} and not {}", reply.code, hex(&reply.tail), vector["reply"]));
     }
     // Only where it may be open is a probe sent: its bytes could change how a server that closes does so.
     let closed = if fitting.iter().all(|answer| answer.closes == Some(true)) {
@@ -115,16 +104,10 @@ fn play(master: SocketAddr, vector: &Value) -> Result<(), String> {
     } else {
         !answers_probe(&mut stream)?
     };
-    if fitting
-        .iter()
-        .any(|answer| answer.closes.is_none_or(|closes| closes == closed))
-    {
+    if fitting.iter().any(|answer| answer.closes.is_none_or(|closes| closes == closed)) {
         Ok(())
     } else {
-        Err(format!(
-            "then the connection was {}",
-            if closed { "closed" } else { "left open" }
-        ))
+        Err(format!("then the connection was {}", if closed { "closed" } else { "left open" }))
     }
 }
 
@@ -135,31 +118,17 @@ impl Answer {
 }
 
 fn answers(vector: &Value) -> Result<Vec<Answer>, String> {
-    let recorded = if vector["reply"].is_null() {
-        None
-    } else {
-        Some(unhex(&vector["reply"])?)
-    };
+    let recorded = if vector["reply"].is_null() { None } else { Some(unhex(&vector["reply"])?) };
     let (code, tail) = match recorded.as_deref().and_then(<[u8]>::split_first_chunk) {
         Some((code, tail)) => (Some(i32::from_le_bytes(*code)), tail.to_vec()),
         None => (None, Vec::new()),
     };
-    let mut answers = vec![Answer {
-        code,
-        tail: Some(tail),
-        closes: vector["closes"].as_bool(),
-    }];
+    let mut answers = vec![Answer { code, tail: Some(tail), closes: vector["closes"].as_bool() }];
     for better in vector["better"].as_array().into_iter().flatten() {
-        let code = better["code"]
-            .as_i64()
-            .map(|code| i32::try_from(code).map_err(|error| error.to_string()));
+        let code = better["code"].as_i64().map(|code| i32::try_from(code).map_err(|error| error.to_string()));
         answers.push(Answer {
             code: code.transpose()?,
-            tail: if better["reply_tail"].is_null() {
-                None
-            } else {
-                Some(unhex(&better["reply_tail"])?)
-            },
+            tail: if better["reply_tail"].is_null() { None } else { Some(unhex(&better["reply_tail"])?) },
             closes: better["closes"].as_bool(),
         });
     }
@@ -171,10 +140,7 @@ fn receive(stream: &mut TcpStream, answers: &[Answer]) -> Result<Reply, String> 
     let mut code = [0; 4];
     match read_up_to(stream, &mut code)? {
         0 => {
-            return Ok(Reply {
-                code: None,
-                tail: Vec::new(),
-            });
+            return Ok(Reply { code: None, tail: Vec::new() });
         }
         4 => (),
         len => return Err(format!("only {len} bytes of a code came")),

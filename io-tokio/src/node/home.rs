@@ -37,11 +37,7 @@ pub struct HomeIdentity {
 
 impl std::fmt::Display for HomeIdentity {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(
-            f,
-            "node {:?} (id {}) of cluster {:?}",
-            self.name, self.node.0, self.cluster_id
-        )
+        write!(f, "node {:?} (id {}) of cluster {:?}", self.name, self.node.0, self.cluster_id)
     }
 }
 
@@ -131,10 +127,7 @@ impl Home {
     pub fn open(path: &Path, identity: &HomeIdentity) -> Result<Self, HomeError> {
         create_dir(path)?;
         let lock = lock(path)?;
-        let home = Self {
-            path: path.to_owned(),
-            _lock: lock,
-        };
+        let home = Self { path: path.to_owned(), _lock: lock };
         check_writable(path)?;
         create_dir(&home.db_dir())?;
         create_dir(&home.tlog_dir())?;
@@ -162,26 +155,17 @@ impl Home {
         let Some(text) = read_identity_file(&file)? else {
             for dir in [self.tlog_dir(), self.db_dir()] {
                 if !is_empty(&dir)? {
-                    return Err(HomeError::Unidentified {
-                        dir,
-                        ours: ours.clone(),
-                    });
+                    return Err(HomeError::Unidentified { dir, ours: ours.clone() });
                 }
             }
             return replace(&file, &encode(ours));
         };
         match decode(&text) {
             Ok(theirs) if theirs == *ours => Ok(()),
-            Ok(theirs) => Err(HomeError::Foreign {
-                home: self.path.clone(),
-                theirs: theirs.into(),
-                ours: ours.clone().into(),
-            }),
-            Err(Unreadable::Damaged(why)) => Err(HomeError::Damaged {
-                file,
-                why,
-                ours: ours.clone(),
-            }),
+            Ok(theirs) => {
+                Err(HomeError::Foreign { home: self.path.clone(), theirs: theirs.into(), ours: ours.clone().into() })
+            }
+            Err(Unreadable::Damaged(why)) => Err(HomeError::Damaged { file, why, ours: ours.clone() }),
             Err(Unreadable::Format(found)) => Err(HomeError::Unsupported { file, found }),
         }
     }
@@ -217,35 +201,20 @@ fn lock(home: &Path) -> Result<File, HomeError> {
         .create(true)
         .truncate(false)
         .open(&path)
-        .map_err(|source| HomeError::NotWritable {
-            dir: home.to_owned(),
-            source,
-        })?;
+        .map_err(|source| HomeError::NotWritable { dir: home.to_owned(), source })?;
     match rustix::fs::flock(&file, FlockOperation::NonBlockingLockExclusive) {
         Ok(()) => {}
         Err(Errno::WOULDBLOCK) => {
             let mut text = String::new();
-            let pid = file
-                .take(32)
-                .read_to_string(&mut text)
-                .ok()
-                .and_then(|_| text.trim().parse().ok());
-            return Err(HomeError::Locked {
-                home: home.to_owned(),
-                pid,
-            });
+            let pid = file.take(32).read_to_string(&mut text).ok().and_then(|_| text.trim().parse().ok());
+            return Err(HomeError::Locked { home: home.to_owned(), pid });
         }
         Err(error) => return Err(failed("lock", &path)(error.into())),
     }
     // For the message of the process that comes too late; the lock itself needs no content.
     let pid = std::process::id();
-    let written = file
-        .set_len(0)
-        .and_then(|()| file.write_all(format!("{pid}\n").as_bytes()));
-    written.map_err(|source| HomeError::NotWritable {
-        dir: home.to_owned(),
-        source,
-    })?;
+    let written = file.set_len(0).and_then(|()| file.write_all(format!("{pid}\n").as_bytes()));
+    written.map_err(|source| HomeError::NotWritable { dir: home.to_owned(), source })?;
     Ok(file)
 }
 
@@ -257,10 +226,7 @@ fn check_writable(home: &Path) -> Result<(), HomeError> {
         file.sync_all()?;
         std::fs::remove_file(&path)
     };
-    write().map_err(|source| HomeError::NotWritable {
-        dir: home.to_owned(),
-        source,
-    })
+    write().map_err(|source| HomeError::NotWritable { dir: home.to_owned(), source })
 }
 
 fn read_identity_file(path: &Path) -> Result<Option<Vec<u8>>, HomeError> {
@@ -270,9 +236,7 @@ fn read_identity_file(path: &Path) -> Result<Option<Vec<u8>>, HomeError> {
         Err(error) => return Err(failed("open", path)(error)),
     };
     let mut bytes = Vec::new();
-    file.take(IDENTITY_LEN_MAX)
-        .read_to_end(&mut bytes)
-        .map_err(failed("read", path))?;
+    file.take(IDENTITY_LEN_MAX).read_to_end(&mut bytes).map_err(failed("read", path))?;
     Ok(Some(bytes))
 }
 
@@ -291,17 +255,12 @@ fn replace(path: &Path, content: &str) -> Result<(), HomeError> {
         file.sync_all()?;
         std::fs::rename(&new, path)
     };
-    write().map_err(|source| HomeError::NotWritable {
-        dir: dir.to_owned(),
-        source,
-    })?;
+    write().map_err(|source| HomeError::NotWritable { dir: dir.to_owned(), source })?;
     sync_dir(dir)
 }
 
 fn sync_dir(dir: &Path) -> Result<(), HomeError> {
-    File::open(dir)
-        .and_then(|file| file.sync_all())
-        .map_err(failed("make durable", dir))
+    File::open(dir).and_then(|file| file.sync_all()).map_err(failed("make durable", dir))
 }
 
 fn failed(what: &'static str, path: &Path) -> impl FnOnce(io::Error) -> HomeError {
@@ -353,11 +312,7 @@ fn decode(bytes: &[u8]) -> Result<HomeIdentity, Unreadable> {
         return Err(Unreadable::Format(format));
     }
     let file: IdentityFile = toml::from_str(text).map_err(malformed)?;
-    Ok(HomeIdentity {
-        cluster_id: file.cluster_id,
-        node: NodeId(file.node),
-        name: file.name,
-    })
+    Ok(HomeIdentity { cluster_id: file.cluster_id, node: NodeId(file.node), name: file.name })
 }
 
 #[cfg(test)]
@@ -367,11 +322,7 @@ mod tests {
     use super::*;
 
     fn identity() -> HomeIdentity {
-        HomeIdentity {
-            cluster_id: "dev".into(),
-            node: NodeId(1),
-            name: "n1".into(),
-        }
+        HomeIdentity { cluster_id: "dev".into(), node: NodeId(1), name: "n1".into() }
     }
 
     fn temp() -> TempDir {
@@ -387,10 +338,8 @@ mod tests {
             assert!(home.db_dir().is_dir() && home.tlog_dir().is_dir());
             assert_eq!(home.path(), path);
         }
-        let mut names: Vec<_> = std::fs::read_dir(&path)
-            .unwrap()
-            .map(|entry| entry.unwrap().file_name().into_string().unwrap())
-            .collect();
+        let mut names: Vec<_> =
+            std::fs::read_dir(&path).unwrap().map(|entry| entry.unwrap().file_name().into_string().unwrap()).collect();
         names.sort();
         assert_eq!(names, ["IDENTITY", "LOCK", "db", "tlogs"]);
     }
@@ -406,11 +355,7 @@ mod tests {
     #[test]
     fn any_name_survives_the_identity_file() {
         for name in ["n1", "", "two\nlines", "crc32c = \"00000000\"\n", "\u{0}\u{7f}ü\\\"'''"] {
-            let identity = HomeIdentity {
-                name: name.into(),
-                cluster_id: name.into(),
-                node: NodeId(u16::MAX),
-            };
+            let identity = HomeIdentity { name: name.into(), cluster_id: name.into(), node: NodeId(u16::MAX) };
             assert_eq!(decode(encode(&identity).as_bytes()).ok(), Some(identity));
         }
     }
@@ -420,14 +365,8 @@ mod tests {
         let temp = temp();
         let first = Home::open(temp.path(), &identity()).unwrap();
         let error = Home::open(temp.path(), &identity()).unwrap_err();
-        assert!(
-            matches!(error, HomeError::Locked { pid: Some(pid), .. } if pid == std::process::id()),
-            "{error:?}"
-        );
-        assert!(
-            error.to_string().contains(&format!("process {}", std::process::id())),
-            "{error}"
-        );
+        assert!(matches!(error, HomeError::Locked { pid: Some(pid), .. } if pid == std::process::id()), "{error:?}");
+        assert!(error.to_string().contains(&format!("process {}", std::process::id())), "{error}");
         drop(first);
         Home::open(temp.path(), &identity()).unwrap();
     }
@@ -437,26 +376,14 @@ mod tests {
         let temp = temp();
         drop(Home::open(temp.path(), &identity()).unwrap());
         for other in [
-            HomeIdentity {
-                cluster_id: "prod".into(),
-                ..identity()
-            },
-            HomeIdentity {
-                node: NodeId(2),
-                ..identity()
-            },
-            HomeIdentity {
-                name: "n2".into(),
-                ..identity()
-            },
+            HomeIdentity { cluster_id: "prod".into(), ..identity() },
+            HomeIdentity { node: NodeId(2), ..identity() },
+            HomeIdentity { name: "n2".into(), ..identity() },
         ] {
             let error = Home::open(temp.path(), &other).unwrap_err();
             assert!(matches!(error, HomeError::Foreign { .. }), "{error:?}");
             let text = error.to_string();
-            assert!(
-                text.contains(&identity().to_string()) && text.contains(&other.to_string()),
-                "{text}"
-            );
+            assert!(text.contains(&identity().to_string()) && text.contains(&other.to_string()), "{text}");
         }
         Home::open(temp.path(), &identity()).expect("the refusals changed nothing");
     }
@@ -469,10 +396,7 @@ mod tests {
             for bit in 0..8 {
                 let mut damaged = whole.clone();
                 damaged[at] ^= 1 << bit;
-                assert!(
-                    matches!(decode(&damaged), Err(Unreadable::Damaged(_))),
-                    "bit {bit} of byte {at}"
-                );
+                assert!(matches!(decode(&damaged), Err(Unreadable::Damaged(_))), "bit {bit} of byte {at}");
             }
         }
     }
@@ -514,16 +438,7 @@ mod tests {
         std::fs::write(&file, b"").unwrap();
         for path in [file.clone(), file.join("below")] {
             let error = Home::open(&path, &identity()).unwrap_err();
-            assert!(
-                matches!(
-                    error,
-                    HomeError::Io {
-                        what: "create the directory",
-                        ..
-                    }
-                ),
-                "{error:?}"
-            );
+            assert!(matches!(error, HomeError::Io { what: "create the directory", .. }), "{error:?}");
         }
         // Even root cannot make files there.
         let error = Home::open(Path::new("/proc/self/task"), &identity()).unwrap_err();

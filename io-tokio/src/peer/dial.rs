@@ -84,11 +84,7 @@ async fn closed(closing: &mut watch::Receiver<bool>) {
 }
 
 async fn connect<N: Network>(network: &N, context: &Context, link: &Link) -> Result<N::Stream, Unlinked> {
-    let PeerTiming {
-        connect_max,
-        handshake_max,
-        ..
-    } = context.timing;
+    let PeerTiming { connect_max, handshake_max, .. } = context.timing;
     let mut stream = tokio::time::timeout(connect_max, network.connect(&link.peer.address))
         .await
         .map_err(|_| Unlinked::ConnectTimedOut(connect_max))?
@@ -193,12 +189,7 @@ struct Backoff {
 
 impl Backoff {
     fn new(timing: &PeerTiming, seed: u64) -> Self {
-        Self {
-            min: timing.backoff_min,
-            max: timing.backoff_max,
-            next: timing.backoff_min,
-            random: seed,
-        }
+        Self { min: timing.backoff_min, max: timing.backoff_max, next: timing.backoff_min, random: seed }
     }
 
     /// The delay after a connection that was held this long, or after a failed attempt.
@@ -236,10 +227,7 @@ mod tests {
             let delay = backoff.delay(None);
             assert!(expected / 2 <= delay && delay <= expected, "{delay:?} for {expected:?}");
         }
-        assert!(
-            backoff.delay(Some(timing.backoff_max / 2)) >= timing.backoff_max / 2,
-            "a short one does not count"
-        );
+        assert!(backoff.delay(Some(timing.backoff_max / 2)) >= timing.backoff_max / 2, "a short one does not count");
         assert_eq!(backoff.delay(Some(timing.backoff_max)), Duration::ZERO);
         assert!(backoff.delay(None) <= timing.backoff_min);
     }

@@ -75,11 +75,7 @@ pub fn append_frame(message: &Message, body_len_max: usize, out: &mut Vec<u8>) -
     encode_message(message, out);
     let body_start = start + HEADER_LEN;
     let len = out.len() - body_start;
-    let Some(prefix) = u32::try_from(len)
-        .ok()
-        .filter(|_| len <= body_len_max)
-        .map(u32::to_le_bytes)
-    else {
+    let Some(prefix) = u32::try_from(len).ok().filter(|_| len <= body_len_max).map(u32::to_le_bytes) else {
         out.truncate(start);
         return Err(TooLarge { len, max: body_len_max });
     };
@@ -99,10 +95,7 @@ pub struct FrameBuffer {
 impl FrameBuffer {
     /// Empty, for bodies of at most `body_len_max` bytes.
     pub fn new(body_len_max: usize) -> Self {
-        Self {
-            bytes: BytesMut::new(),
-            body_len_max,
-        }
+        Self { bytes: BytesMut::new(), body_len_max }
     }
 
     /// Reads what is there, at least one byte, and says how many; 0 at the end of the stream. Loses nothing when cancelled.
@@ -110,9 +103,7 @@ impl FrameBuffer {
     /// # Errors
     /// Those of the stream.
     pub async fn fill(&mut self, stream: &mut (impl AsyncRead + Unpin)) -> io::Result<usize> {
-        let missing = self
-            .header()
-            .map_or(0, |(len, _)| (HEADER_LEN + len).saturating_sub(self.bytes.len()));
+        let missing = self.header().map_or(0, |(len, _)| (HEADER_LEN + len).saturating_sub(self.bytes.len()));
         self.bytes.reserve(missing.clamp(READ_STEP_MIN, READ_STEP_MAX));
         stream.read_buf(&mut self.bytes).await
     }
@@ -129,10 +120,7 @@ impl FrameBuffer {
             return Err(FrameError::Empty);
         }
         if len > self.body_len_max {
-            return Err(FrameError::Oversized {
-                len,
-                max: self.body_len_max,
-            });
+            return Err(FrameError::Oversized { len, max: self.body_len_max });
         }
         let Some(body) = self.bytes.get(HEADER_LEN..HEADER_LEN + len) else {
             return Ok(None);
@@ -154,21 +142,14 @@ impl FrameBuffer {
     /// # Errors
     /// When the stream ended inside a frame.
     pub fn finish(&self) -> Result<(), FrameError> {
-        if self.bytes.is_empty() {
-            Ok(())
-        } else {
-            Err(FrameError::Truncated)
-        }
+        if self.bytes.is_empty() { Ok(()) } else { Err(FrameError::Truncated) }
     }
 
     /// The length and the checksum that the next frame claims.
     fn header(&self) -> Option<(usize, u32)> {
         let header: &[u8; HEADER_LEN] = self.bytes.first_chunk()?;
         let [l0, l1, l2, l3, c0, c1, c2, c3] = *header;
-        Some((
-            u32::from_le_bytes([l0, l1, l2, l3]) as usize,
-            u32::from_le_bytes([c0, c1, c2, c3]),
-        ))
+        Some((u32::from_le_bytes([l0, l1, l2, l3]) as usize, u32::from_le_bytes([c0, c1, c2, c3])))
     }
 }
 
@@ -187,10 +168,7 @@ mod tests {
     const MAX: usize = 1 << 20;
 
     fn messages() -> Vec<Message> {
-        let ballot = Ballot {
-            round: 7,
-            node: NodeId(1),
-        };
+        let ballot = Ballot { round: 7, node: NodeId(1) };
         vec![
             Message::Fetch { from: Slot(5) },
             Message::Accept {
@@ -200,10 +178,7 @@ mod tests {
                 decided_upto: Slot(5),
                 decided_hash: HistoryHash(9),
             },
-            Message::Resign {
-                ballot,
-                successor: None,
-            },
+            Message::Resign { ballot, successor: None, decided_upto: Slot(5), decided_hash: HistoryHash(9) },
         ]
     }
 
@@ -233,10 +208,8 @@ mod tests {
 
     #[test]
     fn a_frame_has_the_bytes_it_ever_had() {
-        let hex: String = framed(&[Message::Fetch { from: Slot(0x15) }])
-            .iter()
-            .map(|byte| format!("{byte:02x}"))
-            .collect();
+        let hex: String =
+            framed(&[Message::Fetch { from: Slot(0x15) }]).iter().map(|byte| format!("{byte:02x}")).collect();
         insta::assert_snapshot!(hex, @"0c000000f944363c0b0000001500000000000000");
     }
 
@@ -272,27 +245,17 @@ mod tests {
     async fn a_stream_that_ends_inside_a_frame_is_truncated() {
         let bytes = framed(&messages()[..1]);
         for len in 1..bytes.len() {
-            assert_eq!(
-                read_all(&bytes[..len], MAX).await,
-                (vec![], Err(FrameError::Truncated)),
-                "cut at {len}"
-            );
+            assert_eq!(read_all(&bytes[..len], MAX).await, (vec![], Err(FrameError::Truncated)), "cut at {len}");
         }
     }
 
     #[tokio::test]
     async fn an_oversized_frame_is_refused_before_its_body_arrives() {
         let bytes = framed(&messages());
-        assert_eq!(
-            read_all(&bytes, 11).await,
-            (vec![], Err(FrameError::Oversized { len: 12, max: 11 }))
-        );
+        assert_eq!(read_all(&bytes, 11).await, (vec![], Err(FrameError::Oversized { len: 12, max: 11 })));
         assert_eq!(
             read_all(&[0xff; 8], 128 << 20).await.1,
-            Err(FrameError::Oversized {
-                len: u32::MAX as usize,
-                max: 128 << 20
-            })
+            Err(FrameError::Oversized { len: u32::MAX as usize, max: 128 << 20 })
         );
     }
 
@@ -302,10 +265,7 @@ mod tests {
         let mut bytes = 3u32.to_le_bytes().to_vec();
         bytes.extend(checksum(3u32.to_le_bytes(), b"abc").to_le_bytes());
         bytes.extend(b"abc");
-        assert_eq!(
-            read_all(&bytes, MAX).await.1,
-            Err(FrameError::Undecodable(MalformedMessage::Undecodable))
-        );
+        assert_eq!(read_all(&bytes, MAX).await.1, Err(FrameError::Undecodable(MalformedMessage::Undecodable)));
     }
 
     #[tokio::test]
@@ -317,11 +277,7 @@ mod tests {
         while buffer.fill(&mut stream).await.unwrap() > 0 {
             assert_eq!(buffer.next_message(), Ok(None));
         }
-        assert!(
-            buffer.bytes.capacity() <= 4 * READ_STEP_MAX,
-            "{} bytes",
-            buffer.bytes.capacity()
-        );
+        assert!(buffer.bytes.capacity() <= 4 * READ_STEP_MAX, "{} bytes", buffer.bytes.capacity());
     }
 
     #[tokio::test]
@@ -343,20 +299,13 @@ mod tests {
             }
         }
         assert_eq!(found, [large, messages()[0].clone()]);
-        assert!(
-            buffer.bytes.capacity() <= RETAINED_LEN_MAX,
-            "{} bytes",
-            buffer.bytes.capacity()
-        );
+        assert!(buffer.bytes.capacity() <= RETAINED_LEN_MAX, "{} bytes", buffer.bytes.capacity());
     }
 
     #[test]
     fn a_message_over_the_limit_is_not_framed_and_leaves_no_trace() {
         let mut out = b"before".to_vec();
-        assert_eq!(
-            append_frame(&messages()[0], 11, &mut out),
-            Err(TooLarge { len: 12, max: 11 })
-        );
+        assert_eq!(append_frame(&messages()[0], 11, &mut out), Err(TooLarge { len: 12, max: 11 }));
         assert_eq!(out, b"before");
     }
 

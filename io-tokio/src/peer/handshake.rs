@@ -212,9 +212,7 @@ async fn within<T>(
     time_max: Duration,
     handshake: impl Future<Output = Result<T, HandshakeError>>,
 ) -> Result<T, HandshakeError> {
-    tokio::time::timeout(time_max, handshake)
-        .await
-        .unwrap_or(Err(HandshakeError::TimedOut(time_max)))
+    tokio::time::timeout(time_max, handshake).await.unwrap_or(Err(HandshakeError::TimedOut(time_max)))
 }
 
 impl Identity {
@@ -239,30 +237,17 @@ impl Identity {
             return Err(HandshakeError::Myself { node });
         }
         if let Some(expected) = dialled.filter(|dialled| *dialled != node) {
-            return Err(HandshakeError::WrongPeer {
-                expected,
-                found: node,
-                name,
-            });
+            return Err(HandshakeError::WrongPeer { expected, found: node, name });
         }
         match self.peers.get(&node) {
             None => return Err(HandshakeError::UnknownNode { node, name, by }),
             Some(ours) if *ours != name => {
-                return Err(HandshakeError::WrongName {
-                    node,
-                    theirs: name,
-                    ours: ours.clone(),
-                    by,
-                });
+                return Err(HandshakeError::WrongName { node, theirs: name, ours: ours.clone(), by });
             }
             Some(_) => {}
         }
         if theirs.to != self.node {
-            return Err(HandshakeError::WrongTarget {
-                from: node,
-                wanted: theirs.to,
-                here: self.node,
-            });
+            return Err(HandshakeError::WrongTarget { from: node, wanted: theirs.to, here: self.node });
         }
         let version = *self.versions.end().min(theirs.versions.end());
         if !self.versions.contains(&version) || !theirs.versions.contains(&version) {
@@ -308,12 +293,8 @@ impl Accepted {
 impl Letter {
     fn verdict(judged: &Result<Agreed, HandshakeError>) -> Self {
         match judged {
-            Ok(agreed) => Self::Accept {
-                version: agreed.version,
-            },
-            Err(error) => Self::Reject {
-                reason: error.to_string(),
-            },
+            Ok(agreed) => Self::Accept { version: agreed.version },
+            Err(error) => Self::Reject { reason: error.to_string() },
         }
     }
 
@@ -356,9 +337,7 @@ impl Letter {
                 cluster_id: body.text()?,
                 name: body.text()?,
             })),
-            ACCEPT => Ok(Self::Accept {
-                version: body.number()?,
-            }),
+            ACCEPT => Ok(Self::Accept { version: body.number()? }),
             REJECT => Ok(Self::Reject { reason: body.text()? }),
             _ => Err(HandshakeError::Malformed("an unknown kind of letter")),
         }
@@ -368,10 +347,7 @@ impl Letter {
 /// Cuts a text that is too long for a letter, at a character. Ids and names are checked when a node starts.
 fn put_text(body: &mut Vec<u8>, text: &str) {
     let fits = |len: &usize| text.is_char_boundary(*len);
-    let len = (0..=text.len().min(NAME_LEN_MAX))
-        .rev()
-        .find(fits)
-        .expect("0 is a boundary");
+    let len = (0..=text.len().min(NAME_LEN_MAX)).rev().find(fits).expect("0 is a boundary");
     body.extend_from_slice(&u16::try_from(len).expect("cut above").to_le_bytes());
     body.extend_from_slice(&text.as_bytes()[..len]);
 }
@@ -380,20 +356,14 @@ struct Fields<'a>(&'a [u8]);
 
 impl Fields<'_> {
     fn number(&mut self) -> Result<u16, HandshakeError> {
-        let (bytes, rest) = self
-            .0
-            .split_first_chunk()
-            .ok_or(HandshakeError::Malformed("a letter ends too early"))?;
+        let (bytes, rest) = self.0.split_first_chunk().ok_or(HandshakeError::Malformed("a letter ends too early"))?;
         self.0 = rest;
         Ok(u16::from_le_bytes(*bytes))
     }
 
     fn text(&mut self) -> Result<String, HandshakeError> {
         let len = usize::from(self.number()?);
-        let (bytes, rest) = self
-            .0
-            .split_at_checked(len)
-            .ok_or(HandshakeError::Malformed("a letter ends too early"))?;
+        let (bytes, rest) = self.0.split_at_checked(len).ok_or(HandshakeError::Malformed("a letter ends too early"))?;
         self.0 = rest;
         String::from_utf8(bytes.to_vec()).map_err(|_| HandshakeError::Malformed("a text is not UTF-8"))
     }
@@ -422,9 +392,7 @@ async fn receive(stream: &mut (impl AsyncRead + Unpin)) -> Result<Letter, Handsh
     }
     let mut bytes = vec![0; len + 4];
     stream.read_exact(&mut bytes).await?;
-    let (body, expected) = bytes
-        .split_last_chunk::<4>()
-        .expect("the checksum's four bytes were added");
+    let (body, expected) = bytes.split_last_chunk::<4>().expect("the checksum's four bytes were added");
     if crc32c::crc32c_append(crc32c::crc32c(&prefix), body) != u32::from_le_bytes(*expected) {
         return Err(HandshakeError::Malformed("a letter does not match its checksum"));
     }
@@ -449,9 +417,7 @@ mod tests {
     const TIME_MAX: Duration = Duration::from_secs(5);
 
     fn identity(node: u16) -> Identity {
-        let peers = (1..=3)
-            .filter(|peer| *peer != node)
-            .map(|peer| (NodeId(peer), format!("n{peer}")));
+        let peers = (1..=3).filter(|peer| *peer != node).map(|peer| (NodeId(peer), format!("n{peer}")));
         Identity {
             cluster_id: "dev".into(),
             node: NodeId(node),
@@ -468,10 +434,9 @@ mod tests {
         acceptor: &Identity,
     ) -> (Result<Agreed, HandshakeError>, Result<Agreed, HandshakeError>) {
         let (mut a, mut b) = tokio::io::duplex(64);
-        tokio::join!(
-            async move { dial(&mut a, dialler, NodeId(to), TIME_MAX).await },
-            async move { accept(&mut b, acceptor, TIME_MAX).await }
-        )
+        tokio::join!(async move { dial(&mut a, dialler, NodeId(to), TIME_MAX).await }, async move {
+            accept(&mut b, acceptor, TIME_MAX).await
+        })
     }
 
     fn reason(result: Result<Agreed, HandshakeError>) -> String {
@@ -488,10 +453,7 @@ mod tests {
     #[test]
     fn the_letters_have_the_bytes_they_ever_had() {
         let letters = [
-            Letter::Hello(Hello {
-                versions: 1..=2,
-                ..identity(3).hello(NodeId(4))
-            }),
+            Letter::Hello(Hello { versions: 1..=2, ..identity(3).hello(NodeId(4)) }),
             Letter::Accept { version: 5 },
             Letter::Reject { reason: "no".into() },
         ];
@@ -505,55 +467,25 @@ mod tests {
     #[tokio::test]
     async fn two_nodes_of_a_cluster_agree() {
         let (dialled, accepted) = meet(&identity(1), 2, &identity(2)).await;
-        assert_eq!(
-            dialled.unwrap(),
-            Agreed {
-                peer: NodeId(2),
-                version: 1
-            }
-        );
-        assert_eq!(
-            accepted.unwrap(),
-            Agreed {
-                peer: NodeId(1),
-                version: 1
-            }
-        );
+        assert_eq!(dialled.unwrap(), Agreed { peer: NodeId(2), version: 1 });
+        assert_eq!(accepted.unwrap(), Agreed { peer: NodeId(1), version: 1 });
     }
 
     #[tokio::test]
     async fn the_highest_common_version_is_spoken() {
-        for (a, b, expected) in [
-            (1..=3, 2..=5, Some(3)),
-            (4..=4, 1..=9, Some(4)),
-            (1..=2, 3..=4, None),
-            (3..=4, 1..=2, None),
-        ] {
-            let dialler = Identity {
-                versions: a,
-                ..identity(1)
-            };
-            let acceptor = Identity {
-                versions: b,
-                ..identity(2)
-            };
+        for (a, b, expected) in
+            [(1..=3, 2..=5, Some(3)), (4..=4, 1..=9, Some(4)), (1..=2, 3..=4, None), (3..=4, 1..=2, None)]
+        {
+            let dialler = Identity { versions: a, ..identity(1) };
+            let acceptor = Identity { versions: b, ..identity(2) };
             let (dialled, accepted) = meet(&dialler, 2, &acceptor).await;
             match expected {
                 Some(version) => {
-                    assert_eq!(
-                        (dialled.unwrap().version, accepted.unwrap().version),
-                        (version, version)
-                    );
+                    assert_eq!((dialled.unwrap().version, accepted.unwrap().version), (version, version));
                 }
                 None => {
-                    assert!(
-                        matches!(dialled, Err(HandshakeError::UnsupportedVersion { .. })),
-                        "{dialled:?}"
-                    );
-                    assert!(
-                        matches!(accepted, Err(HandshakeError::UnsupportedVersion { .. })),
-                        "{accepted:?}"
-                    );
+                    assert!(matches!(dialled, Err(HandshakeError::UnsupportedVersion { .. })), "{dialled:?}");
+                    assert!(matches!(accepted, Err(HandshakeError::UnsupportedVersion { .. })), "{accepted:?}");
                 }
             }
         }
@@ -561,10 +493,7 @@ mod tests {
 
     #[tokio::test]
     async fn another_cluster_is_refused_by_name_on_both_sides() {
-        let stranger = Identity {
-            cluster_id: "prod".into(),
-            ..identity(1)
-        };
+        let stranger = Identity { cluster_id: "prod".into(), ..identity(1) };
         let (dialled, accepted) = meet(&stranger, 2, &identity(2)).await;
         for result in [dialled, accepted] {
             let error = result.unwrap_err();
@@ -576,37 +505,21 @@ mod tests {
 
     #[tokio::test]
     async fn an_unknown_node_is_refused_and_told_why() {
-        let stranger = Identity {
-            node: NodeId(9),
-            name: "n9".into(),
-            ..identity(1)
-        };
+        let stranger = Identity { node: NodeId(9), name: "n9".into(), ..identity(1) };
         let (dialled, accepted) = meet(&stranger, 2, &identity(2)).await;
-        assert!(
-            matches!(accepted, Err(HandshakeError::UnknownNode { node: NodeId(9), .. })),
-            "{accepted:?}"
-        );
+        assert!(matches!(accepted, Err(HandshakeError::UnknownNode { node: NodeId(9), .. })), "{accepted:?}");
         let reason = reason(dialled);
         assert!(reason.contains("not a node of this cluster as n2 knows it"), "{reason}");
     }
 
     #[tokio::test]
     async fn a_wrong_name_is_refused_by_whichever_side_sees_it() {
-        let renamed = Identity {
-            name: "other".into(),
-            ..identity(1)
-        };
+        let renamed = Identity { name: "other".into(), ..identity(1) };
         let (dialled, accepted) = meet(&renamed, 2, &identity(2)).await;
-        assert!(
-            matches!(accepted, Err(HandshakeError::WrongName { .. })),
-            "{accepted:?}"
-        );
+        assert!(matches!(accepted, Err(HandshakeError::WrongName { .. })), "{accepted:?}");
         reason(dialled);
 
-        let renamed = Identity {
-            name: "other".into(),
-            ..identity(2)
-        };
+        let renamed = Identity { name: "other".into(), ..identity(2) };
         let (dialled, accepted) = meet(&identity(1), 2, &renamed).await;
         assert!(matches!(dialled, Err(HandshakeError::WrongName { .. })), "{dialled:?}");
         reason(accepted);
@@ -616,25 +529,11 @@ mod tests {
     async fn a_wrong_address_is_noticed_on_both_sides() {
         let (dialled, accepted) = meet(&identity(1), 2, &identity(3)).await;
         assert!(
-            matches!(
-                dialled,
-                Err(HandshakeError::WrongPeer {
-                    expected: NodeId(2),
-                    found: NodeId(3),
-                    ..
-                })
-            ),
+            matches!(dialled, Err(HandshakeError::WrongPeer { expected: NodeId(2), found: NodeId(3), .. })),
             "{dialled:?}"
         );
         assert!(
-            matches!(
-                accepted,
-                Err(HandshakeError::WrongTarget {
-                    wanted: NodeId(2),
-                    here: NodeId(3),
-                    ..
-                })
-            ),
+            matches!(accepted, Err(HandshakeError::WrongTarget { wanted: NodeId(2), here: NodeId(3), .. })),
             "{accepted:?}"
         );
     }
@@ -643,10 +542,7 @@ mod tests {
     async fn a_node_that_dials_itself_notices_on_both_sides() {
         let (dialled, accepted) = meet(&identity(1), 2, &identity(1)).await;
         for result in [dialled, accepted] {
-            assert!(
-                matches!(result, Err(HandshakeError::Myself { node: NodeId(1) })),
-                "{result:?}"
-            );
+            assert!(matches!(result, Err(HandshakeError::Myself { node: NodeId(1) })), "{result:?}");
         }
     }
 
@@ -682,10 +578,7 @@ mod tests {
         let len = u16::try_from(bytes.len() - PREFIX_LEN).unwrap();
         bytes[5..7].copy_from_slice(&len.to_le_bytes());
         bytes.extend_from_slice(&crc32c::crc32c(&bytes).to_le_bytes());
-        assert_eq!(
-            receive(&mut &bytes[..]).await.unwrap(),
-            Letter::Hello(identity(1).hello(NodeId(2)))
-        );
+        assert_eq!(receive(&mut &bytes[..]).await.unwrap(), Letter::Hello(identity(1).hello(NodeId(2))));
     }
 
     #[tokio::test(start_paused = true)]
@@ -699,14 +592,8 @@ mod tests {
 
     #[tokio::test]
     async fn the_words_of_a_refusal_cannot_break_a_log_line() {
-        let letter = Letter::Reject {
-            reason: "bad\n\u{1b}[31mred".into(),
-        }
-        .encode();
-        let error = receive_verdict(&mut &letter[..])
-            .await
-            .map(|accepted| accepted.version)
-            .unwrap_err();
+        let letter = Letter::Reject { reason: "bad\n\u{1b}[31mred".into() }.encode();
+        let error = receive_verdict(&mut &letter[..]).await.map(|accepted| accepted.version).unwrap_err();
         assert_eq!(error.to_string(), r"the other side refused: bad\n\u{1b}[31mred");
     }
 

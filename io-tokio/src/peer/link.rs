@@ -116,9 +116,7 @@ impl Link {
 
     /// Waits until the inbox may hold this message.
     pub(super) async fn room_for(&self, message: &Message) -> Room {
-        let bytes = u32::try_from(weight(message))
-            .unwrap_or(u32::MAX)
-            .min(self.inbox_bytes_max);
+        let bytes = u32::try_from(weight(message)).unwrap_or(u32::MAX).min(self.inbox_bytes_max);
         Room(self.room.clone().acquire_many_owned(bytes).await.ok())
     }
 

@@ -95,11 +95,7 @@ async fn serve(
     let why = read_as_newest(stream, &context, link).await;
     if let Unread::Malformed(error) = why {
         link.counts.malformed_frames.add(1);
-        complain(
-            &complaints,
-            from,
-            format_args!("peer {} sent a malformed frame: {error}", link.peer.name),
-        );
+        complain(&complaints, from, format_args!("peer {} sent a malformed frame: {error}", link.peer.name));
     }
     tracing::debug!(peer = link.peer.name, %from, %why, "peer disconnected");
 }
@@ -147,11 +143,7 @@ async fn read_messages(
             link.counts.received_messages.add(1);
             hearing.waiting.store(true, Ordering::Relaxed);
             let room = link.room_for(&message).await;
-            let received = PeerEvent::Received {
-                from: link.peer.node,
-                message,
-                room,
-            };
+            let received = PeerEvent::Received { from: link.peer.node, message, room };
             context.inbox.send(received).await.map_err(|_| Unread::Stopping)?;
             hearing.waiting.store(false, Ordering::Relaxed);
         }

@@ -112,10 +112,8 @@ impl PeerNetwork {
         options: PeerOptions,
         inbox: mpsc::Sender<PeerEvent>,
     ) -> Result<Self, PeerError> {
-        let listener = network.bind(listen).await.map_err(|source| PeerError::Bind {
-            address: listen.to_owned(),
-            source,
-        })?;
+        let listener =
+            network.bind(listen).await.map_err(|source| PeerError::Bind { address: listen.to_owned(), source })?;
         Self::start_on(network, listener, options, inbox)
     }
 
@@ -144,42 +142,20 @@ impl PeerNetwork {
             cluster_id: options.cluster_id,
             node: options.node,
             name: options.name,
-            peers: links
-                .iter()
-                .map(|(node, link)| (*node, link.peer.name.clone()))
-                .collect(),
+            peers: links.iter().map(|(node, link)| (*node, link.peer.name.clone())).collect(),
             versions: VERSIONS,
         };
         let (closing, closed) = watch::channel(false);
         let (timing, limits) = (options.timing, options.limits);
-        let context = Arc::new(Context {
-            identity,
-            links,
-            timing,
-            limits,
-            inbox,
-            closing: closed,
-            refused: 0.into(),
-        });
+        let context = Arc::new(Context { identity, links, timing, limits, inbox, closing: closed, refused: 0.into() });
 
         let address = listener.local_addr().ok();
         let mut diallers = JoinSet::new();
         for link in context.links.values() {
-            diallers.spawn(dial::keep_connected(
-                network.clone(),
-                context.clone(),
-                link.clone(),
-                options.seed,
-            ));
+            diallers.spawn(dial::keep_connected(network.clone(), context.clone(), link.clone(), options.seed));
         }
         let listener = tokio::spawn(listen::accept_all::<N>(listener, context.clone()));
-        Ok(Self {
-            context,
-            address,
-            closing,
-            diallers,
-            listener,
-        })
+        Ok(Self { context, address, closing, diallers, listener })
     }
 
     /// Sends a message, if the peer is connected and its queue has room; otherwise drops and counts it. Never waits.
@@ -201,11 +177,7 @@ impl PeerNetwork {
 
     /// What happened so far, for each peer.
     pub fn counters(&self) -> Vec<(NodeId, PeerCounters)> {
-        self.context
-            .links
-            .iter()
-            .map(|(node, link)| (*node, link.counters()))
-            .collect()
+        self.context.links.iter().map(|(node, link)| (*node, link.counters())).collect()
     }
 
     /// How many connections were refused because their handshake failed.
@@ -217,10 +189,7 @@ impl PeerNetwork {
     pub async fn shutdown(mut self) {
         self.closing.send_replace(true);
         let flushed = async { while self.diallers.join_next().await.is_some() {} };
-        if tokio::time::timeout(self.context.timing.flush_max, flushed)
-            .await
-            .is_err()
-        {
+        if tokio::time::timeout(self.context.timing.flush_max, flushed).await.is_err() {
             tracing::warn!("peers did not take all messages in time before the shutdown");
         }
         self.diallers.shutdown().await;

@@ -71,10 +71,7 @@ pub struct PeerLimits {
 impl PeerOptions {
     /// Everything that has to fit into a handshake.
     pub(super) fn texts(&self) -> impl Iterator<Item = &String> {
-        self.peers
-            .iter()
-            .map(|peer| &peer.name)
-            .chain([&self.cluster_id, &self.name])
+        self.peers.iter().map(|peer| &peer.name).chain([&self.cluster_id, &self.name])
     }
 }
 

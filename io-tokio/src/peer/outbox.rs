@@ -25,11 +25,9 @@ const ELEMENT_WEIGHT: usize = 48;
 pub(super) fn weight(message: &Message) -> usize {
     let elements: usize = match message {
         Message::Accept { values, .. } => values.0.iter().map(|value| ELEMENT_WEIGHT + value.size()).sum(),
-        Message::Promise { accepted, .. } => accepted
-            .0
-            .iter()
-            .map(|slot_entry| ELEMENT_WEIGHT + slot_entry.entry.value.size())
-            .sum(),
+        Message::Promise { accepted, .. } => {
+            accepted.0.iter().map(|slot_entry| ELEMENT_WEIGHT + slot_entry.entry.value.size()).sum()
+        }
         Message::Fetched { entries, .. } => entries.0.iter().map(|entry| ELEMENT_WEIGHT + entry.value.size()).sum(),
         Message::Recalled { genesis, .. } => ELEMENT_WEIGHT * genesis.0.len(),
         _ => 0,
@@ -83,12 +81,7 @@ struct Lane {
 impl Outbox {
     /// Closed. Each lane takes messages until it holds `bytes_max` or more, or `messages_max`.
     pub(super) fn new(bytes_max: usize, messages_max: usize) -> Self {
-        Self {
-            lanes: Mutex::default(),
-            filled: Notify::new(),
-            bytes_max,
-            messages_max,
-        }
+        Self { lanes: Mutex::default(), filled: Notify::new(), bytes_max, messages_max }
     }
 
     /// Queues a message; false when it was dropped, because there is no connection or no room.
@@ -97,11 +90,7 @@ impl Outbox {
         if !lanes.open {
             return false;
         }
-        let lane = if is_ordered(&message) {
-            &mut lanes.ordered
-        } else {
-            &mut lanes.control
-        };
+        let lane = if is_ordered(&message) { &mut lanes.ordered } else { &mut lanes.control };
         if lane.bytes >= self.bytes_max || lane.messages.len() >= self.messages_max {
             return false;
         }
@@ -155,11 +144,7 @@ impl Outbox {
 
 impl Lanes {
     fn pop(&mut self) -> Option<(Message, usize)> {
-        let lane = if self.control.messages.is_empty() {
-            &mut self.ordered
-        } else {
-            &mut self.control
-        };
+        let lane = if self.control.messages.is_empty() { &mut self.ordered } else { &mut self.control };
         let message = lane.messages.pop_front()?;
         let weight = weight(&message);
         lane.bytes -= weight;
@@ -173,10 +158,7 @@ mod tests {
 
     use super::*;
 
-    const BALLOT: Ballot = Ballot {
-        round: 1,
-        node: NodeId(1),
-    };
+    const BALLOT: Ballot = Ballot { round: 1, node: NodeId(1) };
 
     fn accept(slot: u64, len: usize) -> Message {
         Message::Accept {
@@ -200,11 +182,7 @@ mod tests {
     }
 
     fn accepted(upto: u64) -> Message {
-        Message::Accepted {
-            ballot: BALLOT,
-            incarnation: Incarnation(1),
-            upto: Slot(upto),
-        }
+        Message::Accepted { ballot: BALLOT, incarnation: Incarnation(1), votes: true, upto: Slot(upto) }
     }
 
     fn open(bytes_max: usize, messages_max: usize) -> Outbox {
@@ -222,31 +200,12 @@ mod tests {
     #[test]
     fn control_overtakes_values_and_each_lane_keeps_its_order() {
         let outbox = open(1 << 20, 100);
-        let resign = Message::Resign {
-            ballot: BALLOT,
-            successor: None,
-        };
-        for message in [
-            accept(1, 9),
-            accepted(1),
-            heartbeat(1),
-            accepted(2),
-            accept(2, 9),
-            resign.clone(),
-        ] {
+        let resign =
+            Message::Resign { ballot: BALLOT, successor: None, decided_upto: Slot(5), decided_hash: HistoryHash(9) };
+        for message in [accept(1, 9), accepted(1), heartbeat(1), accepted(2), accept(2, 9), resign.clone()] {
             assert!(outbox.offer(message));
         }
-        assert_eq!(
-            take_all(&outbox),
-            [
-                accepted(1),
-                accepted(2),
-                accept(1, 9),
-                heartbeat(1),
-                accept(2, 9),
-                resign
-            ],
-        );
+        assert_eq!(take_all(&outbox), [accepted(1), accepted(2), accept(1, 9), heartbeat(1), accept(2, 9), resign],);
     }
 
     #[test]
@@ -256,15 +215,9 @@ mod tests {
             incarnation: Incarnation(1),
             accepted: accepted.into(),
         };
-        let entry = trialbay_engine::Entry {
-            ballot: BALLOT,
-            value: Value::Noop,
-        };
+        let entry = trialbay_engine::Entry { ballot: BALLOT, value: Value::Noop };
         assert!(!is_ordered(&promise(vec![])));
-        assert!(is_ordered(&promise(vec![trialbay_engine::SlotEntry {
-            slot: Slot(1),
-            entry
-        }])));
+        assert!(is_ordered(&promise(vec![trialbay_engine::SlotEntry { slot: Slot(1), entry }])));
     }
 
     #[test]

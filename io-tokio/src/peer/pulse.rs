@@ -141,10 +141,7 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn pulses_tell_what_was_read() {
         let (mut near, mut far) = tokio::io::duplex(64);
-        let hearing = Hearing {
-            read: 7.into(),
-            waiting: true.into(),
-        };
+        let hearing = Hearing { read: 7.into(), waiting: true.into() };
         let mut bytes = [0; PULSE_LEN];
         tokio::select! {
             error = hearing.tell(&mut near, Duration::from_secs(1)) => panic!("{error}"),

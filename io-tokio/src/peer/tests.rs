@@ -19,10 +19,7 @@ struct Node {
 
 impl Node {
     async fn next(&mut self) -> PeerEvent {
-        tokio::time::timeout(PATIENCE, self.events.recv())
-            .await
-            .expect("an event comes")
-            .expect("the inbox is open")
+        tokio::time::timeout(PATIENCE, self.events.recv()).await.expect("an event comes").expect("the inbox is open")
     }
 
     async fn connected(&mut self) -> NodeId {
@@ -51,11 +48,7 @@ impl Node {
 
     fn counters(&self, peer: u16) -> PeerCounters {
         let counters = self.network.counters();
-        counters
-            .into_iter()
-            .find(|(node, _)| *node == NodeId(peer))
-            .expect("a configured peer")
-            .1
+        counters.into_iter().find(|(node, _)| *node == NodeId(peer)).expect("a configured peer").1
     }
 }
 
@@ -65,9 +58,7 @@ async fn eventually(condition: impl Fn() -> bool) {
             tokio::time::sleep(Duration::from_millis(1)).await;
         }
     };
-    tokio::time::timeout(PATIENCE, holds)
-        .await
-        .expect("the condition comes to hold");
+    tokio::time::timeout(PATIENCE, holds).await.expect("the condition comes to hold");
 }
 
 async fn listener() -> (TcpListener, String) {
@@ -90,10 +81,7 @@ fn options(node: u16, peers: &[(u16, &str)]) -> PeerOptions {
         node: NodeId(node),
         name: format!("n{node}"),
         peers: peers.collect(),
-        timing: PeerTiming {
-            backoff_min: Duration::from_millis(5),
-            ..PeerTiming::default()
-        },
+        timing: PeerTiming { backoff_min: Duration::from_millis(5), ..PeerTiming::default() },
         limits: PeerLimits::default(),
         seed: 1,
     }
@@ -122,9 +110,7 @@ async fn introduced_as(node: u16, address: &str) -> TcpStream {
         peers: [(NodeId(2), "n2".into())].into(),
         versions: VERSIONS,
     };
-    handshake::dial(&mut stream, &identity, NodeId(2), PATIENCE)
-        .await
-        .expect("node 2 accepts");
+    handshake::dial(&mut stream, &identity, NodeId(2), PATIENCE).await.expect("node 2 accepts");
     stream
 }
 
@@ -138,17 +124,12 @@ fn frame(message: &Message) -> Vec<u8> {
 async fn hung_up(mut stream: TcpStream) {
     let mut bytes = Vec::new();
     // Closed or reset: both are the end.
-    let _ = tokio::time::timeout(PATIENCE, stream.read_to_end(&mut bytes))
-        .await
-        .expect("the connection ends");
+    let _ = tokio::time::timeout(PATIENCE, stream.read_to_end(&mut bytes)).await.expect("the connection ends");
 }
 
 fn accept(slot: u64, len: usize) -> Message {
     Message::Accept {
-        ballot: Ballot {
-            round: 1,
-            node: NodeId(1),
-        },
+        ballot: Ballot { round: 1, node: NodeId(1) },
         first: Slot(slot),
         values: vec![Value::Commands(vec![slot as u8; len].into())].into(),
         decided_upto: Slot::ZERO,
@@ -216,11 +197,7 @@ async fn a_peer_that_returns_is_dialled_at_once_however_long_the_back_off() {
     let ((listener1, address1), (listener2, address2)) = (listener().await, listener().await);
     drop(listener2);
     let mut patient = options(1, &[(2, &address2)]);
-    patient.timing = PeerTiming {
-        backoff_min: PATIENCE * 9,
-        backoff_max: PATIENCE * 9,
-        ..patient.timing
-    };
+    patient.timing = PeerTiming { backoff_min: PATIENCE * 9, backoff_max: PATIENCE * 9, ..patient.timing };
     let mut node1 = start(listener1, patient, 64);
     eventually(|| node1.counters(2).failed_attempts == 1).await;
     let listener2 = RealNetwork.bind(&address2).await.expect("the port is free");
@@ -233,11 +210,10 @@ async fn a_shutdown_lets_queued_messages_out_first() {
     let (mut node1, mut node2) = pair().await;
     node1.connected().await;
     let resign = Message::Resign {
-        ballot: Ballot {
-            round: 1,
-            node: NodeId(1),
-        },
+        ballot: Ballot { round: 1, node: NodeId(1) },
         successor: Some(NodeId(2)),
+        decided_upto: Slot(5),
+        decided_hash: HistoryHash(9),
     };
     node1.network.send(NodeId(2), accept(1, 3 << 20));
     node1.network.send(NodeId(2), resign.clone());
@@ -254,16 +230,12 @@ async fn a_shutdown_does_not_wait_for_a_peer_that_takes_nothing() {
     options.timing.flush_max = Duration::from_millis(50);
     let mut node1 = start(own, options, 64);
     let (mut stream, _) = silent.accept().await.unwrap();
-    handshake::accept(&mut stream, &identity_of_node_2(), PATIENCE)
-        .await
-        .unwrap();
+    handshake::accept(&mut stream, &identity_of_node_2(), PATIENCE).await.unwrap();
     node1.connected().await;
     for slot in 1..=20 {
         node1.network.send(NodeId(2), accept(slot, 4 << 20));
     }
-    tokio::time::timeout(PATIENCE, node1.network.shutdown())
-        .await
-        .expect("a shutdown is bounded");
+    tokio::time::timeout(PATIENCE, node1.network.shutdown()).await.expect("a shutdown is bounded");
 }
 
 fn identity_of_node_2() -> Identity {
@@ -285,9 +257,7 @@ async fn a_peer_that_gives_no_sign_of_life_is_hung_up_on_and_dialled_again() {
     let mut node1 = start(own, options, 64);
     for _ in 0..2 {
         let (mut stream, _) = dead.accept().await.unwrap();
-        handshake::accept(&mut stream, &identity_of_node_2(), PATIENCE)
-            .await
-            .unwrap();
+        handshake::accept(&mut stream, &identity_of_node_2(), PATIENCE).await.unwrap();
         assert_eq!(node1.connected().await, NodeId(2));
         assert_eq!(node1.disconnected().await, NodeId(2));
     }
@@ -301,27 +271,9 @@ async fn a_slow_driver_makes_its_peers_wait_and_loses_neither_messages_nor_conne
         silence_max: Duration::from_millis(400),
         ..PeerTiming::default()
     };
-    let limits = PeerLimits {
-        inbox_bytes_max: 100_000,
-        ..PeerLimits::default()
-    };
-    let mut node1 = start(
-        listener1,
-        PeerOptions {
-            timing,
-            ..options(1, &[(2, &address2)])
-        },
-        64,
-    );
-    let mut node2 = start(
-        listener2,
-        PeerOptions {
-            timing,
-            limits,
-            ..options(2, &[(1, &address1)])
-        },
-        2,
-    );
+    let limits = PeerLimits { inbox_bytes_max: 100_000, ..PeerLimits::default() };
+    let mut node1 = start(listener1, PeerOptions { timing, ..options(1, &[(2, &address2)]) }, 64);
+    let mut node2 = start(listener2, PeerOptions { timing, limits, ..options(2, &[(1, &address1)]) }, 2);
     node1.connected().await;
     let len = 1 << 20;
     for slot in 1..=50 {
@@ -375,46 +327,19 @@ async fn strangers_are_refused_and_counted() {
     browser.write_all(b"GET / HTTP/1.1\r\n\r\n").await.unwrap();
     hung_up(browser).await;
     let mut stranger = RealNetwork.connect(&address).await.unwrap();
-    let identity = Identity {
-        node: NodeId(7),
-        name: "n7".into(),
-        ..identity_of_node_2()
-    };
-    let identity = Identity {
-        peers: [(NodeId(2), "n2".into())].into(),
-        ..identity
-    };
+    let identity = Identity { node: NodeId(7), name: "n7".into(), ..identity_of_node_2() };
+    let identity = Identity { peers: [(NodeId(2), "n2".into())].into(), ..identity };
     let refused = handshake::dial(&mut stranger, &identity, NodeId(2), PATIENCE).await;
-    assert!(
-        matches!(refused, Err(handshake::HandshakeError::Rejected(_))),
-        "{refused:?}"
-    );
+    assert!(matches!(refused, Err(handshake::HandshakeError::Rejected(_))), "{refused:?}");
     eventually(|| node2.network.refused_handshakes() == 2).await;
 }
 
 #[tokio::test]
 async fn a_message_over_the_frame_limit_is_dropped_and_the_connection_lives() {
     let ((listener1, address1), (listener2, address2)) = (listener().await, listener().await);
-    let limits = PeerLimits {
-        frame_bytes_max: 1000,
-        ..PeerLimits::default()
-    };
-    let mut node1 = start(
-        listener1,
-        PeerOptions {
-            limits,
-            ..options(1, &[(2, &address2)])
-        },
-        64,
-    );
-    let mut node2 = start(
-        listener2,
-        PeerOptions {
-            limits,
-            ..options(2, &[(1, &address1)])
-        },
-        64,
-    );
+    let limits = PeerLimits { frame_bytes_max: 1000, ..PeerLimits::default() };
+    let mut node1 = start(listener1, PeerOptions { limits, ..options(1, &[(2, &address2)]) }, 64);
+    let mut node2 = start(listener2, PeerOptions { limits, ..options(2, &[(1, &address1)]) }, 64);
     node1.connected().await;
     node1.network.send(NodeId(2), accept(1, 2000));
     node1.network.send(NodeId(2), accept(2, 500));
@@ -426,14 +351,9 @@ async fn a_message_over_the_frame_limit_is_dropped_and_the_connection_lives() {
 async fn a_taken_port_is_named_with_what_to_do() {
     let (_taken, address) = listener().await;
     let (inbox, _events) = mpsc::channel(1);
-    let error = PeerNetwork::start(RealNetwork, &address, options(1, &[]), inbox)
-        .await
-        .unwrap_err();
+    let error = PeerNetwork::start(RealNetwork, &address, options(1, &[]), inbox).await.unwrap_err();
     let text = error.to_string();
-    assert!(
-        text.contains(&address) && text.contains("another process has this port"),
-        "{text}"
-    );
+    assert!(text.contains(&address) && text.contains("another process has this port"), "{text}");
 }
 
 #[tokio::test]
@@ -443,10 +363,7 @@ async fn options_that_make_no_sense_are_refused() {
         let started = PeerNetwork::start(RealNetwork, "127.0.0.1:0", options(1, peers), inbox.clone()).await;
         assert!(matches!(started, Err(PeerError::ListedTwice { .. })), "{started:?}");
     }
-    let long = PeerOptions {
-        cluster_id: "x".repeat(NAME_LEN_MAX + 1),
-        ..options(1, &[])
-    };
+    let long = PeerOptions { cluster_id: "x".repeat(NAME_LEN_MAX + 1), ..options(1, &[]) };
     let started = PeerNetwork::start(RealNetwork, "127.0.0.1:0", long, inbox).await;
     assert!(matches!(started, Err(PeerError::NameTooLong { .. })), "{started:?}");
 }

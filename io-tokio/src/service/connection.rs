@@ -73,10 +73,7 @@ where
     S: AsyncRead + AsyncWrite + Unpin,
 {
     let options = &context.options;
-    let bounds = Bounds {
-        requests_max: options.requests_in_flight_max,
-        bytes_max: options.bytes_in_flight_max,
-    };
+    let bounds = Bounds { requests_max: options.requests_in_flight_max, bytes_max: options.bytes_in_flight_max };
     let mut connection = Connection {
         stream,
         input: BytesMut::new(),
@@ -187,16 +184,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
 
     /// Waits until there are replies to send, more input, or the order to stop.
     async fn wait(&mut self, mut stopped: Pin<&mut impl Future<Output = ()>>) -> Result<Woken, End> {
-        let Self {
-            stream,
-            input,
-            decoder,
-            pipeline,
-            deaf,
-            stopping,
-            context,
-            ..
-        } = self;
+        let Self { stream, input, decoder, pipeline, deaf, stopping, context, .. } = self;
         let in_a_request = pipeline.is_empty() && !input.is_empty();
         if !*deaf && pipeline.has_room() {
             // By as much as is there already, at most: what a length promises may never come.

@@ -93,19 +93,14 @@ impl Decoder {
         }
         let Some(walk) = &mut self.walk else { return Ok(None) };
         let command = walk.command;
-        let bad = |fault| Unreadable::BadArgument {
-            command: command.name,
-            fault,
-        };
+        let bad = |fault| Unreadable::BadArgument { command: command.name, fault };
         if !walk.advance(buffer, &self.limits).map_err(bad)? {
             return Ok(None);
         }
         let mut body = buffer.split_to(walk.at).freeze();
         self.walk = None;
         body.advance(4);
-        Request::parse(command.code, Reader(body), &self.limits)
-            .map(Some)
-            .map_err(bad)
+        Request::parse(command.code, Reader(body), &self.limits).map(Some).map_err(bad)
     }
 
     /// How many bytes the request that has begun lacks at least; 0 between requests.
@@ -116,13 +111,7 @@ impl Decoder {
 
 impl Walk {
     fn new(command: Command) -> Self {
-        Self {
-            command,
-            field: 0,
-            keys_left: None,
-            at: 4,
-            missing: 0,
-        }
+        Self { command, field: 0, keys_left: None, at: 4, missing: 0 }
     }
 
     /// Walks on as far as the bytes go; `true` when the request is whole.
@@ -220,20 +209,12 @@ fn consistency_size(rest: &[u8]) -> Result<usize, Stop> {
         None => Err(Stop::Missing(1)),
         Some(0 | 1) => Ok(1),
         Some(2) => present(9, rest),
-        Some(&other) => Err(Malformed::UnknownTag {
-            what: "consistency",
-            tag: i64::from(other),
-        }
-        .into()),
+        Some(&other) => Err(Malformed::UnknownTag { what: "consistency", tag: i64::from(other) }.into()),
     }
 }
 
 fn present(size: usize, rest: &[u8]) -> Result<usize, Stop> {
-    if size <= rest.len() {
-        Ok(size)
-    } else {
-        Err(Stop::Missing(size - rest.len()))
-    }
+    if size <= rest.len() { Ok(size) } else { Err(Stop::Missing(size - rest.len())) }
 }
 
 /// A length word that is not negative and not above `max`.
@@ -248,15 +229,7 @@ fn length(rest: &[u8], what: &'static str, max: usize) -> Result<usize, Stop> {
 }
 
 fn within(what: &'static str, len: usize, max: usize) -> Result<(), Malformed> {
-    if len <= max {
-        Ok(())
-    } else {
-        Err(Malformed::TooLong {
-            what,
-            len: len as u64,
-            max: max as u64,
-        })
-    }
+    if len <= max { Ok(()) } else { Err(Malformed::TooLong { what, len: len as u64, max: max as u64 }) }
 }
 
 /// What the start of a connection must be, to the byte. It is compared as it arrives: the cluster id that a stranger
@@ -350,11 +323,7 @@ mod tests {
     use crate::store::{Direction, KeyRange};
     use crate::update::{TooLarge, Update, encode_command};
 
-    const LIMITS: Limits = Limits {
-        key_bytes_max: 10,
-        value_bytes_max: 20,
-        update_bytes_max: 100,
-    };
+    const LIMITS: Limits = Limits { key_bytes_max: 10, value_bytes_max: 20, update_bytes_max: 100 };
 
     fn words(code: u32, rest: &[&[u8]]) -> Vec<u8> {
         [&(MAGIC | code).to_le_bytes()[..], &rest.concat()].concat()
@@ -373,37 +342,15 @@ mod tests {
         let at_least = Consistency::AtLeast(0x0102);
         let read = |consistency, read| Request::Read { consistency, read };
         let keys = b"\x01\0\0\0a\0\0\0\0";
-        let range = KeyRange {
-            first: None,
-            first_inclusive: true,
-            last: Some(key(b"z")),
-            last_inclusive: false,
-        };
-        let scan = |direction| Scan {
-            range: range.clone(),
-            direction,
-            with_values: true,
-            max: None,
-        };
+        let range = KeyRange { first: None, first_inclusive: true, last: Some(key(b"z")), last_inclusive: false };
+        let scan = |direction| Scan { range: range.clone(), direction, with_values: true, max: None };
         vec![
             (words(0x02, &[]), Request::Question(Question::WhoMaster)),
-            (
-                words(0x01, &[b"\x02\0\0\0me\x01\0\0\0c"]),
-                Request::Question(Question::Ping { cluster_id: key(b"c") }),
-            ),
-            (
-                words(0x08, &[b"\x02\x02\x01\0\0\0\0\0\0", b"\x01\0\0\0k"]),
-                read(at_least, Read::Get { key: key(b"k") }),
-            ),
+            (words(0x01, &[b"\x02\0\0\0me\x01\0\0\0c"]), Request::Question(Question::Ping { cluster_id: key(b"c") })),
+            (words(0x08, &[b"\x02\x02\x01\0\0\0\0\0\0", b"\x01\0\0\0k"]), read(at_least, Read::Get { key: key(b"k") })),
             (
                 words(0x16, &[b"\x01\0\0\0\0\x01\x01\0\0\0v"]),
-                read(
-                    Consistency::NoGuarantees,
-                    Read::Assert {
-                        key: key(b""),
-                        expected: Some(key(b"v")),
-                    },
-                ),
+                read(Consistency::NoGuarantees, Read::Assert { key: key(b""), expected: Some(key(b"v")) }),
             ),
             (
                 words(0x31, &[b"\0\x02\0\0\0", keys]),
@@ -419,18 +366,11 @@ mod tests {
             ),
             (
                 words(0x09, &[b"\x01\0\0\0k\x01\0\0\0v"]),
-                Request::Update {
-                    command: encode_command(&Update::Set {
-                        key: key(b"k"),
-                        value: key(b"v"),
-                    }),
-                },
+                Request::Update { command: encode_command(&Update::Set { key: key(b"k"), value: key(b"v") }) },
             ),
             (
                 words(0x10, &[b"\x0e\0\0\0\x05\0\0\0\x01\0\0\0\x06\0\0\0??"]),
-                Request::Update {
-                    command: encode_command(&Update::Sequence(vec![Update::Nop])),
-                },
+                Request::Update { command: encode_command(&Update::Sequence(vec![Update::Nop])) },
             ),
         ]
     }
@@ -471,20 +411,13 @@ mod tests {
             (words(0x0a, &[&over(11)]), "key", 11, 10),
             (words(0x09, &[&over(1), b"k", &over(20)]), "value", 20, 19),
             (words(0x0d, &[&over(1), b"k", b"\x01", &over(101)]), "update", 101, 100),
-            (
-                words(0x33, &[&over(1), b"k", b"\x01", &over(i32::MAX)]),
-                "value",
-                u64::try_from(i32::MAX).unwrap(),
-                19,
-            ),
+            (words(0x33, &[&over(1), b"k", b"\x01", &over(i32::MAX)]), "value", u64::try_from(i32::MAX).unwrap(), 19),
             (words(0x10, &[&over(101)]), "update", 101, 100),
             (words(0x11, &[b"\0", &over(26)]), "list of keys", 26, 25),
             (words(0x0b, &[b"\0\x01", &over(11)]), "key", 11, 10),
         ] {
             let refused = decode(&bytes).unwrap_err();
-            let Unreadable::BadArgument { fault, .. } = refused else {
-                panic!("{refused:?}")
-            };
+            let Unreadable::BadArgument { fault, .. } = refused else { panic!("{refused:?}") };
             assert_eq!(fault, Malformed::TooLong { what, len, max });
             assert_eq!(decode(&bytes[..bytes.len() - 1]), Ok(None), "{what}");
         }
@@ -494,13 +427,7 @@ mod tests {
     fn a_list_of_keys_may_not_outgrow_a_request() {
         let keys = [&b"\x0a\0\0\0"[..], b"0123456789"].concat().repeat(8);
         let sent = words(0x11, &[b"\0\x08\0\0\0", &keys]);
-        assert!(matches!(
-            decode(&sent),
-            Err(Unreadable::BadArgument {
-                fault: Malformed::TooLong { .. },
-                ..
-            })
-        ));
+        assert!(matches!(decode(&sent), Err(Unreadable::BadArgument { fault: Malformed::TooLong { .. }, .. })));
         let sent = words(0x11, &[b"\0\x06\0\0\0", &keys[..6 * 14]]);
         assert!(decode(&sent).unwrap().is_some());
     }
@@ -508,19 +435,8 @@ mod tests {
     #[test]
     fn what_would_make_an_update_too_large_as_a_whole_is_refused_after_it_is_read() {
         let expected = vec![b'x'; 80];
-        let sent = words(
-            0x0d,
-            &[
-                b"\x01\0\0\0k\x01\x50\0\0\0",
-                &expected,
-                b"\x01\x0a\0\0\0",
-                &expected[..10],
-            ],
-        );
-        let refused = Refused::TooLarge(TooLarge::Update {
-            len: 4 + 5 + 85 + 15,
-            max: 100,
-        });
+        let sent = words(0x0d, &[b"\x01\0\0\0k\x01\x50\0\0\0", &expected, b"\x01\x0a\0\0\0", &expected[..10]]);
+        let refused = Refused::TooLarge(TooLarge::Update { len: 4 + 5 + 85 + 15, max: 100 });
         assert_eq!(decode(&sent), Ok(Some(Request::Refused(refused))));
     }
 
@@ -534,10 +450,7 @@ mod tests {
         ] {
             let len = i32::try_from(body.len()).unwrap().to_le_bytes();
             for code in [0x10, 0x24] {
-                assert_eq!(
-                    decode(&words(code, &[&len, body])),
-                    Ok(Some(Request::Refused(refused.clone())))
-                );
+                assert_eq!(decode(&words(code, &[&len, body])), Ok(Some(Request::Refused(refused.clone()))));
             }
         }
     }
@@ -546,9 +459,7 @@ mod tests {
     fn every_code_is_served_refused_by_name_or_unknown_and_none_is_two_of_these() {
         let known = |code: u32| command(MAGIC | code);
         let served = (0..=0xffff).filter(|code| known(*code).is_ok()).count();
-        let by_name = (0..=0xffff)
-            .filter(|code| matches!(known(*code), Err(Unreadable::NotSupported(_))))
-            .count();
+        let by_name = (0..=0xffff).filter(|code| matches!(known(*code), Err(Unreadable::NotSupported(_)))).count();
         assert_eq!((served, by_name), (30, 19));
         assert_eq!(command(0x08).unwrap_err(), Unreadable::NoMagic);
         assert_eq!(command(0xf1ff_0008).unwrap().name, "GET");

@@ -36,14 +36,12 @@ enum Unfinished {
 pub(crate) fn begin(request: Request, context: &Arc<Context>) -> (Company, Execution) {
     let context = Arc::clone(context);
     match request {
-        Request::Update { command } => (
-            Company::Updates,
-            Box::pin(async move { Reply::of_update(context.handle.update(command).await) }),
-        ),
-        Request::Confirm { key, value } => (
-            Company::Nobody,
-            Box::pin(async move { context.confirm(key, value).await }),
-        ),
+        Request::Update { command } => {
+            (Company::Updates, Box::pin(async move { Reply::of_update(context.handle.update(command).await) }))
+        }
+        Request::Confirm { key, value } => {
+            (Company::Nobody, Box::pin(async move { context.confirm(key, value).await }))
+        }
         Request::Read { consistency, read } => {
             let company = match read {
                 // These may need much memory, so a connection has one of them at a time.
@@ -126,14 +124,12 @@ impl Context {
                 Some(value) => Reply::string(value.as_ref()),
                 None => Reply::error(code::NOT_FOUND, "Not_found"),
             }),
-            Read::Exists { key } => snapshot
-                .contains(&key)
-                .map(|exists| Reply::ok(|bytes| bytes.bool(exists))),
+            Read::Exists { key } => snapshot.contains(&key).map(|exists| Reply::ok(|bytes| bytes.bool(exists))),
             Read::Assert { key, expected } => snapshot.get(&key).map(|value| asserted(value == expected, &key)),
             Read::AssertExists { key } => snapshot.contains(&key).map(|exists| asserted(exists, &key)),
-            Read::KeyCount => snapshot
-                .len()
-                .map(|keys| Reply::ok(|bytes| bytes.i64(i64::try_from(keys).unwrap_or(i64::MAX)))),
+            Read::KeyCount => {
+                snapshot.len().map(|keys| Reply::ok(|bytes| bytes.i64(i64::try_from(keys).unwrap_or(i64::MAX))))
+            }
             Read::UserHook { name } => Ok(Reply::error(code::USERHOOK_NOT_FOUND, name).and_close()),
             Read::MultiGet { keys } => return or_why_not(self.multi_get(&snapshot, &keys).await),
             Read::MultiGetOption { keys } => return or_why_not(self.multi_get_option(&snapshot, &keys).await),
@@ -225,11 +221,7 @@ fn or_why_not(list: Result<Reply, Unfinished>) -> Reply {
 }
 
 fn asserted(holds: bool, key: &[u8]) -> Reply {
-    if holds {
-        Reply::unit()
-    } else {
-        Reply::error(code::ASSERTION_FAILED, key)
-    }
+    if holds { Reply::unit() } else { Reply::error(code::ASSERTION_FAILED, key) }
 }
 
 fn store_failed(error: &StoreError) -> Reply {

@@ -151,11 +151,7 @@ where
 
 fn context(handle: NodeHandle, options: ServiceOptions) -> Arc<Context> {
     let budget = Budget::new(options.lists_bytes_max, options.list_bytes_max);
-    Arc::new(Context {
-        handle,
-        options,
-        budget,
-    })
+    Arc::new(Context { handle, options, budget })
 }
 
 async fn stopped(mut stop: watch::Receiver<bool>) {
@@ -165,10 +161,6 @@ async fn stopped(mut stop: watch::Receiver<bool>) {
 
 /// What the soft limit on open files leaves for clients.
 fn connections_allowed() -> usize {
-    let files = rustix::process::getrlimit(rustix::process::Resource::Nofile)
-        .current
-        .unwrap_or(u64::MAX);
-    usize::try_from(files.saturating_sub(FILES_FOR_OTHERS))
-        .unwrap_or(usize::MAX)
-        .max(CONNECTIONS_MIN)
+    let files = rustix::process::getrlimit(rustix::process::Resource::Nofile).current.unwrap_or(u64::MAX);
+    usize::try_from(files.saturating_sub(FILES_FOR_OTHERS)).unwrap_or(usize::MAX).max(CONNECTIONS_MIN)
 }

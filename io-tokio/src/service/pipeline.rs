@@ -84,11 +84,7 @@ impl Pipeline {
     /// Adds a request of so many bytes. It begins, at the earliest, with the next [`Pipeline::poll`].
     pub(crate) fn push(&mut self, request_bytes: usize, company: Company, execution: Execution) {
         self.request_bytes += request_bytes;
-        self.entries.push_back(Entry {
-            request_bytes,
-            company,
-            state: State::Running(execution),
-        });
+        self.entries.push_back(Entry { request_bytes, company, state: State::Running(execution) });
     }
 
     /// Adds a reply behind all those that are to come.
@@ -115,9 +111,7 @@ impl Pipeline {
             self.poll_entry(self.begun - 1, cx);
         }
         match self.entries.front() {
-            Some(Entry {
-                state: State::Done(_), ..
-            }) => Poll::Ready(()),
+            Some(Entry { state: State::Done(_), .. }) => Poll::Ready(()),
             Some(_) | None => Poll::Pending,
         }
     }
@@ -164,10 +158,7 @@ mod tests {
 
     use super::*;
 
-    const BOUNDS: Bounds = Bounds {
-        requests_max: 8,
-        bytes_max: 1000,
-    };
+    const BOUNDS: Bounds = Bounds { requests_max: 8, bytes_max: 1000 };
 
     /// A pipeline whose requests say when they begin and end when told.
     struct Scene {
@@ -178,11 +169,7 @@ mod tests {
 
     impl Scene {
         fn of(companies: &[Company]) -> Self {
-            let mut scene = Self {
-                pipeline: Pipeline::new(BOUNDS),
-                begun: Arc::default(),
-                ends: Vec::new(),
-            };
+            let mut scene = Self { pipeline: Pipeline::new(BOUNDS), begun: Arc::default(), ends: Vec::new() };
             for (index, &company) in companies.iter().enumerate() {
                 let (end, ended) = oneshot::channel();
                 scene.ends.push(Some(end));
@@ -207,9 +194,7 @@ mod tests {
         }
 
         fn replies(&mut self) -> Vec<u8> {
-            std::iter::from_fn(|| self.pipeline.take_reply())
-                .map(|reply| *reply.pieces()[0].last().unwrap())
-                .collect()
+            std::iter::from_fn(|| self.pipeline.take_reply()).map(|reply| *reply.pieces()[0].last().unwrap()).collect()
         }
     }
 
@@ -230,13 +215,9 @@ mod tests {
     #[test]
     fn a_request_of_another_kind_waits_for_all_before_it() {
         use Company::{Nobody, Reads, Updates};
-        for (first, second) in [
-            (Updates, Reads),
-            (Reads, Updates),
-            (Nobody, Nobody),
-            (Nobody, Updates),
-            (Reads, Nobody),
-        ] {
+        for (first, second) in
+            [(Updates, Reads), (Reads, Updates), (Nobody, Nobody), (Nobody, Updates), (Reads, Nobody)]
+        {
             let mut scene = Scene::of(&[first, second, second]);
             assert_eq!(scene.poll(), [0], "{first:?} {second:?}");
             scene.end(0);
@@ -290,9 +271,7 @@ mod tests {
         scene.poll();
         assert_eq!(scene.replies(), [0]);
         assert!(scene.pipeline.has_room());
-        scene
-            .pipeline
-            .push(1000, Company::Updates, Box::pin(std::future::pending()));
+        scene.pipeline.push(1000, Company::Updates, Box::pin(std::future::pending()));
         assert!(!scene.pipeline.has_room());
     }
 }

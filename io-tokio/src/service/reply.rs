@@ -138,11 +138,7 @@ impl Reply {
     }
 
     fn of(bytes: Vec<u8>) -> Self {
-        Self {
-            pieces: vec![bytes],
-            closes: false,
-            _paid: None,
-        }
+        Self { pieces: vec![bytes], closes: false, _paid: None }
     }
 }
 
@@ -168,10 +164,7 @@ pub(crate) enum ListTooLong {
 impl Budget {
     pub(crate) fn new(total_bytes_max: usize, reply_bytes_max: usize) -> Self {
         let permits = (total_bytes_max / BYTES_PER_PERMIT).min(Semaphore::MAX_PERMITS);
-        Self {
-            permits: Arc::new(Semaphore::new(permits)),
-            reply_bytes_max,
-        }
+        Self { permits: Arc::new(Semaphore::new(permits)), reply_bytes_max }
     }
 }
 
@@ -209,16 +202,7 @@ pub(crate) struct ListBuilder {
 
 impl ListBuilder {
     pub(crate) fn new(order: Order, budget: Budget) -> Self {
-        Self {
-            order,
-            budget,
-            paid: None,
-            count: 0,
-            bytes: 0,
-            done: Vec::new(),
-            piece: Vec::new(),
-            starts: Vec::new(),
-        }
+        Self { order, budget, paid: None, count: 0, bytes: 0, done: Vec::new(), piece: Vec::new(), starts: Vec::new() }
     }
 
     /// How many elements there are.
@@ -256,11 +240,7 @@ impl ListBuilder {
             Order::AsFound => pieces.append(&mut self.done),
             Order::Reversed => pieces.extend(self.done.into_iter().rev()),
         }
-        Reply {
-            pieces,
-            closes: false,
-            _paid: self.paid,
-        }
+        Reply { pieces, closes: false, _paid: self.paid }
     }
 
     fn finish_piece(&mut self) {
@@ -283,9 +263,7 @@ impl ListBuilder {
 
     fn pay(&mut self, bytes: usize) -> Result<(), ListTooLong> {
         let permits = u32::try_from(bytes.div_ceil(BYTES_PER_PERMIT)).unwrap_or(u32::MAX);
-        let paid = Arc::clone(&self.budget.permits)
-            .try_acquire_many_owned(permits)
-            .map_err(|_| ListTooLong::ForNow)?;
+        let paid = Arc::clone(&self.budget.permits).try_acquire_many_owned(permits).map_err(|_| ListTooLong::ForNow)?;
         match &mut self.paid {
             Some(before) => before.merge(paid),
             None => self.paid = Some(paid),
@@ -320,16 +298,8 @@ mod tests {
     fn a_list_goes_out_in_either_order_however_many_pieces_it_has() {
         for len in [0, 1, 2, 3, 1000] {
             let elements: Vec<Vec<u8>> = (0..len).map(|i: usize| vec![b'x'; i * 7 % 4096]).collect();
-            assert_eq!(
-                list(Order::AsFound, &elements),
-                expected(elements.iter()),
-                "{len} as found"
-            );
-            assert_eq!(
-                list(Order::Reversed, &elements),
-                expected(elements.iter().rev()),
-                "{len} reversed"
-            );
+            assert_eq!(list(Order::AsFound, &elements), expected(elements.iter()), "{len} as found");
+            assert_eq!(list(Order::Reversed, &elements), expected(elements.iter().rev()), "{len} reversed");
         }
     }
 
@@ -358,21 +328,13 @@ mod tests {
         let key = || Bytes::from("k");
         for (closes, reply) in [
             (false, Reply::of_update(Ok(Err(Failure::NotFound { key: key() })))),
-            (
-                false,
-                Reply::of_update(Ok(Err(Failure::AssertionFailed { message: key() }))),
-            ),
+            (false, Reply::of_update(Ok(Err(Failure::AssertionFailed { message: key() })))),
             (false, Reply::of_update(Err(UpdateRefused::Overloaded))),
             (false, Reply::of_update(Err(UpdateRefused::OutcomeUnknown))),
             (true, Reply::of_update(Err(UpdateRefused::NotMaster { master: None }))),
             (true, Reply::of_update(Err(UpdateRefused::Stopping))),
             (false, Reply::of_refused_read(&ReadRefused::NotFreshEnough)),
-            (
-                true,
-                Reply::of_refused_read(&ReadRefused::NotMaster {
-                    master: Some("n1".into()),
-                }),
-            ),
+            (true, Reply::of_refused_read(&ReadRefused::NotMaster { master: Some("n1".into()) })),
         ] {
             assert_eq!(reply.closes(), closes, "{reply:?}");
         }
@@ -380,11 +342,8 @@ mod tests {
 
     #[test]
     fn the_refusal_of_a_slave_names_the_master_or_none() {
-        let refused = |master: Option<&str>| {
-            Reply::of_update(Err(UpdateRefused::NotMaster {
-                master: master.map(Into::into),
-            }))
-        };
+        let refused =
+            |master: Option<&str>| Reply::of_update(Err(UpdateRefused::NotMaster { master: master.map(Into::into) }));
         assert_eq!(refused(Some("n2")).pieces().concat(), b"\x04\0\0\0\x02\0\0\0n2");
         assert_eq!(refused(None).pieces().concat(), b"\x04\0\0\0\x04\0\0\0None");
     }

@@ -108,59 +108,32 @@ impl Request {
         Ok(match code {
             0x01 => {
                 let _client_id = from.string()?;
-                Self::Question(Question::Ping {
-                    cluster_id: from.string()?,
-                })
+                Self::Question(Question::Ping { cluster_id: from.string()? })
             }
             0x02 => Self::Question(Question::WhoMaster),
-            0x09 => update(
-                &Update::Set {
-                    key: from.string()?,
-                    value: from.string()?,
-                },
-                limits,
-            ),
+            0x09 => update(&Update::Set { key: from.string()?, value: from.string()? }, limits),
             0x0a => update(&Update::Delete { key: from.string()? }, limits),
             0x0d => {
                 let key = from.string()?;
                 update(
-                    &Update::TestAndSet {
-                        key,
-                        expected: from.option_string()?,
-                        wanted: from.option_string()?,
-                    },
+                    &Update::TestAndSet { key, expected: from.option_string()?, wanted: from.option_string()? },
                     limits,
                 )
             }
             0x10 | 0x24 => sequence(&from.string()?, limits),
             0x12 => Self::Question(Question::ProgressPossible),
             0x15 => Self::Refused(Refused::NotAnUpdate(NotAnUpdate::UserFunction { name: from.string()? })),
-            0x1a => Self::Read {
-                consistency: Consistency::Consistent,
-                read: Read::KeyCount,
-            },
-            0x1c => Self::Confirm {
-                key: from.string()?,
-                value: from.string()?,
-            },
+            0x1a => Self::Read { consistency: Consistency::Consistent, read: Read::KeyCount },
+            0x1c => Self::Confirm { key: from.string()?, value: from.string()? },
             0x27 => update(&Update::DeletePrefix { prefix: from.string()? }, limits),
             0x28 => Self::Question(Question::Version),
             0x32 => Self::Question(Question::CurrentState),
-            0x33 => update(
-                &Update::Replace {
-                    key: from.string()?,
-                    wanted: from.option_string()?,
-                },
-                limits,
-            ),
+            0x33 => update(&Update::Replace { key: from.string()?, wanted: from.option_string()? }, limits),
             0x41 => update(&Update::Nop, limits),
             0x42 => Self::Question(Question::FlushStore),
             0x43 => Self::Question(Question::TxId),
             0x50 => Self::Question(Question::Status),
-            _ => Self::Read {
-                consistency: consistency(&mut from)?,
-                read: read(code, from)?,
-            },
+            _ => Self::Read { consistency: consistency(&mut from)?, read: read(code, from)? },
         })
     }
 }
@@ -188,19 +161,13 @@ fn read(code: u16, mut from: Reader) -> Result<Read, Malformed> {
         }),
         0x0f => Read::Scan(range(from, true, Direction::Ascending)?),
         0x11 => Read::MultiGet { keys: keys(from)? },
-        0x16 => Read::Assert {
-            key: from.string()?,
-            expected: from.option_string()?,
-        },
+        0x16 => Read::Assert { key: from.string()?, expected: from.option_string()? },
         0x23 => Read::Scan(range(from, true, Direction::Descending)?),
         0x29 => Read::AssertExists { key: from.string()? },
         0x31 => Read::MultiGetOption { keys: keys(from)? },
         0x45 => Read::UserHook { name: from.string()? },
         other => {
-            return Err(Malformed::UnknownTag {
-                what: "read",
-                tag: i64::from(other),
-            });
+            return Err(Malformed::UnknownTag { what: "read", tag: i64::from(other) });
         }
     })
 }
@@ -210,10 +177,7 @@ fn consistency(from: &mut Reader) -> Result<Consistency, Malformed> {
         0 => Ok(Consistency::Consistent),
         1 => Ok(Consistency::NoGuarantees),
         2 => Ok(Consistency::AtLeast(from.i64()?)),
-        other => Err(Malformed::UnknownTag {
-            what: "consistency",
-            tag: i64::from(other),
-        }),
+        other => Err(Malformed::UnknownTag { what: "consistency", tag: i64::from(other) }),
     }
 }
 
@@ -225,18 +189,8 @@ fn range(mut from: Reader, with_values: bool, direction: Direction) -> Result<Sc
         Direction::Ascending => (start, end),
         Direction::Descending => (end, start),
     };
-    let range = KeyRange {
-        first,
-        first_inclusive,
-        last,
-        last_inclusive,
-    };
-    Ok(Scan {
-        range,
-        direction,
-        with_values,
-        max: max(&mut from)?,
-    })
+    let range = KeyRange { first, first_inclusive, last, last_inclusive };
+    Ok(Scan { range, direction, with_values, max: max(&mut from)? })
 }
 
 /// How many elements a list may have; any negative number: all.
@@ -251,9 +205,7 @@ fn keys(mut from: Reader) -> Result<Keys, Malformed> {
 
 fn update(update: &Update, limits: &Limits) -> Request {
     match update.check(limits) {
-        Ok(()) => Request::Update {
-            command: encode_command(update),
-        },
+        Ok(()) => Request::Update { command: encode_command(update) },
         Err(broken) => Request::Refused(Refused::TooLarge(broken)),
     }
 }

@@ -21,10 +21,7 @@ pub struct Options {
 
 impl Default for Options {
     fn default() -> Self {
-        Self {
-            cache_bytes: 256 << 20,
-            check_on_open: false,
-        }
+        Self { cache_bytes: 256 << 20, check_on_open: false }
     }
 }
 
@@ -49,24 +46,14 @@ impl Store {
         identity: &Identity,
         options: Options,
     ) -> Result<Self, StoreError> {
-        guarded(|| {
-            Self::new(
-                builder(options)
-                    .create_with_backend(backend)
-                    .map_err(StoreError::from_redb)?,
-                identity,
-            )
-        })
+        guarded(|| Self::new(builder(options).create_with_backend(backend).map_err(StoreError::from_redb)?, identity))
     }
 }
 
 /// Makes a store under another name and renames it when it is whole and durable, so that a power cut leaves either no
 /// store or a good one.
 fn create(path: &Path, identity: &Identity, options: Options) -> Result<(), StoreError> {
-    let dir = path
-        .parent()
-        .filter(|dir| !dir.as_os_str().is_empty())
-        .unwrap_or(Path::new("."));
+    let dir = path.parent().filter(|dir| !dir.as_os_str().is_empty()).unwrap_or(Path::new("."));
     let unfinished = unfinished_name(path);
     fs::create_dir_all(dir).map_err(StoreError::Io)?;
     match fs::remove_file(&unfinished) {
@@ -78,20 +65,12 @@ fn create(path: &Path, identity: &Identity, options: Options) -> Result<(), Stor
     fs::rename(&unfinished, path).map_err(StoreError::Io)?;
     sync_dir(dir)?;
     // The directory may be new as well.
-    dir.parent().map_or(Ok(()), |parent| {
-        if parent.as_os_str().is_empty() {
-            Ok(())
-        } else {
-            sync_dir(parent)
-        }
-    })
+    dir.parent().map_or(Ok(()), |parent| if parent.as_os_str().is_empty() { Ok(()) } else { sync_dir(parent) })
 }
 
 fn builder(options: Options) -> Builder {
     let mut builder = Builder::new();
-    builder
-        .set_cache_size(options.cache_bytes)
-        .set_check_integrity_on_open(options.check_on_open);
+    builder.set_cache_size(options.cache_bytes).set_check_integrity_on_open(options.check_on_open);
     builder
 }
 

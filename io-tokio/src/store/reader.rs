@@ -42,10 +42,7 @@ type Walk = Option<(OwnedRange<&'static [u8], &'static [u8]>, Direction)>;
 
 impl StoreReader {
     pub(super) fn new(database: Arc<Database>) -> Self {
-        Self(Arc::new(Mutex::new(Reading {
-            database: Some(database),
-            view: None,
-        })))
+        Self(Arc::new(Mutex::new(Reading { database: Some(database), view: None })))
     }
 
     /// The state after the last applied batch.
@@ -181,9 +178,7 @@ impl Iterator for Entries {
     type Item = Result<(Bytes, Bytes), StoreError>;
 
     fn next(&mut self) -> Option<Self::Item> {
-        step(&mut self.0, |key, value| {
-            (Bytes::copy_from_slice(key), Bytes::copy_from_slice(value))
-        })
+        step(&mut self.0, |key, value| (Bytes::copy_from_slice(key), Bytes::copy_from_slice(value)))
     }
 }
 

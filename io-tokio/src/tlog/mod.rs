@@ -100,9 +100,10 @@ impl Tlog {
         let mut survey = recovery::survey(&*disk, &dir, &identity, store_applied)?;
 
         let mut segments = std::mem::take(&mut survey.segments);
-        let (segment, sealed) = open_tail(&*disk, &dir, &identity, survey.tail, reserve_bytes, &mut |number, bytes| {
-            segments.insert(number, bytes);
-        })?;
+        let (segment, sealed) =
+            open_tail(&*disk, &dir, &identity, survey.tail, reserve_bytes, &mut |number, bytes| {
+                segments.insert(number, bytes);
+            })?;
         let index = survey.take_index();
         let reader = LogReader::new(Arc::clone(&disk), dir.clone(), identity.clone(), index, segments);
         let recovered = survey.conclude(&reader)?;
@@ -240,7 +241,8 @@ fn open_tail(
         Tail::Fresh { number, last } => {
             let mut previous_bytes = 0;
             if let Some((last, end)) = last {
-                let segment = Segment::reopen(disk, dir, identity, last, end.unwrap_or(0), end.is_some(), reserve_bytes)?;
+                let segment =
+                    Segment::reopen(disk, dir, identity, last, end.unwrap_or(0), end.is_some(), reserve_bytes)?;
                 previous_bytes = segment.reserved();
                 resized(last, previous_bytes);
             }

@@ -202,8 +202,11 @@ struct OpenSegment {
 impl OpenSegment {
     fn entry(&mut self, slot: Slot, offset: u64) -> Result<SlotEntry, TlogError> {
         let head = self.window.bytes(offset, HEAD_BYTES).map_err(io_error("read", &self.path))?;
-        let frame_bytes =
-            head.and_then(|head| head.first_chunk()).map(Head::parse).filter(Head::has_possible_length).map(|head| head.frame_bytes());
+        let frame_bytes = head
+            .and_then(|head| head.first_chunk())
+            .map(Head::parse)
+            .filter(Head::has_possible_length)
+            .map(|head| head.frame_bytes());
         let frame = match frame_bytes {
             Some(len) => self.window.bytes(offset, len).map_err(io_error("read", &self.path))?,
             None => None,

@@ -147,9 +147,7 @@ pub(super) fn decode(frame: &[u8]) -> Option<Content> {
             let value = Value::from_parts(tag, Bytes::copy_from_slice(std::mem::take(&mut rest)))?;
             Record::Accepted(SlotEntry { slot, entry: Entry { ballot, value } })
         }
-        DECIDED => {
-            Record::Decided { upto: Slot(take_u64(&mut rest)?), hash: HistoryHash(take_u64(&mut rest)?) }
-        }
+        DECIDED => Record::Decided { upto: Slot(take_u64(&mut rest)?), hash: HistoryHash(take_u64(&mut rest)?) },
         MEMORY_BEGAN => Record::MemoryBegan(Incarnation(take_u64(&mut rest)?)),
         VOTE_REGAINED => {
             let incarnation = Incarnation(take_u64(&mut rest)?);

@@ -85,7 +85,9 @@ pub enum Damage {
         offset: u64,
     },
     /// The store has applied more than the log ever held: the log, or its end, was lost while the store remained.
-    #[error("the tlog ends at {log_end} and the store has applied {store_applied}: the log was lost, wholly or in part")]
+    #[error(
+        "the tlog ends at {log_end} and the store has applied {store_applied}: the log was lost, wholly or in part"
+    )]
     LogBehindStore {
         /// The last slot that the log knows of.
         log_end: Slot,

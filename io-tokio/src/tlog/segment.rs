@@ -287,7 +287,17 @@ mod tests {
             assert_eq!(file_name(number), name);
             assert_eq!(number_in(name), Some(number));
         }
-        for name in ["0.tlog", "0000.tlog", "-01.tlog", "+01.tlog", "4294967296.tlog", "000.tlx", ".tlog", "x000.tlog", "0x0.tlog"] {
+        for name in [
+            "0.tlog",
+            "0000.tlog",
+            "-01.tlog",
+            "+01.tlog",
+            "4294967296.tlog",
+            "000.tlx",
+            ".tlog",
+            "x000.tlog",
+            "0x0.tlog",
+        ] {
             assert_eq!(number_in(name), None, "{name}");
         }
     }
