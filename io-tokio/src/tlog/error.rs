@@ -29,7 +29,9 @@ pub enum TlogError {
         theirs: String,
     },
     /// The segment was written by another node.
-    #[error("{path} belongs to node {their_name:?} ({their_node}), this is node {our_name:?} ({our_node}): give it its own home directory")]
+    #[error(
+        "{path} belongs to node {their_name:?} ({their_node}), this is node {our_name:?} ({our_node}): give it its own home directory"
+    )]
     OtherNode {
         /// The segment.
         path: PathBuf,
@@ -126,5 +128,9 @@ pub enum TlogError {
 
 /// Names what was tried and on what, for an error of the operating system.
 pub(super) fn io_error(what: &'static str, path: &Path) -> impl FnOnce(io::Error) -> TlogError {
-    move |source| TlogError::Io { what, path: path.to_owned(), source }
+    move |source| TlogError::Io {
+        what,
+        path: path.to_owned(),
+        source,
+    }
 }

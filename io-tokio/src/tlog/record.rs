@@ -145,11 +145,15 @@ pub(super) fn decode(frame: &[u8]) -> Option<Content> {
             let ballot = take_ballot(&mut rest)?;
             let [tag] = take(&mut rest)?;
             let value = Value::from_parts(tag, Bytes::copy_from_slice(std::mem::take(&mut rest)))?;
-            Record::Accepted(SlotEntry { slot, entry: Entry { ballot, value } })
+            Record::Accepted(SlotEntry {
+                slot,
+                entry: Entry { ballot, value },
+            })
         }
-        DECIDED => {
-            Record::Decided { upto: Slot(take_u64(&mut rest)?), hash: HistoryHash(take_u64(&mut rest)?) }
-        }
+        DECIDED => Record::Decided {
+            upto: Slot(take_u64(&mut rest)?),
+            hash: HistoryHash(take_u64(&mut rest)?),
+        },
         MEMORY_BEGAN => Record::MemoryBegan(Incarnation(take_u64(&mut rest)?)),
         VOTE_REGAINED => {
             let incarnation = Incarnation(take_u64(&mut rest)?);
@@ -181,7 +185,13 @@ impl Salt {
 impl Head {
     pub(super) fn parse(bytes: &[u8; HEAD_BYTES]) -> Self {
         let u32_at = |at: usize| u32::from_le_bytes([bytes[at], bytes[at + 1], bytes[at + 2], bytes[at + 3]]);
-        Self { len: u32_at(0), checksum: u32_at(4), version: bytes[8], kind: bytes[9], synced: u32_at(10) }
+        Self {
+            len: u32_at(0),
+            checksum: u32_at(4),
+            version: bytes[8],
+            kind: bytes[9],
+            synced: u32_at(10),
+        }
     }
 
     /// Whether the length is one that a frame can have.
@@ -219,7 +229,10 @@ fn end(out: &mut Vec<u8>, start: usize) -> Result<(), TlogError> {
     let bytes = out.len() - start;
     if bytes > FRAME_BYTES_MAX {
         out.truncate(start);
-        return Err(TlogError::TooLarge { bytes, max: FRAME_BYTES_MAX });
+        return Err(TlogError::TooLarge {
+            bytes,
+            max: FRAME_BYTES_MAX,
+        });
     }
     let len = u32::try_from(bytes - UNCOUNTED_BYTES).expect("a frame is limited to 32 MiB");
     out[start..start + 4].copy_from_slice(&len.to_le_bytes());
@@ -246,7 +259,10 @@ fn take_node(rest: &mut &[u8]) -> Option<NodeId> {
 }
 
 fn take_ballot(rest: &mut &[u8]) -> Option<Ballot> {
-    Some(Ballot { round: take_u64(rest)?, node: take_node(rest)? })
+    Some(Ballot {
+        round: take_u64(rest)?,
+        node: take_node(rest)?,
+    })
 }
 
 #[cfg(test)]
@@ -258,20 +274,35 @@ mod tests {
     const SALT: Salt = Salt(0x1234_5678);
 
     fn accepted(value: Value) -> Record {
-        let ballot = Ballot { round: 5, node: NodeId(2) };
-        Record::Accepted(SlotEntry { slot: Slot(7), entry: Entry { ballot, value } })
+        let ballot = Ballot {
+            round: 5,
+            node: NodeId(2),
+        };
+        Record::Accepted(SlotEntry {
+            slot: Slot(7),
+            entry: Entry { ballot, value },
+        })
     }
 
     fn one_of_each() -> Vec<Record> {
         vec![
-            Record::Promised(Ballot { round: 3, node: NodeId(1) }),
+            Record::Promised(Ballot {
+                round: 3,
+                node: NodeId(1),
+            }),
             accepted(Value::Noop),
             accepted(Value::batch([b"ab".as_slice()])),
             accepted(Value::MasterChange(NodeId(9))),
             accepted(Value::Configuration(Bytes::from_static(b"c"))),
-            Record::Decided { upto: Slot(6), hash: HistoryHash(0xfeed) },
+            Record::Decided {
+                upto: Slot(6),
+                hash: HistoryHash(0xfeed),
+            },
             Record::MemoryBegan(Incarnation(0xabc)),
-            Record::VoteRegained { incarnation: Incarnation(0xabc), genesis: vec![] },
+            Record::VoteRegained {
+                incarnation: Incarnation(0xabc),
+                genesis: vec![],
+            },
             Record::VoteRegained {
                 incarnation: Incarnation(1),
                 genesis: vec![(NodeId(1), Incarnation(1)), (NodeId(2), Incarnation(8))],
@@ -300,7 +331,28 @@ mod tests {
         encode_sealed(&mut sealed);
         finish(&mut sealed, SALT, 640, 640);
         all += &format!("Sealed\n  {}\n", hex(&sealed));
-        insta::assert_snapshot!(all, @"");
+        insta::assert_snapshot!(all, @r"
+        Promised(3.n1)
+          10000000e7ed31ad01015802000003000000000000000100
+        Accepted(s7=noop@5.n2)
+          19000000eb93e6e801025802000007000000000000000500000000000000020000
+        Accepted(s7=commands(1, 6 B)@5.n2)
+          1f000000cb55312601025802000007000000000000000500000000000000020001020000006162
+        Accepted(s7=master(n9)@5.n2)
+          1b000000d1eca292010258020000070000000000000005000000000000000200020900
+        Accepted(s7=configuration(1 B)@5.n2)
+          1a000000f7bd90500102580200000700000000000000050000000000000002000363
+        Decided { upto: s6, hash: 000000000000feed }
+          1600000055cc94050103580200000600000000000000edfe000000000000
+        MemoryBegan(0000000000000abc)
+          0e0000008f2964e9010458020000bc0a000000000000
+        VoteRegained { incarnation: 0000000000000abc, genesis: [] }
+          0e000000ea11b6d9010558020000bc0a000000000000
+        VoteRegained { incarnation: 0000000000000001, genesis: [(n1, 0000000000000001), (n2, 0000000000000008)] }
+          2200000026f0305e01055802000001000000000000000100010000000000000002000800000000000000
+        Sealed
+          0600000077721b78010680020000
+        ");
     }
 
     #[test]
@@ -317,8 +369,14 @@ mod tests {
         let frame = frame_of(&one_of_each()[1], 512);
         assert!(!is_sound(&frame, SALT, 513));
         assert!(!is_sound(&frame, Salt(0x1234_5679), 512));
-        let salts = [("a", 1, "b", 0), ("ab", 1, "", 0), ("a", 2, "b", 0), ("a", 1, "c", 0), ("a", 1, "b", 1)]
-            .map(|(cluster, node, name, segment)| Salt::new(cluster, NodeId(node), name, segment).0);
+        let salts = [
+            ("a", 1, "b", 0),
+            ("ab", 1, "", 0),
+            ("a", 2, "b", 0),
+            ("a", 1, "c", 0),
+            ("a", 1, "b", 1),
+        ]
+        .map(|(cluster, node, name, segment)| Salt::new(cluster, NodeId(node), name, segment).0);
         for (i, salt) in salts.iter().enumerate() {
             assert!(!salts[..i].contains(salt));
         }

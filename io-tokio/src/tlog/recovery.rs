@@ -85,7 +85,9 @@ pub enum Damage {
         offset: u64,
     },
     /// The store has applied more than the log ever held: the log, or its end, was lost while the store remained.
-    #[error("the tlog ends at {log_end} and the store has applied {store_applied}: the log was lost, wholly or in part")]
+    #[error(
+        "the tlog ends at {log_end} and the store has applied {store_applied}: the log was lost, wholly or in part"
+    )]
     LogBehindStore {
         /// The last slot that the log knows of.
         log_end: Slot,
@@ -133,9 +135,17 @@ pub enum Note {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Tail {
     /// In the last segment.
-    Continue { number: u32, end: u64, cut: bool, sealed: bool },
+    Continue {
+        number: u32,
+        end: u64,
+        cut: bool,
+        sealed: bool,
+    },
     /// In a segment that does not exist yet. The last one ends at `end` (`None`: is left as it is).
-    Fresh { number: u32, last: Option<(u32, Option<u64>)> },
+    Fresh {
+        number: u32,
+        last: Option<(u32, Option<u64>)>,
+    },
     /// In the last segment, which has to be created anew.
     Recreate { number: u32 },
 }
@@ -194,7 +204,11 @@ pub(super) fn survey(
         tail = next;
         expected = number.checked_add(1);
     }
-    Ok(Survey { segments, tail, findings })
+    Ok(Survey {
+        segments,
+        tail,
+        findings,
+    })
 }
 
 /// Reads and checks one segment; gives its length on disk, and how the log would go on if it is the last one.
@@ -221,18 +235,40 @@ fn survey_segment(
         Some(header) => {
             if let Some(found) = before.filter(|before| *before != header.previous_bytes) {
                 let (segment, expected) = (number - 1, header.previous_bytes);
-                findings.damage_at((segment, found.min(expected)), Damage::Length { segment, expected, found });
+                findings.damage_at(
+                    (segment, found.min(expected)),
+                    Damage::Length {
+                        segment,
+                        expected,
+                        found,
+                    },
+                );
             }
         }
     }
-    let mut listener = Listener { findings, segment: number, path: &path, damaged: header.is_none() };
+    let mut listener = Listener {
+        findings,
+        segment: number,
+        path: &path,
+        damaged: header.is_none(),
+    };
     let Scanned { end, ending, sealed } = scan.run(is_last, &mut listener)?;
     let damaged = listener.damaged;
     match ending {
         Ending::Clean => {}
         Ending::Torn if header.is_none() => {}
-        Ending::Torn => findings.notes.push(Note::TornTail { segment: number, offset: end, bytes: bytes - end }),
-        Ending::Unsearched => findings.damage_at((number, end), Damage::Unsearched { segment: number, offset: end }),
+        Ending::Torn => findings.notes.push(Note::TornTail {
+            segment: number,
+            offset: end,
+            bytes: bytes - end,
+        }),
+        Ending::Unsearched => findings.damage_at(
+            (number, end),
+            Damage::Unsearched {
+                segment: number,
+                offset: end,
+            },
+        ),
     }
     let tail = if damaged {
         let number_next = number.checked_add(1).ok_or(TlogError::OutOfNumbers(number))?;
@@ -243,9 +279,17 @@ fn survey_segment(
             Ending::Unsearched => false,
         };
         let end = may_cut.then_some(end);
-        Tail::Fresh { number: number_next, last: Some((number, end)) }
+        Tail::Fresh {
+            number: number_next,
+            last: Some((number, end)),
+        }
     } else {
-        Tail::Continue { number, end, cut: ending == Ending::Torn, sealed }
+        Tail::Continue {
+            number,
+            end,
+            cut: ending == Ending::Torn,
+            sealed,
+        }
     };
     Ok((bytes, tail))
 }
@@ -274,16 +318,25 @@ impl Survey {
         let store = findings.store;
         let log_end = reader.log_end().unwrap_or(Slot::ZERO).max(findings.decided.0);
         if store.0 > log_end {
-            findings.damage.push(Damage::LogBehindStore { log_end, store_applied: store.0 });
+            findings.damage.push(Damage::LogBehindStore {
+                log_end,
+                store_applied: store.0,
+            });
         }
 
-        let (mut decided_upto, mut decided_hash) = if findings.decided.0 > store.0 { findings.decided } else { store };
+        let (mut decided_upto, mut decided_hash) = if findings.decided.0 > store.0 {
+            findings.decided
+        } else {
+            store
+        };
         let replay_end = reader.stretch_end(store.0);
         if decided_upto > replay_end {
             decided_upto = replay_end;
-            decided_hash = reader.entries(store.0.next(), replay_end).try_fold(store.1, |hash, slot_entry| {
-                slot_entry.map(|slot_entry| hash.extend(slot_entry.slot, &slot_entry.entry.value))
-            })?;
+            decided_hash = reader
+                .entries(store.0.next(), replay_end)
+                .try_fold(store.1, |hash, slot_entry| {
+                    slot_entry.map(|slot_entry| hash.extend(slot_entry.slot, &slot_entry.entry.value))
+                })?;
         }
         let mut undecided = Vec::new();
         let mut bytes = 0;
@@ -298,7 +351,10 @@ impl Survey {
         let usable_upto = undecided.last().map_or(decided_upto, |slot_entry| slot_entry.slot);
         let has_gap = log_end > usable_upto;
         if has_gap {
-            findings.damage.push(Damage::Gap { after: usable_upto, upto: log_end });
+            findings.damage.push(Damage::Gap {
+                after: usable_upto,
+                upto: log_end,
+            });
             reader.forget_after(usable_upto);
         }
 
@@ -312,9 +368,15 @@ impl Survey {
             memory: findings.memory.filter(|_| !lost),
         };
         if findings.damage_unlisted > 0 {
-            findings.notes.push(Note::MoreDamage { count: findings.damage_unlisted });
+            findings.notes.push(Note::MoreDamage {
+                count: findings.damage_unlisted,
+            });
         }
-        Ok(RecoveredLog { recovered, damage: findings.damage, notes: findings.notes })
+        Ok(RecoveredLog {
+            recovered,
+            damage: findings.damage,
+            notes: findings.notes,
+        })
     }
 }
 
@@ -360,10 +422,18 @@ impl Findings {
                 }
             }
             Record::MemoryBegan(incarnation) => {
-                self.memory = Some(Memory { incarnation, votes: false, genesis: Vec::new() });
+                self.memory = Some(Memory {
+                    incarnation,
+                    votes: false,
+                    genesis: Vec::new(),
+                });
             }
             Record::VoteRegained { incarnation, genesis } => {
-                self.memory = Some(Memory { incarnation, votes: true, genesis });
+                self.memory = Some(Memory {
+                    incarnation,
+                    votes: true,
+                    genesis,
+                });
                 self.regained_at = Some(position);
             }
         }
@@ -374,15 +444,21 @@ impl Findings {
 impl Visitor for Listener<'_> {
     fn record(&mut self, offset: u64, content: Content) -> Result<(), TlogError> {
         let segment = self.segment;
-        let Content::Record(record) = content else { return Ok(()) };
+        let Content::Record(record) = content else {
+            return Ok(());
+        };
         // A segment is rolled long before its offsets need more than 32 bits.
-        let short = u32::try_from(offset).map_err(|_| TlogError::NewerFormat { path: self.path.to_owned() })?;
-        self.findings.record((segment, offset), Location { segment, offset: short }, record)
+        let short = u32::try_from(offset).map_err(|_| TlogError::NewerFormat {
+            path: self.path.to_owned(),
+        })?;
+        self.findings
+            .record((segment, offset), Location { segment, offset: short }, record)
     }
 
     fn damage(&mut self, offset: u64, why: BadFrame) {
         self.damaged = true;
         let segment = self.segment;
-        self.findings.damage_at((segment, offset), Damage::Record { segment, offset, why });
+        self.findings
+            .damage_at((segment, offset), Damage::Record { segment, offset, why });
     }
 }
