@@ -126,9 +126,7 @@ impl Disk for RealDisk {
     }
 
     fn create(&self, path: &Path) -> io::Result<Box<dyn DiskFile>> {
-        Ok(Box::new(
-            OpenOptions::new().read(true).write(true).create_new(true).open(path)?,
-        ))
+        Ok(Box::new(OpenOptions::new().read(true).write(true).create_new(true).open(path)?))
     }
 
     fn open(&self, path: &Path) -> io::Result<Box<dyn DiskFile>> {
@@ -175,11 +173,7 @@ impl DiskFile for File {
             // Some file systems cannot reserve: a longer file with a hole reads the same, and a full disk shows later.
             Err(Errno::OPNOTSUPP | Errno::NOSYS) => {
                 let end = offset.saturating_add(len);
-                if self.metadata()?.len() < end {
-                    self.set_len(end)
-                } else {
-                    Ok(())
-                }
+                if self.metadata()?.len() < end { self.set_len(end) } else { Ok(()) }
             }
             outcome => Ok(outcome?),
         }
@@ -210,23 +204,14 @@ mod tests {
         disk.create_dir(&dir).unwrap();
         disk.create_dir(&dir).unwrap();
         let file = disk.create(&dir.join("x")).unwrap();
-        assert_eq!(
-            disk.create(&dir.join("x")).err().unwrap().kind(),
-            io::ErrorKind::AlreadyExists
-        );
+        assert_eq!(disk.create(&dir.join("x")).err().unwrap().kind(), io::ErrorKind::AlreadyExists);
 
         file.allocate(0, 100).unwrap();
         file.write_at(b"here", 50).unwrap();
         file.sync_data().unwrap();
         assert_eq!(file.size().unwrap(), 100);
         let mut bytes = [9; 60];
-        assert_eq!(
-            disk.open_to_read(&dir.join("x"))
-                .unwrap()
-                .read_at(&mut bytes, 48)
-                .unwrap(),
-            52
-        );
+        assert_eq!(disk.open_to_read(&dir.join("x")).unwrap().read_at(&mut bytes, 48).unwrap(), 52);
         assert_eq!(&bytes[..8], b"\0\0here\0\0");
 
         file.truncate(52).unwrap();

@@ -128,9 +128,5 @@ pub enum TlogError {
 
 /// Names what was tried and on what, for an error of the operating system.
 pub(super) fn io_error(what: &'static str, path: &Path) -> impl FnOnce(io::Error) -> TlogError {
-    move |source| TlogError::Io {
-        what,
-        path: path.to_owned(),
-        source,
-    }
+    move |source| TlogError::Io { what, path: path.to_owned(), source }
 }

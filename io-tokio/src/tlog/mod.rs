@@ -22,7 +22,8 @@ mod testing;
 mod tests;
 mod writer;
 
-use std::path::{Path, PathBuf};
+use std::collections::BTreeMap;
+use std::path::Path;
 use std::sync::Arc;
 
 use trialbay_engine::{HistoryHash, Record, Slot};
@@ -37,7 +38,7 @@ pub use self::writer::{LogEvent, LogWriter, OnLogEvent};
 use self::error::io_error;
 use self::index::Location;
 use self::recovery::Tail;
-use self::segment::{HEADER_BYTES, Segment, file_name};
+use self::segment::{HEADER_BYTES, Place, Segment};
 use crate::disk::Disk;
 
 /// The most that may wait for one sync; with it, every offset in a segment fits into 32 bits.
@@ -55,11 +56,8 @@ pub struct TlogOptions {
 
 /// A transaction log, opened for writing. Single-threaded and blocking: [`LogWriter`] gives it a thread.
 pub struct Tlog {
-    disk: Arc<dyn Disk>,
-    dir: PathBuf,
-    identity: Identity,
+    place: Arc<Place>,
     segment_bytes: u64,
-    reserve_bytes: u64,
     segment: Segment,
     /// Frames that wait for the next sync. Its memory is used again and again.
     group: Vec<u8>,
@@ -72,9 +70,7 @@ pub struct Tlog {
 
 impl Default for TlogOptions {
     fn default() -> Self {
-        Self {
-            segment_bytes: 64 << 20,
-        }
+        Self { segment_bytes: 64 << 20 }
     }
 }
 
@@ -100,29 +96,16 @@ impl Tlog {
         disk.create_dir(&dir).map_err(io_error("create", &dir))?;
         disk.sync_dir(home).map_err(io_error("sync", home))?;
         let segment_bytes = options.segment_bytes.min(UNSYNCED_BYTES_MAX as u64);
-        let reserve_bytes = segment_bytes.min(RESERVE_BYTES);
-        let mut survey = recovery::survey(&*disk, &dir, &identity, store_applied)?;
+        let place = Arc::new(Place { disk, dir, identity, reserve_bytes: segment_bytes.min(RESERVE_BYTES) });
 
-        let mut segments = std::mem::take(&mut survey.segments);
-        let (segment, sealed) = open_tail(
-            &*disk,
-            &dir,
-            &identity,
-            survey.tail,
-            reserve_bytes,
-            &mut |number, bytes| {
-                segments.insert(number, bytes);
-            },
-        )?;
-        let index = survey.take_index();
-        let reader = LogReader::new(Arc::clone(&disk), dir.clone(), identity.clone(), index, segments);
+        let mut survey = recovery::survey(&place, store_applied)?;
+        let mut segments = survey.take_segments();
+        let (segment, sealed) = open_tail(&place, survey.tail, &mut segments)?;
+        let reader = LogReader::new(Arc::clone(&place), survey.take_index(), segments);
         let recovered = survey.conclude(&reader)?;
         let mut tlog = Self {
-            disk,
-            dir,
-            identity,
+            place,
             segment_bytes,
-            reserve_bytes,
             segment,
             group: Vec::new(),
             group_slots: Vec::new(),
@@ -147,13 +130,7 @@ impl Tlog {
     /// # Errors
     /// When the disk fails, or the log failed before. Any error is final.
     pub fn sync(&mut self) -> Result<(), TlogError> {
-        self.guarded(|tlog| {
-            if tlog.group.is_empty() {
-                Ok(())
-            } else {
-                tlog.write_group()
-            }
-        })
+        self.guarded(|tlog| if tlog.group.is_empty() { Ok(()) } else { tlog.write_group() })
     }
 
     /// Writes down, without a sync, that everything in the log was synced. For when nothing else is to be written soon:
@@ -198,10 +175,7 @@ impl Tlog {
         let start = offset_in_segment(self.group.len() as u64);
         record::encode(record, &mut self.group)?;
         if self.group.len() > UNSYNCED_BYTES_MAX {
-            return Err(TlogError::TooLarge {
-                bytes: self.group.len(),
-                max: UNSYNCED_BYTES_MAX,
-            });
+            return Err(TlogError::TooLarge { bytes: self.group.len(), max: UNSYNCED_BYTES_MAX });
         }
         if let Record::Accepted(slot_entry) = record {
             self.group_slots.push((slot_entry.slot, start));
@@ -224,13 +198,7 @@ impl Tlog {
         let mut state = self.reader.state();
         let segment = self.segment.number;
         for (slot, start) in self.group_slots.drain(..) {
-            state.index.insert(
-                slot,
-                Location {
-                    segment,
-                    offset: at + start,
-                },
-            );
+            state.index.insert(slot, Location { segment, offset: at + start });
         }
         state.segments.insert(segment, self.segment.reserved());
         Ok(())
@@ -240,7 +208,7 @@ impl Tlog {
         let number = self.segment.number;
         let next = number.checked_add(1).ok_or(TlogError::OutOfNumbers(number))?;
         let bytes = self.segment.close()?;
-        self.segment = Segment::create(&*self.disk, &self.dir, &self.identity, next, bytes, self.reserve_bytes)?;
+        self.segment = Segment::create(&self.place, next, bytes)?;
         let mut state = self.reader.state();
         state.segments.insert(number, bytes);
         state.segments.insert(next, self.segment.reserved());
@@ -248,246 +216,34 @@ impl Tlog {
     }
 }
 
-/// Opens the segment that the log goes on in, durable as it is, and says whether it is sealed; tells `resized` what
-/// length each file has that was changed.
-fn open_tail(
-    disk: &dyn Disk,
-    dir: &Path,
-    identity: &Identity,
-    tail: Tail,
-    reserve_bytes: u64,
-    resized: &mut dyn FnMut(u32, u64),
-) -> Result<(Segment, bool), TlogError> {
+/// Opens the segment that the log goes on in, durable as it is, and says whether it is sealed. Keeps `segments` right.
+fn open_tail(place: &Place, tail: Tail, segments: &mut BTreeMap<u32, u64>) -> Result<(Segment, bool), TlogError> {
     let (segment, sealed) = match tail {
-        Tail::Continue {
-            number,
-            end,
-            cut,
-            sealed,
-        } => {
-            let segment = Segment::reopen(disk, dir, identity, number, end, cut, reserve_bytes)?;
-            (segment, sealed)
-        }
+        Tail::Continue { number, end, cut, sealed } => (Segment::reopen(place, number, end, cut)?, sealed),
         Tail::Fresh { number, last } => {
-            let mut previous_bytes = 0;
             if let Some((last, end)) = last {
-                let segment = Segment::reopen(
-                    disk,
-                    dir,
-                    identity,
-                    last,
-                    end.unwrap_or(0),
-                    end.is_some(),
-                    reserve_bytes,
-                )?;
-                previous_bytes = segment.reserved();
-                resized(last, previous_bytes);
+                let segment = Segment::reopen(place, last, end.unwrap_or(0), end.is_some())?;
+                segments.insert(last, segment.reserved());
             }
-            (
-                Segment::create(disk, dir, identity, number, previous_bytes, reserve_bytes)?,
-                true,
-            )
+            (Segment::create(place, number, bytes_before(number, segments))?, true)
         }
         Tail::Recreate { number } => {
-            let path = dir.join(file_name(number));
-            disk.remove(&path).map_err(io_error("remove", &path))?;
-            let previous_bytes = match number.checked_sub(1) {
-                Some(previous) => size_of(disk, &dir.join(file_name(previous)))?,
-                None => 0,
-            };
-            (
-                Segment::create(disk, dir, identity, number, previous_bytes, reserve_bytes)?,
-                true,
-            )
+            let path = place.path(number);
+            place.disk.remove(&path).map_err(io_error("remove", &path))?;
+            (Segment::create(place, number, bytes_before(number, segments))?, true)
         }
     };
     // The last process may have died between creating a file and making its name durable.
-    disk.sync_dir(dir).map_err(io_error("sync", dir))?;
-    resized(segment.number, segment.reserved());
+    place.sync_names()?;
+    segments.insert(segment.number, segment.reserved());
     Ok((segment, sealed))
 }
 
-/// The length of a file; 0 when there is none.
-fn size_of(disk: &dyn Disk, path: &Path) -> Result<u64, TlogError> {
-    match disk.open_to_read(path).and_then(|file| file.size()) {
-        Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(0),
-        outcome => outcome.map_err(io_error("read", path)),
-    }
+/// The length of the segment before this one; 0 when there is none.
+fn bytes_before(number: u32, segments: &BTreeMap<u32, u64>) -> u64 {
+    number.checked_sub(1).and_then(|before| segments.get(&before)).copied().unwrap_or(0)
 }
 
 fn offset_in_segment(bytes: u64) -> u32 {
     u32::try_from(bytes).expect("segments and groups are limited to 1 GiB each")
-}
-
-#[cfg(test)]
-mod unit_tests {
-    use super::testing::*;
-    use super::*;
-
-    fn write(tlog: &mut Tlog, records: &[Record]) {
-        tlog.append(records).unwrap();
-        tlog.sync().unwrap();
-    }
-
-    #[test]
-    fn a_group_is_one_write_and_one_sync_behind_durable_names() {
-        let disk = MemDisk::default();
-        let (mut tlog, _) = open(&disk, 2048, NOTHING_APPLIED).unwrap();
-        let created = [
-            "create-dir tlogs",
-            "sync-dir home",
-            "create 000.tlog",
-            "allocate 000.tlog 0..2048",
-            "write 000.tlog 0..512",
-            "sync 000.tlog",
-            "sync-dir tlogs",
-            "sync-dir tlogs",
-        ];
-        assert_eq!(disk.take_calls(), created);
-
-        tlog.append(&[accepted(1, 1, &[0; 100]), accepted(2, 1, &[0; 100])])
-            .unwrap();
-        tlog.append(&[Record::Promised(ballot(2))]).unwrap();
-        assert_eq!(disk.take_calls(), [""; 0]);
-        tlog.sync().unwrap();
-        assert_eq!(disk.take_calls(), ["write 000.tlog 512..802", "sync 000.tlog"]);
-        tlog.sync().unwrap();
-        tlog.seal().unwrap();
-        tlog.seal().unwrap();
-        assert_eq!(disk.take_calls(), ["write 000.tlog 802..816"]);
-    }
-
-    #[test]
-    fn a_segment_is_closed_for_good_before_the_next_one_exists() {
-        let disk = MemDisk::default();
-        let (mut tlog, _) = open(&disk, 1024, NOTHING_APPLIED).unwrap();
-        write(&mut tlog, &[accepted(1, 1, &[1; 300])]);
-        disk.take_calls();
-        write(&mut tlog, &[accepted(2, 1, &[2; 300])]);
-        let calls = [
-            "truncate 000.tlog 845",
-            "sync 000.tlog",
-            "create 001.tlog",
-            "allocate 001.tlog 0..1024",
-            "write 001.tlog 0..512",
-            "sync 001.tlog",
-            "sync-dir tlogs",
-            "write 001.tlog 512..845",
-            "sync 001.tlog",
-        ];
-        assert_eq!(disk.take_calls(), calls);
-        assert_eq!(
-            tlog.reader().usage(),
-            LogUsage {
-                segments: 2,
-                bytes: 845 + 1024
-            }
-        );
-        // Exactly full is not too full.
-        write(&mut tlog, &[accepted(3, 1, &[3; 146])]);
-        assert_eq!(tlog.reader().usage().segments, 2);
-        write(&mut tlog, &[Record::Promised(ballot(3))]);
-        assert_eq!(tlog.reader().usage().segments, 3);
-        assert_eq!(
-            open(&disk, 1024, NOTHING_APPLIED).unwrap().1.recovered.undecided.len(),
-            3
-        );
-    }
-
-    #[test]
-    fn a_record_longer_than_a_segment_gets_one_for_itself() {
-        let disk = MemDisk::default();
-        let (mut tlog, _) = open(&disk, 1024, NOTHING_APPLIED).unwrap();
-        let entries = [entry(1, 1, b"small"), entry(2, 1, &[2; 5000]), entry(3, 1, b"small")];
-        for entry in &entries {
-            write(&mut tlog, &[Record::Accepted(entry.clone())]);
-        }
-        let image = disk.image();
-        assert_eq!(image.len(), 3);
-        assert_eq!(image["001.tlog"].len(), 512 + 33 + 5000);
-        let (tlog, found) = open(&disk, 1024, NOTHING_APPLIED).unwrap();
-        assert_eq!(
-            (&found.damage[..], &found.recovered.undecided[..]),
-            (&[][..], &entries[..])
-        );
-        assert_eq!(tlog.reader().read(Slot(1), Slot(3), usize::MAX).unwrap(), entries);
-    }
-
-    #[test]
-    fn a_slot_accepted_again_in_a_higher_ballot_has_its_last_value() {
-        let disk = MemDisk::default();
-        let (mut tlog, _) = open(&disk, 1024, NOTHING_APPLIED).unwrap();
-        write(
-            &mut tlog,
-            &[accepted(1, 1, b"old"), accepted(2, 1, b"old"), accepted(3, 1, b"old")],
-        );
-        write(
-            &mut tlog,
-            &[accepted(2, 2, b"new"), accepted(3, 2, b"new"), accepted(3, 3, b"newer")],
-        );
-        let expected = [entry(1, 1, b"old"), entry(2, 2, b"new"), entry(3, 3, b"newer")];
-        assert_eq!(tlog.reader().read(Slot(1), Slot(9), usize::MAX).unwrap(), expected);
-        let found = open(&disk, 1024, NOTHING_APPLIED).unwrap().1;
-        assert_eq!(
-            (found.recovered.undecided.as_slice(), found.recovered.promised),
-            (&expected[..], ballot(3))
-        );
-    }
-
-    #[test]
-    fn any_error_of_the_disk_is_final() {
-        for call in ["allocate", "write", "sync", "truncate", "create", "sync-dir"] {
-            let disk = MemDisk::default();
-            let (mut tlog, _) = open(&disk, 1024, NOTHING_APPLIED).unwrap();
-            write(&mut tlog, &[accepted(1, 1, b"one")]);
-            disk.fail(call, std::io::ErrorKind::StorageFull);
-            // Longer than a segment: every kind of call is needed for it.
-            tlog.append(&[accepted(2, 1, &[2; 2000])]).unwrap();
-            assert!(matches!(tlog.sync(), Err(TlogError::Io { .. })), "{call}");
-            disk.fail("nothing", std::io::ErrorKind::Other);
-            assert!(matches!(tlog.sync(), Err(TlogError::Failed)), "{call}");
-            assert!(matches!(tlog.append(&[]), Err(TlogError::Failed)), "{call}");
-            assert!(matches!(tlog.seal(), Err(TlogError::Failed)), "{call}");
-            assert_eq!(tlog.reader().log_end(), Some(Slot(1)), "{call}");
-        }
-    }
-
-    #[test]
-    fn an_oversized_record_is_refused_and_final() {
-        let (mut tlog, _) = open(&MemDisk::default(), 1024, NOTHING_APPLIED).unwrap();
-        let refused = tlog.append(&[accepted(1, 1, &vec![0; record::FRAME_BYTES_MAX])]);
-        assert!(matches!(refused, Err(TlogError::TooLarge { .. })));
-        assert!(matches!(tlog.sync(), Err(TlogError::Failed)));
-    }
-
-    #[test]
-    fn a_log_on_a_real_disk_comes_back() {
-        let home = tempfile::tempdir().unwrap();
-        let open = || {
-            let options = TlogOptions { segment_bytes: 4096 };
-            Tlog::open(
-                Arc::new(crate::disk::RealDisk),
-                home.path(),
-                identity(),
-                options,
-                NOTHING_APPLIED,
-            )
-            .unwrap()
-        };
-        let entries: Vec<_> = (1..100).map(|slot| entry(slot, 1, &[slot as u8; 200])).collect();
-        for (at, entry) in entries.iter().enumerate() {
-            let (mut tlog, found) = open();
-            assert_eq!((&found.damage[..], &found.notes[..]), (&[][..], &[][..]));
-            assert_eq!(found.recovered.undecided, entries[..at]);
-            write(&mut tlog, &[Record::Accepted(entry.clone())]);
-        }
-        let (tlog, _) = open();
-        assert_eq!(
-            tlog.reader()
-                .entries(Slot(1), Slot(99))
-                .collect::<Result<Vec<_>, _>>()
-                .unwrap(),
-            entries
-        );
-    }
 }

@@ -10,8 +10,7 @@ use super::error::{TlogError, io_error};
 use super::index::{Index, Location};
 use super::record::{self, Content, HEAD_BYTES, Head, Salt};
 use super::scan::Window;
-use super::segment::{Identity, file_name};
-use crate::disk::Disk;
+use super::segment::Place;
 
 /// How many slots one read gives at most.
 const SLOTS_MAX: usize = 4096;
@@ -44,9 +43,7 @@ pub struct Entries {
 
 /// What the log and its readers share.
 pub(super) struct Shared {
-    disk: Arc<dyn Disk>,
-    dir: PathBuf,
-    identity: Identity,
+    place: Arc<Place>,
     state: Mutex<State>,
 }
 
@@ -57,19 +54,8 @@ pub(super) struct State {
 }
 
 impl LogReader {
-    pub(super) fn new(
-        disk: Arc<dyn Disk>,
-        dir: PathBuf,
-        identity: Identity,
-        index: Index,
-        segments: BTreeMap<u32, u64>,
-    ) -> Self {
-        Self(Arc::new(Shared {
-            disk,
-            dir,
-            identity,
-            state: Mutex::new(State { index, segments }),
-        }))
+    pub(super) fn new(place: Arc<Place>, index: Index, segments: BTreeMap<u32, u64>) -> Self {
+        Self(Arc::new(Shared { place, state: Mutex::new(State { index, segments }) }))
     }
 
     /// The entries of consecutive slots beginning with `from`: at least one, none above `upto`, and about `bytes_max` bytes
@@ -103,13 +89,7 @@ impl LogReader {
 
     /// All entries from `from` to `upto`, as `read` gives them: what the store replays at start.
     pub fn entries(&self, from: Slot, upto: Slot) -> Entries {
-        Entries {
-            reader: self.clone(),
-            next: from,
-            upto,
-            ready: Vec::new().into_iter(),
-            done: false,
-        }
+        Entries { reader: self.clone(), next: from, upto, ready: Vec::new().into_iter(), done: false }
     }
 
     /// The first slot of the unbroken stretch at the end of the log: the first one that others can be served from here.
@@ -129,10 +109,7 @@ impl LogReader {
     /// What the log takes of the disk.
     pub fn usage(&self) -> LogUsage {
         let state = self.state();
-        LogUsage {
-            segments: state.segments.len(),
-            bytes: state.segments.values().sum(),
-        }
+        LogUsage { segments: state.segments.len(), bytes: state.segments.values().sum() }
     }
 
     pub(super) fn stretch_start(&self, slot: Slot) -> Option<Slot> {
@@ -161,10 +138,7 @@ impl LogReader {
                 Some(location) => located.push((slot, location)),
                 None if located.is_empty() => {
                     let log_start = state.index.last().and_then(|last| state.index.stretch_start(last));
-                    return Err(TlogError::NotInLog {
-                        slot,
-                        log_start: log_start.unwrap_or(Slot(1)),
-                    });
+                    return Err(TlogError::NotInLog { slot, log_start: log_start.unwrap_or(Slot(1)) });
                 }
                 None => break,
             }
@@ -177,14 +151,11 @@ impl LogReader {
     }
 
     fn open(&self, number: u32) -> Result<OpenSegment, TlogError> {
-        let path = self.0.dir.join(file_name(number));
-        let file = self.0.disk.open_to_read(&path).map_err(io_error("open", &path))?;
+        let place = &self.0.place;
+        let path = place.path(number);
+        let file = place.disk.open_to_read(&path).map_err(io_error("open", &path))?;
         let window = Window::new(file, CHUNK_BYTES).map_err(io_error("read", &path))?;
-        Ok(OpenSegment {
-            window,
-            salt: self.0.identity.salt(number),
-            path,
-        })
+        Ok(OpenSegment { window, salt: place.salt(number), path })
     }
 }
 
@@ -222,10 +193,7 @@ struct OpenSegment {
 
 impl OpenSegment {
     fn entry(&mut self, slot: Slot, offset: u64) -> Result<SlotEntry, TlogError> {
-        let head = self
-            .window
-            .bytes(offset, HEAD_BYTES)
-            .map_err(io_error("read", &self.path))?;
+        let head = self.window.bytes(offset, HEAD_BYTES).map_err(io_error("read", &self.path))?;
         let frame_bytes = head
             .and_then(|head| head.first_chunk())
             .map(Head::parse)
@@ -235,16 +203,9 @@ impl OpenSegment {
             Some(len) => self.window.bytes(offset, len).map_err(io_error("read", &self.path))?,
             None => None,
         };
-        match frame
-            .filter(|frame| record::is_sound(frame, self.salt, offset))
-            .and_then(record::decode)
-        {
+        match frame.filter(|frame| record::is_sound(frame, self.salt, offset)).and_then(record::decode) {
             Some(Content::Record(Record::Accepted(entry))) if entry.slot == slot => Ok(entry),
-            _ => Err(TlogError::Damaged {
-                slot,
-                path: self.path.clone(),
-                offset,
-            }),
+            _ => Err(TlogError::Damaged { slot, path: self.path.clone(), offset }),
         }
     }
 }
@@ -283,17 +244,7 @@ mod tests {
         assert_eq!(all.unwrap(), entries);
         assert_eq!(reader.entries(Slot(3), Slot(2)).count(), 0);
         let missing: Vec<_> = reader.entries(Slot(9), Slot(12)).collect();
-        assert!(matches!(
-            missing[..],
-            [
-                Ok(_),
-                Ok(_),
-                Err(TlogError::NotInLog {
-                    slot: Slot(11),
-                    log_start: Slot(1)
-                })
-            ]
-        ));
+        assert!(matches!(missing[..], [Ok(_), Ok(_), Err(TlogError::NotInLog { slot: Slot(11), log_start: Slot(1) })]));
     }
 
     #[test]
@@ -301,10 +252,7 @@ mod tests {
         let (mut tlog, _) = open(&MemDisk::default(), 1024, NOTHING_APPLIED).unwrap();
         tlog.append(&[accepted(1, 1, b"one")]).unwrap();
         let reader = tlog.reader();
-        assert!(matches!(
-            reader.read(Slot(1), Slot(1), 9),
-            Err(TlogError::NotInLog { slot: Slot(1), .. })
-        ));
+        assert!(matches!(reader.read(Slot(1), Slot(1), 9), Err(TlogError::NotInLog { slot: Slot(1), .. })));
         assert_eq!((reader.log_start(), reader.log_end()), (None, None));
         tlog.sync().unwrap();
         assert_eq!(reader.read(Slot(1), Slot(1), 9).unwrap(), [entry(1, 1, b"one")]);
@@ -318,17 +266,7 @@ mod tests {
         let sound = reader.read(Slot(1), Slot(10), usize::MAX).unwrap();
         assert_eq!(sound.last().unwrap().slot, Slot(3));
         let error = reader.read(Slot(4), Slot(10), usize::MAX).unwrap_err();
-        assert!(
-            matches!(
-                error,
-                TlogError::Damaged {
-                    slot: Slot(4),
-                    offset: 512,
-                    ..
-                }
-            ),
-            "{error}"
-        );
+        assert!(matches!(error, TlogError::Damaged { slot: Slot(4), offset: 512, .. }), "{error}");
         assert!(reader.read(Slot(5), Slot(10), usize::MAX).is_ok());
     }
 }

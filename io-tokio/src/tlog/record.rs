@@ -145,15 +145,9 @@ pub(super) fn decode(frame: &[u8]) -> Option<Content> {
             let ballot = take_ballot(&mut rest)?;
             let [tag] = take(&mut rest)?;
             let value = Value::from_parts(tag, Bytes::copy_from_slice(std::mem::take(&mut rest)))?;
-            Record::Accepted(SlotEntry {
-                slot,
-                entry: Entry { ballot, value },
-            })
+            Record::Accepted(SlotEntry { slot, entry: Entry { ballot, value } })
         }
-        DECIDED => Record::Decided {
-            upto: Slot(take_u64(&mut rest)?),
-            hash: HistoryHash(take_u64(&mut rest)?),
-        },
+        DECIDED => Record::Decided { upto: Slot(take_u64(&mut rest)?), hash: HistoryHash(take_u64(&mut rest)?) },
         MEMORY_BEGAN => Record::MemoryBegan(Incarnation(take_u64(&mut rest)?)),
         VOTE_REGAINED => {
             let incarnation = Incarnation(take_u64(&mut rest)?);
@@ -185,13 +179,7 @@ impl Salt {
 impl Head {
     pub(super) fn parse(bytes: &[u8; HEAD_BYTES]) -> Self {
         let u32_at = |at: usize| u32::from_le_bytes([bytes[at], bytes[at + 1], bytes[at + 2], bytes[at + 3]]);
-        Self {
-            len: u32_at(0),
-            checksum: u32_at(4),
-            version: bytes[8],
-            kind: bytes[9],
-            synced: u32_at(10),
-        }
+        Self { len: u32_at(0), checksum: u32_at(4), version: bytes[8], kind: bytes[9], synced: u32_at(10) }
     }
 
     /// Whether the length is one that a frame can have.
@@ -229,10 +217,7 @@ fn end(out: &mut Vec<u8>, start: usize) -> Result<(), TlogError> {
     let bytes = out.len() - start;
     if bytes > FRAME_BYTES_MAX {
         out.truncate(start);
-        return Err(TlogError::TooLarge {
-            bytes,
-            max: FRAME_BYTES_MAX,
-        });
+        return Err(TlogError::TooLarge { bytes, max: FRAME_BYTES_MAX });
     }
     let len = u32::try_from(bytes - UNCOUNTED_BYTES).expect("a frame is limited to 32 MiB");
     out[start..start + 4].copy_from_slice(&len.to_le_bytes());
@@ -259,10 +244,7 @@ fn take_node(rest: &mut &[u8]) -> Option<NodeId> {
 }
 
 fn take_ballot(rest: &mut &[u8]) -> Option<Ballot> {
-    Some(Ballot {
-        round: take_u64(rest)?,
-        node: take_node(rest)?,
-    })
+    Some(Ballot { round: take_u64(rest)?, node: take_node(rest)? })
 }
 
 #[cfg(test)]
@@ -274,35 +256,20 @@ mod tests {
     const SALT: Salt = Salt(0x1234_5678);
 
     fn accepted(value: Value) -> Record {
-        let ballot = Ballot {
-            round: 5,
-            node: NodeId(2),
-        };
-        Record::Accepted(SlotEntry {
-            slot: Slot(7),
-            entry: Entry { ballot, value },
-        })
+        let ballot = Ballot { round: 5, node: NodeId(2) };
+        Record::Accepted(SlotEntry { slot: Slot(7), entry: Entry { ballot, value } })
     }
 
     fn one_of_each() -> Vec<Record> {
         vec![
-            Record::Promised(Ballot {
-                round: 3,
-                node: NodeId(1),
-            }),
+            Record::Promised(Ballot { round: 3, node: NodeId(1) }),
             accepted(Value::Noop),
             accepted(Value::batch([b"ab".as_slice()])),
             accepted(Value::MasterChange(NodeId(9))),
             accepted(Value::Configuration(Bytes::from_static(b"c"))),
-            Record::Decided {
-                upto: Slot(6),
-                hash: HistoryHash(0xfeed),
-            },
+            Record::Decided { upto: Slot(6), hash: HistoryHash(0xfeed) },
             Record::MemoryBegan(Incarnation(0xabc)),
-            Record::VoteRegained {
-                incarnation: Incarnation(0xabc),
-                genesis: vec![],
-            },
+            Record::VoteRegained { incarnation: Incarnation(0xabc), genesis: vec![] },
             Record::VoteRegained {
                 incarnation: Incarnation(1),
                 genesis: vec![(NodeId(1), Incarnation(1)), (NodeId(2), Incarnation(8))],
@@ -369,14 +336,8 @@ mod tests {
         let frame = frame_of(&one_of_each()[1], 512);
         assert!(!is_sound(&frame, SALT, 513));
         assert!(!is_sound(&frame, Salt(0x1234_5679), 512));
-        let salts = [
-            ("a", 1, "b", 0),
-            ("ab", 1, "", 0),
-            ("a", 2, "b", 0),
-            ("a", 1, "c", 0),
-            ("a", 1, "b", 1),
-        ]
-        .map(|(cluster, node, name, segment)| Salt::new(cluster, NodeId(node), name, segment).0);
+        let salts = [("a", 1, "b", 0), ("ab", 1, "", 0), ("a", 2, "b", 0), ("a", 1, "c", 0), ("a", 1, "b", 1)]
+            .map(|(cluster, node, name, segment)| Salt::new(cluster, NodeId(node), name, segment).0);
         for (i, salt) in salts.iter().enumerate() {
             assert!(!salts[..i].contains(salt));
         }

@@ -20,8 +20,7 @@ use super::index::{Index, Location};
 use super::reader::LogReader;
 use super::record::Content;
 use super::scan::{BadFrame, Ending, Scan, Scanned, Visitor};
-use super::segment::{HEADER_BYTES, Identity, file_name, number_in};
-use crate::disk::Disk;
+use super::segment::{HEADER_BYTES, Place, number_in};
 
 /// How many damaged places are told one by one.
 const DAMAGE_LISTED_MAX: usize = 256;
@@ -135,24 +134,16 @@ pub enum Note {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Tail {
     /// In the last segment.
-    Continue {
-        number: u32,
-        end: u64,
-        cut: bool,
-        sealed: bool,
-    },
+    Continue { number: u32, end: u64, cut: bool, sealed: bool },
     /// In a segment that does not exist yet. The last one ends at `end` (`None`: is left as it is).
-    Fresh {
-        number: u32,
-        last: Option<(u32, Option<u64>)>,
-    },
+    Fresh { number: u32, last: Option<(u32, Option<u64>)> },
     /// In the last segment, which has to be created anew.
     Recreate { number: u32 },
 }
 
 /// What all segments together say.
 pub(super) struct Survey {
-    pub(super) segments: BTreeMap<u32, u64>,
+    segments: BTreeMap<u32, u64>,
     pub(super) tail: Tail,
     findings: Findings,
 }
@@ -180,14 +171,9 @@ struct Listener<'a> {
     damaged: bool,
 }
 
-/// Reads and checks every segment in `dir`; changes nothing.
-pub(super) fn survey(
-    disk: &dyn Disk,
-    dir: &Path,
-    identity: &Identity,
-    store: (Slot, HistoryHash),
-) -> Result<Survey, TlogError> {
-    let numbers = numbers_in(disk, dir)?;
+/// Reads and checks every segment; changes nothing.
+pub(super) fn survey(place: &Place, store: (Slot, HistoryHash)) -> Result<Survey, TlogError> {
+    let numbers = numbers_in(place)?;
     let mut findings = Findings::new(store);
     let mut segments = BTreeMap::new();
     let mut tail = Tail::Fresh { number: 0, last: None };
@@ -199,33 +185,27 @@ pub(super) fn survey(
         }
         let before = number.checked_sub(1).and_then(|before| segments.get(&before).copied());
         let is_last = numbers.last() == Some(number);
-        let (bytes, next) = survey_segment(disk, dir, identity, *number, before, is_last, &mut findings)?;
+        let (bytes, next) = survey_segment(place, *number, before, is_last, &mut findings)?;
         segments.insert(*number, bytes);
         tail = next;
         expected = number.checked_add(1);
     }
-    Ok(Survey {
-        segments,
-        tail,
-        findings,
-    })
+    Ok(Survey { segments, tail, findings })
 }
 
 /// Reads and checks one segment; gives its length on disk, and how the log would go on if it is the last one.
 fn survey_segment(
-    disk: &dyn Disk,
-    dir: &Path,
-    identity: &Identity,
+    place: &Place,
     number: u32,
     before: Option<u64>,
     is_last: bool,
     findings: &mut Findings,
 ) -> Result<(u64, Tail), TlogError> {
-    let path = dir.join(file_name(number));
-    let file = disk.open_to_read(&path).map_err(io_error("open", &path))?;
-    let mut scan = Scan::new(file, &path, identity.salt(number))?;
+    let path = place.path(number);
+    let file = place.disk.open_to_read(&path).map_err(io_error("open", &path))?;
+    let mut scan = Scan::new(file, &path, place.salt(number))?;
     let bytes = scan.file_bytes();
-    let header = identity.check_header(scan.header_bytes()?, number, &path)?;
+    let header = place.identity.check_header(scan.header_bytes()?, number, &path)?;
     match header {
         None if is_last && scan.is_zero_from(HEADER_BYTES)? => {
             findings.notes.push(Note::Recreated { segment: number });
@@ -235,40 +215,18 @@ fn survey_segment(
         Some(header) => {
             if let Some(found) = before.filter(|before| *before != header.previous_bytes) {
                 let (segment, expected) = (number - 1, header.previous_bytes);
-                findings.damage_at(
-                    (segment, found.min(expected)),
-                    Damage::Length {
-                        segment,
-                        expected,
-                        found,
-                    },
-                );
+                findings.damage_at((segment, found.min(expected)), Damage::Length { segment, expected, found });
             }
         }
     }
-    let mut listener = Listener {
-        findings,
-        segment: number,
-        path: &path,
-        damaged: header.is_none(),
-    };
+    let mut listener = Listener { findings, segment: number, path: &path, damaged: header.is_none() };
     let Scanned { end, ending, sealed } = scan.run(is_last, &mut listener)?;
     let damaged = listener.damaged;
     match ending {
         Ending::Clean => {}
         Ending::Torn if header.is_none() => {}
-        Ending::Torn => findings.notes.push(Note::TornTail {
-            segment: number,
-            offset: end,
-            bytes: bytes - end,
-        }),
-        Ending::Unsearched => findings.damage_at(
-            (number, end),
-            Damage::Unsearched {
-                segment: number,
-                offset: end,
-            },
-        ),
+        Ending::Torn => findings.notes.push(Note::TornTail { segment: number, offset: end, bytes: bytes - end }),
+        Ending::Unsearched => findings.damage_at((number, end), Damage::Unsearched { segment: number, offset: end }),
     }
     let tail = if damaged {
         let number_next = number.checked_add(1).ok_or(TlogError::OutOfNumbers(number))?;
@@ -279,27 +237,19 @@ fn survey_segment(
             Ending::Unsearched => false,
         };
         let end = may_cut.then_some(end);
-        Tail::Fresh {
-            number: number_next,
-            last: Some((number, end)),
-        }
+        Tail::Fresh { number: number_next, last: Some((number, end)) }
     } else {
-        Tail::Continue {
-            number,
-            end,
-            cut: ending == Ending::Torn,
-            sealed,
-        }
+        Tail::Continue { number, end, cut: ending == Ending::Torn, sealed }
     };
     Ok((bytes, tail))
 }
 
-/// The numbers of the segments in `dir`, in order.
-fn numbers_in(disk: &dyn Disk, dir: &Path) -> Result<Vec<u32>, TlogError> {
-    let names = disk.list(dir).map_err(io_error("list", dir))?;
+/// The numbers of all segments, in order.
+fn numbers_in(place: &Place) -> Result<Vec<u32>, TlogError> {
+    let names = place.disk.list(&place.dir).map_err(io_error("list", &place.dir))?;
     // Closed segments are to be compressed one day. Not to see them would be to take them for lost.
     if let Some(name) = names.iter().find(|name| name.ends_with(".tlx")) {
-        return Err(TlogError::NewerFormat { path: dir.join(name) });
+        return Err(TlogError::NewerFormat { path: place.dir.join(name) });
     }
     let mut numbers: Vec<u32> = names.iter().filter_map(|name| number_in(name)).collect();
     numbers.sort_unstable();
@@ -307,6 +257,11 @@ fn numbers_in(disk: &dyn Disk, dir: &Path) -> Result<Vec<u32>, TlogError> {
 }
 
 impl Survey {
+    /// Hands the lengths of the segments over to who keeps them.
+    pub(super) fn take_segments(&mut self) -> BTreeMap<u32, u64> {
+        std::mem::take(&mut self.segments)
+    }
+
     /// Hands the index over to the log's reader.
     pub(super) fn take_index(&mut self) -> Index {
         std::mem::take(&mut self.findings.index)
@@ -318,25 +273,16 @@ impl Survey {
         let store = findings.store;
         let log_end = reader.log_end().unwrap_or(Slot::ZERO).max(findings.decided.0);
         if store.0 > log_end {
-            findings.damage.push(Damage::LogBehindStore {
-                log_end,
-                store_applied: store.0,
-            });
+            findings.damage.push(Damage::LogBehindStore { log_end, store_applied: store.0 });
         }
 
-        let (mut decided_upto, mut decided_hash) = if findings.decided.0 > store.0 {
-            findings.decided
-        } else {
-            store
-        };
+        let (mut decided_upto, mut decided_hash) = if findings.decided.0 > store.0 { findings.decided } else { store };
         let replay_end = reader.stretch_end(store.0);
         if decided_upto > replay_end {
             decided_upto = replay_end;
-            decided_hash = reader
-                .entries(store.0.next(), replay_end)
-                .try_fold(store.1, |hash, slot_entry| {
-                    slot_entry.map(|slot_entry| hash.extend(slot_entry.slot, &slot_entry.entry.value))
-                })?;
+            decided_hash = reader.entries(store.0.next(), replay_end).try_fold(store.1, |hash, slot_entry| {
+                slot_entry.map(|slot_entry| hash.extend(slot_entry.slot, &slot_entry.entry.value))
+            })?;
         }
         let mut undecided = Vec::new();
         let mut bytes = 0;
@@ -351,10 +297,7 @@ impl Survey {
         let usable_upto = undecided.last().map_or(decided_upto, |slot_entry| slot_entry.slot);
         let has_gap = log_end > usable_upto;
         if has_gap {
-            findings.damage.push(Damage::Gap {
-                after: usable_upto,
-                upto: log_end,
-            });
+            findings.damage.push(Damage::Gap { after: usable_upto, upto: log_end });
             reader.forget_after(usable_upto);
         }
 
@@ -368,15 +311,9 @@ impl Survey {
             memory: findings.memory.filter(|_| !lost),
         };
         if findings.damage_unlisted > 0 {
-            findings.notes.push(Note::MoreDamage {
-                count: findings.damage_unlisted,
-            });
+            findings.notes.push(Note::MoreDamage { count: findings.damage_unlisted });
         }
-        Ok(RecoveredLog {
-            recovered,
-            damage: findings.damage,
-            notes: findings.notes,
-        })
+        Ok(RecoveredLog { recovered, damage: findings.damage, notes: findings.notes })
     }
 }
 
@@ -422,18 +359,10 @@ impl Findings {
                 }
             }
             Record::MemoryBegan(incarnation) => {
-                self.memory = Some(Memory {
-                    incarnation,
-                    votes: false,
-                    genesis: Vec::new(),
-                });
+                self.memory = Some(Memory { incarnation, votes: false, genesis: Vec::new() });
             }
             Record::VoteRegained { incarnation, genesis } => {
-                self.memory = Some(Memory {
-                    incarnation,
-                    votes: true,
-                    genesis,
-                });
+                self.memory = Some(Memory { incarnation, votes: true, genesis });
                 self.regained_at = Some(position);
             }
         }
@@ -448,17 +377,13 @@ impl Visitor for Listener<'_> {
             return Ok(());
         };
         // A segment is rolled long before its offsets need more than 32 bits.
-        let short = u32::try_from(offset).map_err(|_| TlogError::NewerFormat {
-            path: self.path.to_owned(),
-        })?;
-        self.findings
-            .record((segment, offset), Location { segment, offset: short }, record)
+        let short = u32::try_from(offset).map_err(|_| TlogError::NewerFormat { path: self.path.to_owned() })?;
+        self.findings.record((segment, offset), Location { segment, offset: short }, record)
     }
 
     fn damage(&mut self, offset: u64, why: BadFrame) {
         self.damaged = true;
         let segment = self.segment;
-        self.findings
-            .damage_at((segment, offset), Damage::Record { segment, offset, why });
+        self.findings.damage_at((segment, offset), Damage::Record { segment, offset, why });
     }
 }

@@ -116,13 +116,7 @@ struct Behind {
 impl Window {
     pub(super) fn new(file: Box<dyn DiskFile>, chunk_bytes: usize) -> io::Result<Self> {
         let file_bytes = file.size()?;
-        Ok(Self {
-            file,
-            file_bytes,
-            chunk_bytes,
-            start: 0,
-            bytes: Vec::new(),
-        })
+        Ok(Self { file, file_bytes, chunk_bytes, start: 0, bytes: Vec::new() })
     }
 
     pub(super) fn file_bytes(&self) -> u64 {
@@ -139,9 +133,7 @@ impl Window {
         }
         let held = offset >= self.start && offset + len as u64 <= self.start + self.bytes.len() as u64;
         if !held {
-            let wanted = usize::try_from(rest)
-                .unwrap_or(usize::MAX)
-                .min(self.chunk_bytes.max(len));
+            let wanted = usize::try_from(rest).unwrap_or(usize::MAX).min(self.chunk_bytes.max(len));
             self.load(offset, wanted)?;
             if self.bytes.len() < len {
                 return Ok(None);
@@ -183,12 +175,7 @@ impl Window {
 impl<'a> Scan<'a> {
     pub(super) fn new(file: Box<dyn DiskFile>, path: &'a Path, salt: Salt) -> Result<Self, TlogError> {
         let window = Window::new(file, CHUNK_BYTES).map_err(io_error("read", path))?;
-        Ok(Self {
-            path,
-            salt,
-            window,
-            search_bytes_left: SEARCH_BYTES_MAX,
-        })
+        Ok(Self { path, salt, window, search_bytes_left: SEARCH_BYTES_MAX })
     }
 
     pub(super) fn file_bytes(&self) -> u64 {
@@ -198,10 +185,7 @@ impl<'a> Scan<'a> {
     /// The first bytes, as many of a header as there are.
     pub(super) fn header_bytes(&mut self) -> Result<&[u8], TlogError> {
         let len = self.window.file_bytes().min(HEADER_BYTES);
-        let bytes = self
-            .window
-            .bytes(0, len as usize)
-            .map_err(io_error("read", self.path))?;
+        let bytes = self.window.bytes(0, len as usize).map_err(io_error("read", self.path))?;
         Ok(bytes.unwrap_or_default())
     }
 
@@ -213,11 +197,7 @@ impl<'a> Scan<'a> {
         loop {
             let why = match self.check(offset)? {
                 Check::EndOfFile => {
-                    return Ok(Scanned {
-                        end: offset,
-                        ending: Ending::Clean,
-                        sealed,
-                    });
+                    return Ok(Scanned { end: offset, ending: Ending::Clean, sealed });
                 }
                 Check::Sound { content, synced, end } => {
                     sealed = content == Content::Sealed;
@@ -228,34 +208,18 @@ impl<'a> Scan<'a> {
                 Check::Bad(why) => why,
             };
             if is_last && self.is_zero_from(offset)? {
-                return Ok(Scanned {
-                    end: offset,
-                    ending: Ending::Clean,
-                    sealed,
-                });
+                return Ok(Scanned { end: offset, ending: Ending::Clean, sealed });
             }
             let behind = self.look_behind(offset, last_synced, is_last)?;
             if is_last && !behind.was_durable && !behind.given_up {
-                return Ok(Scanned {
-                    end: offset,
-                    ending: Ending::Torn,
-                    sealed,
-                });
+                return Ok(Scanned { end: offset, ending: Ending::Torn, sealed });
             }
             visitor.damage(offset, why);
             match behind.next {
                 Some(next) => offset = next,
                 None => {
-                    let ending = if behind.given_up {
-                        Ending::Unsearched
-                    } else {
-                        Ending::Clean
-                    };
-                    return Ok(Scanned {
-                        end: offset,
-                        ending,
-                        sealed: false,
-                    });
+                    let ending = if behind.given_up { Ending::Unsearched } else { Ending::Clean };
+                    return Ok(Scanned { end: offset, ending, sealed: false });
                 }
             }
         }
@@ -286,10 +250,7 @@ impl<'a> Scan<'a> {
         if !head.has_possible_length() {
             return Ok(Check::Bad(BadFrame::Length));
         }
-        let bytes = self
-            .window
-            .bytes(offset, head.frame_bytes())
-            .map_err(io_error("read", self.path))?;
+        let bytes = self.window.bytes(offset, head.frame_bytes()).map_err(io_error("read", self.path))?;
         let Some(frame) = bytes else {
             return Ok(Check::Bad(BadFrame::Incomplete));
         };
@@ -298,30 +259,17 @@ impl<'a> Scan<'a> {
         }
         let end = offset + frame.len() as u64;
         match record::decode(frame) {
-            Some(content) => Ok(Check::Sound {
-                content,
-                synced: u64::from(head.synced),
-                end,
-            }),
+            Some(content) => Ok(Check::Sound { content, synced: u64::from(head.synced), end }),
             None => {
                 let (version, kind) = (head.version, head.kind);
-                Err(TlogError::NewerRecord {
-                    path: self.path.to_owned(),
-                    offset,
-                    version,
-                    kind,
-                })
+                Err(TlogError::NewerRecord { path: self.path.to_owned(), offset, version, kind })
             }
         }
     }
 
     /// Looks for the next sound frame behind a bad place and, if `for_proof`, for one that proves that it was durable.
     fn look_behind(&mut self, bad: u64, last_synced: u64, for_proof: bool) -> Result<Behind, TlogError> {
-        let mut behind = Behind {
-            next: None,
-            was_durable: false,
-            given_up: false,
-        };
+        let mut behind = Behind { next: None, was_durable: false, given_up: false };
         let mut from = bad + 1;
         loop {
             match self.search(from, bad, last_synced)? {
@@ -345,10 +293,7 @@ impl<'a> Scan<'a> {
     /// The first sound frame at any byte from `from` on that can follow a bad place.
     fn search(&mut self, mut from: u64, bad: u64, last_synced: u64) -> Result<Search, TlogError> {
         loop {
-            let bytes = self
-                .window
-                .bytes_from(from, HEAD_BYTES)
-                .map_err(io_error("read", self.path))?;
+            let bytes = self.window.bytes_from(from, HEAD_BYTES).map_err(io_error("read", self.path))?;
             let Some(bytes) = bytes else { return Ok(Search::Nothing) };
             let is_candidate = |(at, bytes): (usize, &[u8])| {
                 let head = Head::parse(bytes.first_chunk().expect("every window has the size of a head"));
@@ -361,11 +306,7 @@ impl<'a> Scan<'a> {
             };
             from += at as u64;
             if let Check::Sound { synced, end, .. } = self.check(from)? {
-                return Ok(Search::Found {
-                    offset: from,
-                    synced,
-                    end,
-                });
+                return Ok(Search::Found { offset: from, synced, end });
             }
             let cost = self.head(from)?.map_or(0, |head| head.frame_bytes() as u64);
             match self.search_bytes_left.checked_sub(cost) {
@@ -377,10 +318,7 @@ impl<'a> Scan<'a> {
     }
 
     fn head(&mut self, offset: u64) -> Result<Option<Head>, TlogError> {
-        let bytes = self
-            .window
-            .bytes(offset, HEAD_BYTES)
-            .map_err(io_error("read", self.path))?;
+        let bytes = self.window.bytes(offset, HEAD_BYTES).map_err(io_error("read", self.path))?;
         Ok(bytes.and_then(|bytes| bytes.first_chunk()).map(Head::parse))
     }
 }
@@ -406,9 +344,7 @@ mod tests {
     fn a_search_among_false_records_is_given_up_and_nothing_is_cut() {
         // Every byte begins something of 257 bytes that is a record, but for its checksum.
         let mut bytes = vec![1; 4096];
-        bytes[HEADER_BYTES as usize..]
-            .chunks_mut(4)
-            .for_each(|chunk| chunk.copy_from_slice(&[1, 1, 0, 0]));
+        bytes[HEADER_BYTES as usize..].chunks_mut(4).for_each(|chunk| chunk.copy_from_slice(&[1, 1, 0, 0]));
         for at in (HEADER_BYTES as usize..4000).step_by(16) {
             bytes[at + 8] = 1;
             bytes[at + 10..at + 14].copy_from_slice(&(HEADER_BYTES as u32).to_le_bytes());
@@ -419,14 +355,7 @@ mod tests {
             let mut scan = Scan::new(disk.open(path).unwrap(), path, Salt(0)).unwrap();
             scan.search_bytes_left = search_bytes_left;
             let scanned = scan.run(true, &mut Nobody).unwrap();
-            assert_eq!(
-                scanned,
-                Scanned {
-                    end: HEADER_BYTES,
-                    ending,
-                    sealed: false
-                }
-            );
+            assert_eq!(scanned, Scanned { end: HEADER_BYTES, ending, sealed: false });
         }
     }
 
@@ -436,21 +365,8 @@ mod tests {
         let bytes: Vec<u8> = (0..5000).map(|at| at as u8).collect();
         let disk = MemDisk::from_image(&[("000.tlog".to_owned(), bytes.clone())].into());
         let mut window = Window::new(disk.open(path).unwrap(), 300).unwrap();
-        for (at, len) in [
-            (0, 10),
-            (290, 20),
-            (4990, 10),
-            (4990, 11),
-            (5000, 0),
-            (5001, 0),
-            (10, 4000),
-            (3000, 5),
-        ] {
-            assert_eq!(
-                window.bytes(at as u64, len).unwrap(),
-                bytes.get(at..at + len),
-                "{at} {len}"
-            );
+        for (at, len) in [(0, 10), (290, 20), (4990, 10), (4990, 11), (5000, 0), (5001, 0), (10, 4000), (3000, 5)] {
+            assert_eq!(window.bytes(at as u64, len).unwrap(), bytes.get(at..at + len), "{at} {len}");
         }
         assert_eq!(window.bytes(u64::MAX, 1).unwrap(), None);
     }

@@ -19,6 +19,7 @@
 //! reserved and zero, and no frame has a length of zero. A closed segment ends with its last frame.
 
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use trialbay_engine::NodeId;
 
@@ -47,6 +48,15 @@ pub struct Identity {
     pub node_name: String,
 }
 
+/// Where a log is kept, whose it is, and on what.
+pub(super) struct Place {
+    pub(super) disk: Arc<dyn Disk>,
+    pub(super) dir: PathBuf,
+    pub(super) identity: Identity,
+    /// How much of a segment is reserved at a time.
+    pub(super) reserve_bytes: u64,
+}
+
 /// What a sound header says beyond the identity.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Header {
@@ -68,14 +78,8 @@ pub(super) struct Segment {
 impl Identity {
     /// Checks that the names fit into a header.
     pub(super) fn check(&self) -> Result<(), TlogError> {
-        match [&self.cluster_id, &self.node_name]
-            .into_iter()
-            .find(|name| name.len() > NAME_BYTES_MAX)
-        {
-            Some(name) => Err(TlogError::NameTooLong {
-                name: name.clone(),
-                max: NAME_BYTES_MAX,
-            }),
+        match [&self.cluster_id, &self.node_name].into_iter().find(|name| name.len() > NAME_BYTES_MAX) {
+            Some(name) => Err(TlogError::NameTooLong { name: name.clone(), max: NAME_BYTES_MAX }),
             None => Ok(()),
         }
     }
@@ -92,11 +96,7 @@ impl Identity {
         put(10, &self.node.0.to_le_bytes());
         put(12, &segment.to_le_bytes());
         put(16, &previous_bytes.to_le_bytes());
-        let len_of = |name: &str| {
-            u16::try_from(name.len())
-                .expect("names are checked at opening")
-                .to_le_bytes()
-        };
+        let len_of = |name: &str| u16::try_from(name.len()).expect("names are checked at opening").to_le_bytes();
         put(24, &len_of(&self.cluster_id));
         put(26, &len_of(&self.node_name));
         put(NAMES_AT, self.cluster_id.as_bytes());
@@ -128,97 +128,64 @@ impl Identity {
         }
         let theirs = String::from_utf8_lossy(&names[..cluster_end]).into_owned();
         if theirs != self.cluster_id {
-            return Err(TlogError::OtherCluster {
-                path,
-                ours: self.cluster_id.clone(),
-                theirs,
-            });
+            return Err(TlogError::OtherCluster { path, ours: self.cluster_id.clone(), theirs });
         }
         let their_name = String::from_utf8_lossy(&names[cluster_end..name_end]).into_owned();
         let their_node = NodeId(u16_at(10));
         if their_name != self.node_name || their_node != self.node {
             let (our_name, our_node) = (self.node_name.clone(), self.node);
-            return Err(TlogError::OtherNode {
-                path,
-                our_name,
-                our_node,
-                their_name,
-                their_node,
-            });
+            return Err(TlogError::OtherNode { path, our_name, our_node, their_name, their_node });
         }
         if u32_at(12) != segment {
-            return Err(TlogError::Renumbered {
-                path,
-                number: u32_at(12),
-            });
+            return Err(TlogError::Renumbered { path, number: u32_at(12) });
         }
         let previous_bytes = u64::from(u32_at(16)) | u64::from(u32_at(20)) << 32;
         Ok(Some(Header { previous_bytes }))
     }
 }
 
-impl Segment {
-    /// Makes a new segment; its header and its name are durable when this returns.
-    pub(super) fn create(
-        disk: &dyn Disk,
-        dir: &Path,
-        identity: &Identity,
-        number: u32,
-        previous_bytes: u64,
-        reserve_bytes: u64,
-    ) -> Result<Self, TlogError> {
-        let reserve_bytes = reserve_bytes.max(HEADER_BYTES);
-        let path = dir.join(file_name(number));
-        let file = disk.create(&path).map_err(io_error("create", &path))?;
-        file.allocate(0, reserve_bytes)
-            .map_err(io_error("reserve space in", &path))?;
-        file.write_at(&identity.header(number, previous_bytes), 0)
-            .map_err(io_error("write", &path))?;
-        file.sync_all().map_err(io_error("sync", &path))?;
-        disk.sync_dir(dir).map_err(io_error("sync", dir))?;
-        let salt = identity.salt(number);
-        let (written, reserved) = (HEADER_BYTES, reserve_bytes);
-        Ok(Self {
-            number,
-            salt,
-            path,
-            file,
-            written,
-            synced: written,
-            reserved,
-            reserve_bytes,
-        })
+impl Place {
+    pub(super) fn path(&self, segment: u32) -> PathBuf {
+        self.dir.join(file_name(segment))
     }
 
-    /// Opens the last segment again, whose records end at `written`. All of it is durable when this returns: what was
-    /// read from it may never have been synced by the process that wrote it.
-    pub(super) fn reopen(
-        disk: &dyn Disk,
-        dir: &Path,
-        identity: &Identity,
-        number: u32,
-        written: u64,
-        cut: bool,
-        reserve_bytes: u64,
-    ) -> Result<Self, TlogError> {
-        let path = dir.join(file_name(number));
-        let file = disk.open(&path).map_err(io_error("open", &path))?;
+    pub(super) fn salt(&self, segment: u32) -> Salt {
+        self.identity.salt(segment)
+    }
+
+    /// Makes the names of the segments durable.
+    pub(super) fn sync_names(&self) -> Result<(), TlogError> {
+        self.disk.sync_dir(&self.dir).map_err(io_error("sync", &self.dir))
+    }
+}
+
+impl Segment {
+    /// Makes a new segment; its header and its name are durable when this returns.
+    pub(super) fn create(place: &Place, number: u32, previous_bytes: u64) -> Result<Self, TlogError> {
+        let path = place.path(number);
+        let reserve_bytes = place.reserve_bytes.max(HEADER_BYTES);
+        let file = place.disk.create(&path).map_err(io_error("create", &path))?;
+        file.allocate(0, reserve_bytes).map_err(io_error("reserve space in", &path))?;
+        let header = place.identity.header(number, previous_bytes);
+        file.write_at(&header, 0).map_err(io_error("write", &path))?;
+        file.sync_all().map_err(io_error("sync", &path))?;
+        place.sync_names()?;
+        let (salt, written, reserved) = (place.salt(number), HEADER_BYTES, reserve_bytes);
+        Ok(Self { number, salt, path, file, written, synced: written, reserved, reserve_bytes })
+    }
+
+    /// Opens a segment again whose records end at `written`, and cuts off what lies behind if `cut` says so. All of it
+    /// is durable when this returns: what was read from it may never have been synced by the process that wrote it.
+    pub(super) fn reopen(place: &Place, number: u32, written: u64, cut: bool) -> Result<Self, TlogError> {
+        let path = place.path(number);
+        let file = place.disk.open(&path).map_err(io_error("open", &path))?;
         if cut {
             file.truncate(written).map_err(io_error("truncate", &path))?;
         }
         file.sync_all().map_err(io_error("sync", &path))?;
         let reserved = file.size().map_err(io_error("read", &path))?;
-        let salt = identity.salt(number);
-        Ok(Self {
-            number,
-            salt,
-            path,
-            file,
-            written,
-            synced: written,
-            reserved,
-            reserve_bytes,
-        })
+        let (salt, reserve_bytes) = (place.salt(number), place.reserve_bytes);
+        Ok(Self { number, salt, path, file, written, synced: written, reserved, reserve_bytes })
     }
 
     /// Where the next group begins.
@@ -238,14 +205,10 @@ impl Segment {
         let end = self.written + frames.len() as u64;
         if end > self.reserved {
             let more = self.reserve_bytes.max(end - self.reserved);
-            self.file
-                .allocate(self.reserved, more)
-                .map_err(io_error("reserve space in", &self.path))?;
+            self.file.allocate(self.reserved, more).map_err(io_error("reserve space in", &self.path))?;
             self.reserved += more;
         }
-        self.file
-            .write_at(frames, self.written)
-            .map_err(io_error("write", &self.path))?;
+        self.file.write_at(frames, self.written).map_err(io_error("write", &self.path))?;
         self.written = end;
         Ok(())
     }
@@ -259,16 +222,14 @@ impl Segment {
 
     /// Cuts the reserve off, for good; gives the length.
     pub(super) fn close(&self) -> Result<u64, TlogError> {
-        self.file
-            .truncate(self.written)
-            .map_err(io_error("truncate", &self.path))?;
+        self.file.truncate(self.written).map_err(io_error("truncate", &self.path))?;
         self.file.sync_all().map_err(io_error("sync", &self.path))?;
         Ok(self.written)
     }
 }
 
 /// The name of a segment's file.
-pub(super) fn file_name(number: u32) -> String {
+fn file_name(number: u32) -> String {
     format!("{number:03}.tlog")
 }
 
@@ -283,11 +244,7 @@ mod tests {
     use super::*;
 
     fn identity() -> Identity {
-        Identity {
-            cluster_id: "dev".into(),
-            node: NodeId(1),
-            node_name: "n1".into(),
-        }
+        Identity { cluster_id: "dev".into(), node: NodeId(1), node_name: "n1".into() }
     }
 
     #[test]
@@ -321,81 +278,36 @@ mod tests {
     fn the_files_of_others_are_refused_by_name() {
         let header = identity().header(3, 7);
         let refuse = |identity: Identity, number| {
-            identity
-                .check_header(&header, number, Path::new("x.tlog"))
-                .unwrap_err()
-                .to_string()
+            identity.check_header(&header, number, Path::new("x.tlog")).unwrap_err().to_string()
         };
         assert_eq!(
-            refuse(
-                Identity {
-                    cluster_id: "prod".into(),
-                    ..identity()
-                },
-                3
-            ),
+            refuse(Identity { cluster_id: "prod".into(), ..identity() }, 3),
             "x.tlog belongs to cluster \"dev\", this node to \"prod\": give it its own home directory"
         );
         assert_eq!(
-            refuse(
-                Identity {
-                    node_name: "n2".into(),
-                    ..identity()
-                },
-                3
-            ),
+            refuse(Identity { node_name: "n2".into(), ..identity() }, 3),
             "x.tlog belongs to node \"n1\" (n1), this is node \"n2\" (n1): give it its own home directory"
         );
         assert_eq!(
-            refuse(
-                Identity {
-                    node: NodeId(2),
-                    ..identity()
-                },
-                3
-            ),
+            refuse(Identity { node: NodeId(2), ..identity() }, 3),
             "x.tlog belongs to node \"n1\" (n1), this is node \"n1\" (n2): give it its own home directory"
         );
-        assert_eq!(
-            refuse(identity(), 4),
-            "x.tlog was written as segment 3: give it back its name"
-        );
+        assert_eq!(refuse(identity(), 4), "x.tlog was written as segment 3: give it back its name");
         let mut newer = header;
         newer[8] = 2;
         let checksum = crc32c::crc32c(&newer[..CHECKSUM_AT]);
         newer[CHECKSUM_AT..].copy_from_slice(&checksum.to_le_bytes());
         let error = identity().check_header(&newer, 3, Path::new("x.tlog"));
         assert!(matches!(error, Err(TlogError::NewerFormat { .. })));
-        assert!(
-            Identity {
-                node_name: "n".repeat(241),
-                ..identity()
-            }
-            .check()
-            .is_err()
-        );
-        let longest = Identity {
-            cluster_id: "c".repeat(240),
-            node_name: "n".repeat(240),
-            ..identity()
-        };
+        assert!(Identity { node_name: "n".repeat(241), ..identity() }.check().is_err());
+        let longest = Identity { cluster_id: "c".repeat(240), node_name: "n".repeat(240), ..identity() };
         longest.check().unwrap();
-        assert!(
-            longest
-                .check_header(&longest.header(0, 0), 0, Path::new("x"))
-                .unwrap()
-                .is_some()
-        );
+        assert!(longest.check_header(&longest.header(0, 0), 0, Path::new("x")).unwrap().is_some());
     }
 
     #[test]
     fn a_segment_has_exactly_one_name() {
-        for (number, name) in [
-            (0, "000.tlog"),
-            (42, "042.tlog"),
-            (1000, "1000.tlog"),
-            (u32::MAX, "4294967295.tlog"),
-        ] {
+        for (number, name) in [(0, "000.tlog"), (42, "042.tlog"), (1000, "1000.tlog"), (u32::MAX, "4294967295.tlog")] {
             assert_eq!(file_name(number), name);
             assert_eq!(number_in(name), Some(number));
         }

@@ -48,10 +48,7 @@ pub(super) struct Dice(pub(super) u64);
 
 impl Dice {
     pub(super) fn below(&mut self, n: u64) -> u64 {
-        self.0 = self
-            .0
-            .wrapping_mul(6_364_136_223_846_793_005)
-            .wrapping_add(1_442_695_040_888_963_407);
+        self.0 = self.0.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
         (self.0 >> 33) % n
     }
 }
@@ -63,24 +60,14 @@ impl MemDisk {
             let path = Path::new("home/tlogs").join(name);
             let mut inner = disk.inner();
             inner.durable_names.insert(path.clone());
-            inner.files.insert(
-                path,
-                MemFile {
-                    now: bytes.clone(),
-                    durable: bytes.clone(),
-                },
-            );
+            inner.files.insert(path, MemFile { now: bytes.clone(), durable: bytes.clone() });
         }
         disk
     }
 
     pub(super) fn image(&self) -> Image {
         let name = |path: &Path| path.file_name().unwrap().to_str().unwrap().to_owned();
-        self.inner()
-            .files
-            .iter()
-            .map(|(path, file)| (name(path), file.now.clone()))
-            .collect()
+        self.inner().files.iter().map(|(path, file)| (name(path), file.now.clone())).collect()
     }
 
     /// All changes so far, without the reads.
@@ -90,11 +77,7 @@ impl MemDisk {
 
     /// Flips a bit of one byte.
     pub(super) fn damage(&self, name: &str, at: usize) {
-        self.inner()
-            .files
-            .get_mut(&Path::new("home/tlogs").join(name))
-            .unwrap()
-            .now[at] ^= 0x20;
+        self.inner().files.get_mut(&Path::new("home/tlogs").join(name)).unwrap().now[at] ^= 0x20;
     }
 
     /// From now on every call of this kind fails.
@@ -152,20 +135,13 @@ impl MemDisk {
         if !self.inner().files.contains_key(path) {
             return Err(io::ErrorKind::NotFound.into());
         }
-        Ok(Box::new(Handle {
-            disk: self.clone(),
-            path: path.to_owned(),
-        }))
+        Ok(Box::new(Handle { disk: self.clone(), path: path.to_owned() }))
     }
 }
 
 impl MemFile {
     fn after_power_cut(&self, dice: &mut Dice) -> Vec<u8> {
-        let mut bytes = if dice.below(2) == 0 {
-            self.durable.clone()
-        } else {
-            self.now.clone()
-        };
+        let mut bytes = if dice.below(2) == 0 { self.durable.clone() } else { self.now.clone() };
         let sector_of = |bytes: &[u8], at: usize| {
             let mut sector = bytes.get(at..).unwrap_or_default().to_vec();
             sector.resize(SECTOR_BYTES, 0);
@@ -194,9 +170,7 @@ impl Disk for MemDisk {
     fn list(&self, dir: &Path) -> io::Result<Vec<String>> {
         let inner = self.inner();
         let paths = inner.files.keys().filter(|path| path.parent() == Some(dir));
-        Ok(paths
-            .map(|path| path.file_name().unwrap().to_str().unwrap().to_owned())
-            .collect())
+        Ok(paths.map(|path| path.file_name().unwrap().to_str().unwrap().to_owned()).collect())
     }
 
     fn create(&self, path: &Path) -> io::Result<Box<dyn DiskFile>> {
@@ -225,20 +199,14 @@ impl Disk for MemDisk {
     }
 
     fn remove(&self, path: &Path) -> io::Result<()> {
-        self.change("remove", path, "")?
-            .files
-            .remove(path)
-            .map(drop)
-            .ok_or(io::ErrorKind::NotFound.into())
+        self.change("remove", path, "")?.files.remove(path).map(drop).ok_or(io::ErrorKind::NotFound.into())
     }
 
     fn sync_dir(&self, dir: &Path) -> io::Result<()> {
         let mut inner = self.change("sync-dir", dir, "")?;
         let inner = &mut *inner;
         inner.durable_names.retain(|path| path.parent() != Some(dir));
-        inner
-            .durable_names
-            .extend(inner.files.keys().filter(|path| path.parent() == Some(dir)).cloned());
+        inner.durable_names.extend(inner.files.keys().filter(|path| path.parent() == Some(dir)).cloned());
         Ok(())
     }
 }
@@ -285,12 +253,7 @@ impl DiskFile for Handle {
 
     fn truncate(&self, len: u64) -> io::Result<()> {
         let mut inner = self.disk.change("truncate", &self.path, &format!(" {len}"))?;
-        inner
-            .files
-            .get_mut(&self.path)
-            .ok_or(io::ErrorKind::NotFound)?
-            .now
-            .resize(len as usize, 0);
+        inner.files.get_mut(&self.path).ok_or(io::ErrorKind::NotFound)?.now.resize(len as usize, 0);
         Ok(())
     }
 
@@ -304,11 +267,7 @@ impl DiskFile for Handle {
 }
 
 pub(super) fn identity() -> Identity {
-    Identity {
-        cluster_id: "dev".into(),
-        node: NodeId(1),
-        node_name: "n1".into(),
-    }
+    Identity { cluster_id: "dev".into(), node: NodeId(1), node_name: "n1".into() }
 }
 
 pub(super) const NOTHING_APPLIED: (Slot, HistoryHash) = (Slot::ZERO, HistoryHash(0));
@@ -320,13 +279,7 @@ pub(super) fn open(
     store_applied: (Slot, HistoryHash),
 ) -> Result<(Tlog, RecoveredLog), TlogError> {
     let options = TlogOptions { segment_bytes };
-    Tlog::open(
-        Arc::new(disk.clone()),
-        Path::new("home"),
-        identity(),
-        options,
-        store_applied,
-    )
+    Tlog::open(Arc::new(disk.clone()), Path::new("home"), identity(), options, store_applied)
 }
 
 pub(super) fn ballot(round: u64) -> Ballot {
@@ -335,13 +288,7 @@ pub(super) fn ballot(round: u64) -> Ballot {
 
 pub(super) fn entry(slot: u64, round: u64, text: &[u8]) -> SlotEntry {
     let value = Value::Commands(Bytes::copy_from_slice(text));
-    SlotEntry {
-        slot: Slot(slot),
-        entry: Entry {
-            ballot: ballot(round),
-            value,
-        },
-    }
+    SlotEntry { slot: Slot(slot), entry: Entry { ballot: ballot(round), value } }
 }
 
 pub(super) fn accepted(slot: u64, round: u64, text: &[u8]) -> Record {
@@ -349,15 +296,10 @@ pub(super) fn accepted(slot: u64, round: u64, text: &[u8]) -> Record {
 }
 
 pub(super) fn regained(incarnation: u64) -> Record {
-    Record::VoteRegained {
-        incarnation: Incarnation(incarnation),
-        genesis: vec![(NodeId(1), Incarnation(incarnation))],
-    }
+    Record::VoteRegained { incarnation: Incarnation(incarnation), genesis: vec![(NodeId(1), Incarnation(incarnation))] }
 }
 
 /// The history hash after these entries.
 pub(super) fn hash_of(entries: &[SlotEntry]) -> HistoryHash {
-    entries.iter().fold(HistoryHash(0), |hash, entry| {
-        hash.extend(entry.slot, &entry.entry.value)
-    })
+    entries.iter().fold(HistoryHash(0), |hash, entry| hash.extend(entry.slot, &entry.entry.value))
 }

@@ -43,13 +43,8 @@ impl LogWriter {
     /// When the system gives no thread.
     pub fn start(tlog: Tlog, on_event: OnLogEvent) -> io::Result<Self> {
         let (batches, queue) = mpsc::channel();
-        let thread = thread::Builder::new()
-            .name("tlog".into())
-            .spawn(move || run(tlog, &queue, on_event))?;
-        Ok(Self {
-            batches: Some(batches),
-            thread: Some(thread),
-        })
+        let thread = thread::Builder::new().name("tlog".into()).spawn(move || run(tlog, &queue, on_event))?;
+        Ok(Self { batches: Some(batches), thread: Some(thread) })
     }
 
     /// Queues these records; a `Persisted` of this id or a later one, or `Failed`, follows. Nothing follows after a
@@ -155,10 +150,7 @@ mod tests {
             assert_eq!(persisted(&event), PersistId(id));
             // The seal of the batch before may come first.
             let calls: Vec<_> = calls.iter().map(|call| &call[..5]).collect();
-            assert!(
-                matches!(calls[..], ["write", "sync "] | ["write", "write", "sync "]),
-                "{calls:?}"
-            );
+            assert!(matches!(calls[..], ["write", "sync "] | ["write", "write", "sync "]), "{calls:?}");
         }
     }
 
@@ -187,21 +179,9 @@ mod tests {
         assert_eq!(persisted(&heard.recv().unwrap()), PersistId(100));
         writer.stop();
         assert!(heard.recv().is_err(), "nothing else is reported");
-        let syncs = disk
-            .take_calls()
-            .iter()
-            .filter(|call| call.starts_with("sync "))
-            .count();
+        let syncs = disk.take_calls().iter().filter(|call| call.starts_with("sync ")).count();
         assert_eq!(syncs, 1);
-        assert_eq!(
-            open(&disk, 1 << 20, NOTHING_APPLIED)
-                .unwrap()
-                .1
-                .recovered
-                .undecided
-                .len(),
-            100
-        );
+        assert_eq!(open(&disk, 1 << 20, NOTHING_APPLIED).unwrap().1.recovered.undecided.len(), 100);
     }
 
     #[test]
@@ -235,10 +215,7 @@ mod tests {
             writer.persist(PersistId(3), vec![accepted(3, 1, b"x")]);
             writer.stop();
             events.extend(heard.iter().map(|(event, _)| event));
-            assert!(
-                matches!(events[..], [LogEvent::Failed(TlogError::Io { .. })]),
-                "{call}: {events:?}"
-            );
+            assert!(matches!(events[..], [LogEvent::Failed(TlogError::Io { .. })]), "{call}: {events:?}");
             assert_eq!(disk.image(), before, "{call}");
         }
     }
