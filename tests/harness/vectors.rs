@@ -13,8 +13,13 @@ use serde_json::Value;
 pub const CLUSTER_ID: &str = "conf";
 
 /// Vectors that are answered differently on purpose, with the reason. Each stands in `docs/compatibility.md` as well.
-pub const DIFFERENCES: &[(&str, &str)] =
-    &[("sequence/set-interval-open-after", "the updates of the nursery are refused, whatever they would change")];
+pub const DIFFERENCES: &[(&str, &str)] = &[
+    ("sequence/admin-set-none-invisible", NO_NURSERY),
+    ("sequence/admin-set-none-invisible-after", NO_NURSERY),
+    ("sequence/set-interval-open-after", NO_NURSERY),
+];
+
+const NO_NURSERY: &str = "the updates of the nursery are refused, whatever they would change";
 
 const VECTORS: &str = include_str!("../data/vectors.jsonl");
 
@@ -77,9 +82,15 @@ fn play(master: SocketAddr, vector: &Value) -> Result<(), String> {
     for (request, expected) in setup.iter().zip(&replies) {
         send(&mut stream, request)?;
         let mut reply = vec![0; expected.len()];
-        stream.read_exact(&mut reply).map_err(|error| format!("no reply to the setup: {error}"))?;
+        stream
+            .read_exact(&mut reply)
+            .map_err(|error| format!("no reply to the setup: {error}"))?;
         if reply != *expected {
-            return Err(format!("the setup was answered {} and not {}", hex(&reply), hex(expected)));
+            return Err(format!(
+                "the setup was answered {} and not {}",
+                hex(&reply),
+                hex(expected)
+            ));
         }
     }
     let answers = answers(vector)?;
@@ -91,7 +102,12 @@ fn play(master: SocketAddr, vector: &Value) -> Result<(), String> {
     let reply = receive(&mut stream, &answers)?;
     let fitting: Vec<&Answer> = answers.iter().filter(|answer| answer.fits(&reply)).collect();
     if fitting.is_empty() {
-        return Err(format!("answered {:?} {} and not {}", reply.code, hex(&reply.tail), vector["reply"]));
+        return Err(format!(
+            "answered {:?} {} and not {}",
+            reply.code,
+            hex(&reply.tail),
+            vector["reply"]
+        ));
     }
     // Only where it may be open is a probe sent: its bytes could change how a server that closes does so.
     let closed = if fitting.iter().all(|answer| answer.closes == Some(true)) {
@@ -99,10 +115,16 @@ fn play(master: SocketAddr, vector: &Value) -> Result<(), String> {
     } else {
         !answers_probe(&mut stream)?
     };
-    if fitting.iter().any(|answer| answer.closes.is_none_or(|closes| closes == closed)) {
+    if fitting
+        .iter()
+        .any(|answer| answer.closes.is_none_or(|closes| closes == closed))
+    {
         Ok(())
     } else {
-        Err(format!("then the connection was {}", if closed { "closed" } else { "left open" }))
+        Err(format!(
+            "then the connection was {}",
+            if closed { "closed" } else { "left open" }
+        ))
     }
 }
 
@@ -113,17 +135,31 @@ impl Answer {
 }
 
 fn answers(vector: &Value) -> Result<Vec<Answer>, String> {
-    let recorded = if vector["reply"].is_null() { None } else { Some(unhex(&vector["reply"])?) };
+    let recorded = if vector["reply"].is_null() {
+        None
+    } else {
+        Some(unhex(&vector["reply"])?)
+    };
     let (code, tail) = match recorded.as_deref().and_then(<[u8]>::split_first_chunk) {
         Some((code, tail)) => (Some(i32::from_le_bytes(*code)), tail.to_vec()),
         None => (None, Vec::new()),
     };
-    let mut answers = vec![Answer { code, tail: Some(tail), closes: vector["closes"].as_bool() }];
+    let mut answers = vec![Answer {
+        code,
+        tail: Some(tail),
+        closes: vector["closes"].as_bool(),
+    }];
     for better in vector["better"].as_array().into_iter().flatten() {
-        let code = better["code"].as_i64().map(|code| i32::try_from(code).map_err(|error| error.to_string()));
+        let code = better["code"]
+            .as_i64()
+            .map(|code| i32::try_from(code).map_err(|error| error.to_string()));
         answers.push(Answer {
             code: code.transpose()?,
-            tail: if better["reply_tail"].is_null() { None } else { Some(unhex(&better["reply_tail"])?) },
+            tail: if better["reply_tail"].is_null() {
+                None
+            } else {
+                Some(unhex(&better["reply_tail"])?)
+            },
             closes: better["closes"].as_bool(),
         });
     }
@@ -134,7 +170,12 @@ fn answers(vector: &Value) -> Result<Vec<Answer>, String> {
 fn receive(stream: &mut TcpStream, answers: &[Answer]) -> Result<Reply, String> {
     let mut code = [0; 4];
     match read_up_to(stream, &mut code)? {
-        0 => return Ok(Reply { code: None, tail: Vec::new() }),
+        0 => {
+            return Ok(Reply {
+                code: None,
+                tail: Vec::new(),
+            });
+        }
         4 => (),
         len => return Err(format!("only {len} bytes of a code came")),
     }
@@ -149,8 +190,11 @@ fn receive(stream: &mut TcpStream, answers: &[Answer]) -> Result<Reply, String> 
     };
     match code {
         0 => {
-            let mut tails: Vec<&Vec<u8>> =
-                answers.iter().filter(|answer| answer.code == Some(0)).filter_map(|answer| answer.tail.as_ref()).collect();
+            let mut tails: Vec<&Vec<u8>> = answers
+                .iter()
+                .filter(|answer| answer.code == Some(0))
+                .filter_map(|answer| answer.tail.as_ref())
+                .collect();
             tails.sort_by_key(|tail| tail.len());
             for expected in tails {
                 read_to(&mut tail, expected.len())?;

@@ -14,7 +14,7 @@ use trialbay_engine::{Actions, Config, Engine, HistoryHash, Limits, Recovered, S
 use super::driver::{Driver, Ended, Inboxes, Reply, StorageEvent, Waiting};
 use super::error::NodeError;
 use super::handle::{Ask, NodeHandle, Shared, UpdateRefused};
-use super::home::{self, Home};
+use super::home::{Home, HomeIdentity};
 use super::options::NodeOptions;
 use crate::clock::{BootClock, Clock};
 use crate::disk::RealDisk;
@@ -170,7 +170,7 @@ struct Files {
 fn open_files(options: &NodeOptions) -> Result<Files, NodeError> {
     let home = Home::open(
         &options.home,
-        &home::Identity {
+        &HomeIdentity {
             cluster_id: options.cluster_id.clone(),
             node: options.node,
             name: options.name.clone(),

@@ -11,10 +11,10 @@ use bytes::{Buf as _, BytesMut};
 use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _};
 use tokio::time::timeout;
 
+use super::decoder::{Decoder, prologue};
 use super::execute::{self, Context};
 use super::pipeline::{Bounds, Pipeline};
 use super::reply::Reply;
-use super::request::{Decoder, prologue};
 
 /// Room for one read from the socket, in bytes.
 const READ_BYTES: usize = 16 * 1024;
@@ -73,7 +73,10 @@ where
     S: AsyncRead + AsyncWrite + Unpin,
 {
     let options = &context.options;
-    let bounds = Bounds { requests_max: options.requests_in_flight_max, bytes_max: options.bytes_in_flight_max };
+    let bounds = Bounds {
+        requests_max: options.requests_in_flight_max,
+        bytes_max: options.bytes_in_flight_max,
+    };
     let mut connection = Connection {
         stream,
         input: BytesMut::new(),
@@ -184,7 +187,16 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
 
     /// Waits until there are replies to send, more input, or the order to stop.
     async fn wait(&mut self, mut stopped: Pin<&mut impl Future<Output = ()>>) -> Result<Woken, End> {
-        let Self { stream, input, decoder, pipeline, deaf, stopping, context, .. } = self;
+        let Self {
+            stream,
+            input,
+            decoder,
+            pipeline,
+            deaf,
+            stopping,
+            context,
+            ..
+        } = self;
         let in_a_request = pipeline.is_empty() && !input.is_empty();
         if !*deaf && pipeline.has_room() {
             // By as much as is there already, at most: what a length promises may never come.

@@ -84,7 +84,11 @@ impl Pipeline {
     /// Adds a request of so many bytes. It begins, at the earliest, with the next [`Pipeline::poll`].
     pub(crate) fn push(&mut self, request_bytes: usize, company: Company, execution: Execution) {
         self.request_bytes += request_bytes;
-        self.entries.push_back(Entry { request_bytes, company, state: State::Running(execution) });
+        self.entries.push_back(Entry {
+            request_bytes,
+            company,
+            state: State::Running(execution),
+        });
     }
 
     /// Adds a reply behind all those that are to come.
@@ -111,14 +115,18 @@ impl Pipeline {
             self.poll_entry(self.begun - 1, cx);
         }
         match self.entries.front() {
-            Some(Entry { state: State::Done(_), .. }) => Poll::Ready(()),
+            Some(Entry {
+                state: State::Done(_), ..
+            }) => Poll::Ready(()),
             Some(_) | None => Poll::Pending,
         }
     }
 
     /// Takes the first reply, if it is there.
     pub(crate) fn take_reply(&mut self) -> Option<Reply> {
-        let State::Done(_) = self.entries.front()?.state else { return None };
+        let State::Done(_) = self.entries.front()?.state else {
+            return None;
+        };
         let first = self.entries.pop_front()?;
         let State::Done(reply) = first.state else { return None };
         self.begun -= 1;
@@ -128,14 +136,18 @@ impl Pipeline {
     }
 
     fn may_begin_next(&self) -> bool {
-        let Some(next) = self.entries.get(self.begun) else { return false };
+        let Some(next) = self.entries.get(self.begun) else {
+            return false;
+        };
         let fits = self.running == 0 || (self.company == next.company && next.company != Company::Nobody);
         fits && (self.begun == 0 || self.reply_bytes < self.bounds.bytes_max)
     }
 
     fn poll_entry(&mut self, index: usize, cx: &mut Context<'_>) {
         let entry = &mut self.entries[index];
-        let State::Running(execution) = &mut entry.state else { return };
+        let State::Running(execution) = &mut entry.state else {
+            return;
+        };
         if let Poll::Ready(reply) = execution.as_mut().poll(cx) {
             self.running -= 1;
             self.reply_bytes += reply.len();
@@ -152,7 +164,10 @@ mod tests {
 
     use super::*;
 
-    const BOUNDS: Bounds = Bounds { requests_max: 8, bytes_max: 1000 };
+    const BOUNDS: Bounds = Bounds {
+        requests_max: 8,
+        bytes_max: 1000,
+    };
 
     /// A pipeline whose requests say when they begin and end when told.
     struct Scene {
@@ -163,7 +178,11 @@ mod tests {
 
     impl Scene {
         fn of(companies: &[Company]) -> Self {
-            let mut scene = Self { pipeline: Pipeline::new(BOUNDS), begun: Arc::default(), ends: Vec::new() };
+            let mut scene = Self {
+                pipeline: Pipeline::new(BOUNDS),
+                begun: Arc::default(),
+                ends: Vec::new(),
+            };
             for (index, &company) in companies.iter().enumerate() {
                 let (end, ended) = oneshot::channel();
                 scene.ends.push(Some(end));
@@ -188,7 +207,9 @@ mod tests {
         }
 
         fn replies(&mut self) -> Vec<u8> {
-            std::iter::from_fn(|| self.pipeline.take_reply()).map(|reply| *reply.pieces()[0].last().unwrap()).collect()
+            std::iter::from_fn(|| self.pipeline.take_reply())
+                .map(|reply| *reply.pieces()[0].last().unwrap())
+                .collect()
         }
     }
 
@@ -209,7 +230,13 @@ mod tests {
     #[test]
     fn a_request_of_another_kind_waits_for_all_before_it() {
         use Company::{Nobody, Reads, Updates};
-        for (first, second) in [(Updates, Reads), (Reads, Updates), (Nobody, Nobody), (Nobody, Updates), (Reads, Nobody)] {
+        for (first, second) in [
+            (Updates, Reads),
+            (Reads, Updates),
+            (Nobody, Nobody),
+            (Nobody, Updates),
+            (Reads, Nobody),
+        ] {
             let mut scene = Scene::of(&[first, second, second]);
             assert_eq!(scene.poll(), [0], "{first:?} {second:?}");
             scene.end(0);
@@ -263,7 +290,9 @@ mod tests {
         scene.poll();
         assert_eq!(scene.replies(), [0]);
         assert!(scene.pipeline.has_room());
-        scene.pipeline.push(1000, Company::Updates, Box::pin(std::future::pending()));
+        scene
+            .pipeline
+            .push(1000, Company::Updates, Box::pin(std::future::pending()));
         assert!(!scene.pipeline.has_room());
     }
 }

@@ -110,9 +110,7 @@ impl Reply {
         match result {
             Ok(Ok(Outcome::Done)) => Self::unit(),
             Ok(Ok(Outcome::Previous(value))) => Self::ok(|bytes| bytes.option_string(value.as_deref())),
-            Ok(Ok(Outcome::Deleted(count))) => {
-                Self::ok(|bytes| bytes.i32(i32::try_from(count).unwrap_or(i32::MAX)))
-            }
+            Ok(Ok(Outcome::Deleted(count))) => Self::ok(|bytes| bytes.i32(i32::try_from(count).unwrap_or(i32::MAX))),
             Ok(Err(Failure::NotFound { key })) => Self::error(code::NOT_FOUND, key),
             Ok(Err(Failure::AssertionFailed { message })) => Self::error(code::ASSERTION_FAILED, message),
             Ok(Err(Failure::Undecodable { why })) => Self::error(code::UNKNOWN_FAILURE, why),
@@ -140,7 +138,11 @@ impl Reply {
     }
 
     fn of(bytes: Vec<u8>) -> Self {
-        Self { pieces: vec![bytes], closes: false, _paid: None }
+        Self {
+            pieces: vec![bytes],
+            closes: false,
+            _paid: None,
+        }
     }
 }
 
@@ -166,7 +168,10 @@ pub(crate) enum ListTooLong {
 impl Budget {
     pub(crate) fn new(total_bytes_max: usize, reply_bytes_max: usize) -> Self {
         let permits = (total_bytes_max / BYTES_PER_PERMIT).min(Semaphore::MAX_PERMITS);
-        Self { permits: Arc::new(Semaphore::new(permits)), reply_bytes_max }
+        Self {
+            permits: Arc::new(Semaphore::new(permits)),
+            reply_bytes_max,
+        }
     }
 }
 
@@ -251,7 +256,11 @@ impl ListBuilder {
             Order::AsFound => pieces.append(&mut self.done),
             Order::Reversed => pieces.extend(self.done.into_iter().rev()),
         }
-        Reply { pieces, closes: false, _paid: self.paid }
+        Reply {
+            pieces,
+            closes: false,
+            _paid: self.paid,
+        }
     }
 
     fn finish_piece(&mut self) {
@@ -311,8 +320,16 @@ mod tests {
     fn a_list_goes_out_in_either_order_however_many_pieces_it_has() {
         for len in [0, 1, 2, 3, 1000] {
             let elements: Vec<Vec<u8>> = (0..len).map(|i: usize| vec![b'x'; i * 7 % 4096]).collect();
-            assert_eq!(list(Order::AsFound, &elements), expected(elements.iter()), "{len} as found");
-            assert_eq!(list(Order::Reversed, &elements), expected(elements.iter().rev()), "{len} reversed");
+            assert_eq!(
+                list(Order::AsFound, &elements),
+                expected(elements.iter()),
+                "{len} as found"
+            );
+            assert_eq!(
+                list(Order::Reversed, &elements),
+                expected(elements.iter().rev()),
+                "{len} reversed"
+            );
         }
     }
 
@@ -341,13 +358,21 @@ mod tests {
         let key = || Bytes::from("k");
         for (closes, reply) in [
             (false, Reply::of_update(Ok(Err(Failure::NotFound { key: key() })))),
-            (false, Reply::of_update(Ok(Err(Failure::AssertionFailed { message: key() })))),
+            (
+                false,
+                Reply::of_update(Ok(Err(Failure::AssertionFailed { message: key() }))),
+            ),
             (false, Reply::of_update(Err(UpdateRefused::Overloaded))),
             (false, Reply::of_update(Err(UpdateRefused::OutcomeUnknown))),
             (true, Reply::of_update(Err(UpdateRefused::NotMaster { master: None }))),
             (true, Reply::of_update(Err(UpdateRefused::Stopping))),
             (false, Reply::of_refused_read(&ReadRefused::NotFreshEnough)),
-            (true, Reply::of_refused_read(&ReadRefused::NotMaster { master: Some("n1".into()) })),
+            (
+                true,
+                Reply::of_refused_read(&ReadRefused::NotMaster {
+                    master: Some("n1".into()),
+                }),
+            ),
         ] {
             assert_eq!(reply.closes(), closes, "{reply:?}");
         }
@@ -355,7 +380,11 @@ mod tests {
 
     #[test]
     fn the_refusal_of_a_slave_names_the_master_or_none() {
-        let refused = |master: Option<&str>| Reply::of_update(Err(UpdateRefused::NotMaster { master: master.map(Into::into) }));
+        let refused = |master: Option<&str>| {
+            Reply::of_update(Err(UpdateRefused::NotMaster {
+                master: master.map(Into::into),
+            }))
+        };
         assert_eq!(refused(Some("n2")).pieces().concat(), b"\x04\0\0\0\x02\0\0\0n2");
         assert_eq!(refused(None).pieces().concat(), b"\x04\0\0\0\x04\0\0\0None");
     }

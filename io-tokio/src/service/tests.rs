@@ -62,7 +62,11 @@ impl Driver {
             }
             let slot = self.store.applied().0.next();
             let value = Value::batch(waiting.iter().map(|(command, _)| command.as_ref()));
-            let decided = Decided { slot, hash: HistoryHash::default(), value };
+            let decided = Decided {
+                slot,
+                hash: HistoryHash::default(),
+                value,
+            };
             let results = self.store.apply(&[decided], false).unwrap().remove(0);
             self.applied.send_replace(slot);
             for ((_, reply), result) in waiting.drain(..).zip(results) {
@@ -100,9 +104,16 @@ fn status(applied: Slot) -> NodeStatus {
 /// A node that is master for ever, or (`master: None` or another) never.
 fn node(master: Option<&str>, updates_together: usize) -> NodeHandle {
     let names = BTreeMap::from([(NodeId(1), "n1".to_owned()), (NodeId(2), "n2".to_owned())]);
-    let master = names.iter().find(|(_, name)| Some(name.as_str()) == master).map_or(0, |(id, _)| id.0);
+    let master = names
+        .iter()
+        .find(|(_, name)| Some(name.as_str()) == master)
+        .map_or(0, |(id, _)| id.0);
     let cluster_id = vectors::CLUSTER_ID.to_owned();
-    let identity = Identity { cluster_id: cluster_id.clone(), node_name: "n1".into(), node: NodeId(1) };
+    let identity = Identity {
+        cluster_id: cluster_id.clone(),
+        node_name: "n1".into(),
+        node: NodeId(1),
+    };
     let options = Options { cache_bytes: 16 << 20 };
     let store = Store::open_with_backend(redb::backends::InMemoryBackend::new(), &identity, options).unwrap();
     let (asks, asked) = mpsc::channel(64);
@@ -119,7 +130,15 @@ fn node(master: Option<&str>, updates_together: usize) -> NodeHandle {
         master: AtomicU32::new(u32::from(master)),
         applied,
     }));
-    tokio::spawn(Driver { asks: asked, store, applied: applied_tx, updates_together }.run());
+    tokio::spawn(
+        Driver {
+            asks: asked,
+            store,
+            applied: applied_tx,
+            updates_together,
+        }
+        .run(),
+    );
     handle
 }
 
@@ -187,11 +206,13 @@ fn connect(handle: &NodeHandle, options: &ServiceOptions, buffer: usize) -> (Cli
 }
 
 async fn within<T>(future: impl Future<Output = T>) -> T {
-    tokio::time::timeout(PATIENCE, future).await.expect("this must not take so long")
+    tokio::time::timeout(PATIENCE, future)
+        .await
+        .expect("this must not take so long")
 }
 
 fn prologue() -> Vec<u8> {
-    super::request::prologue(vectors::CLUSTER_ID)
+    super::decoder::prologue(vectors::CLUSTER_ID)
 }
 
 fn request(code: u32, arguments: impl FnOnce(&mut Vec<u8>)) -> Vec<u8> {
@@ -229,7 +250,12 @@ fn recorded_requests() -> Vec<Vec<u8>> {
         .map(|line| serde_json::from_str::<serde_json::Value>(line).unwrap())
         .map(|vector| vector["request"].as_str().unwrap().to_owned())
         .collect();
-    let unhex = |text: &String| (0..text.len()).step_by(2).map(|at| u8::from_str_radix(&text[at..at + 2], 16).unwrap()).collect();
+    let unhex = |text: &String| {
+        (0..text.len())
+            .step_by(2)
+            .map(|at| u8::from_str_radix(&text[at..at + 2], 16).unwrap())
+            .collect()
+    };
     let mut requests: Vec<Vec<u8>> = texts.iter().map(unhex).collect();
     requests.sort();
     requests
@@ -239,7 +265,9 @@ fn recorded_requests() -> Vec<Vec<u8>> {
 async fn every_recorded_vector_is_answered_as_recorded_or_better() {
     let service = Service::start(master(), ServiceOptions::default()).await;
     let address = service.address;
-    let failures = tokio::task::spawn_blocking(move || vectors::play_vectors(address)).await.unwrap();
+    let failures = tokio::task::spawn_blocking(move || vectors::play_vectors(address))
+        .await
+        .unwrap();
     assert!(failures.is_empty(), "{}", failures.join("\n"));
 }
 
@@ -271,7 +299,10 @@ async fn updates_are_under_way_together_and_keep_their_order() {
     for _ in 0..100 {
         assert_eq!(client.code().await, code::OK);
     }
-    assert_eq!(client.string().await, (code::OK, Bytes::copy_from_slice(&99_u32.to_le_bytes())));
+    assert_eq!(
+        client.string().await,
+        (code::OK, Bytes::copy_from_slice(&99_u32.to_le_bytes()))
+    );
 }
 
 #[tokio::test]
@@ -286,7 +317,10 @@ async fn what_was_sent_before_half_closing_is_answered() {
     for _ in 0..1000 {
         assert_eq!(client.code().await, code::OK);
     }
-    assert_eq!(client.string().await, (code::OK, Bytes::copy_from_slice(&999_u32.to_le_bytes())));
+    assert_eq!(
+        client.string().await,
+        (code::OK, Bytes::copy_from_slice(&999_u32.to_le_bytes()))
+    );
     assert!(client.ends().await);
 }
 
@@ -308,9 +342,19 @@ async fn a_slave_names_the_master_answers_relaxed_reads_and_reports_bad_input_fi
         (get(0, "k"), code::NOT_MASTER, "n2", true),
         (range(-1), code::NOT_MASTER, "n2", true),
         (get(1, "k"), code::NOT_FOUND, "Not_found", false),
-        (too_large, code::BAD_INPUT, "SET: value of 8388608 is over the limit of 8388607", true),
+        (
+            too_large,
+            code::BAD_INPUT,
+            "SET: value of 8388608 is over the limit of 8388607",
+            true,
+        ),
         (no_sequence, code::BAD_INPUT, "should have been a sequence", false),
-        (no_function, code::BAD_INPUT, "user function \"f\" could not be found", false),
+        (
+            no_function,
+            code::BAD_INPUT,
+            "user function \"f\" could not be found",
+            false,
+        ),
     ] {
         let (mut client, _serving) = connect(&handle, &options, 1 << 16);
         client.send(&[prologue(), sent].concat()).await;
@@ -327,7 +371,9 @@ async fn a_slave_names_the_master_answers_relaxed_reads_and_reports_bad_input_fi
 #[tokio::test]
 async fn a_node_without_a_master_says_none() {
     let (mut client, _serving) = connect(&node(None, 1), &ServiceOptions::default(), 1 << 16);
-    client.send(&[prologue(), request(0x02, |_| ()), set("k", b"v")].concat()).await;
+    client
+        .send(&[prologue(), request(0x02, |_| ()), set("k", b"v")].concat())
+        .await;
     assert_eq!(client.code().await, code::OK);
     assert_eq!(within(client.0.read_u8()).await.unwrap(), 0);
     assert_eq!(client.string().await, (code::NOT_MASTER, "None".into()));
@@ -336,9 +382,14 @@ async fn a_node_without_a_master_says_none() {
 #[tokio::test]
 async fn the_node_says_how_it_is() {
     let (mut client, _serving) = connect(&master(), &ServiceOptions::default(), 1 << 16);
-    client.send(&[prologue(), request(0x50, |_| ()), request(0x32, |_| ())].concat()).await;
+    client
+        .send(&[prologue(), request(0x50, |_| ()), request(0x32, |_| ())].concat())
+        .await;
     let (code, json) = client.string().await;
-    assert_eq!((code, serde_json::from_slice::<NodeStatus>(&json).unwrap()), (code::OK, status(Slot::ZERO)));
+    assert_eq!(
+        (code, serde_json::from_slice::<NodeStatus>(&json).unwrap()),
+        (code::OK, status(Slot::ZERO))
+    );
     assert_eq!(client.string().await, (code::OK, "Stable_master".into()));
 }
 
@@ -358,7 +409,10 @@ async fn the_refusal_of_a_huge_value_arrives_although_the_client_goes_on_sending
 
 #[tokio::test]
 async fn a_range_of_many_pieces_is_whole_and_backwards_and_one_over_the_limit_is_refused() {
-    let options = ServiceOptions { list_bytes_max: 4 << 20, ..ServiceOptions::default() };
+    let options = ServiceOptions {
+        list_bytes_max: 4 << 20,
+        ..ServiceOptions::default()
+    };
     let (mut client, _serving) = connect(&master(), &options, 1 << 16);
     let (count, width) = (3000, 1000);
     let key = |i: usize| format!("{i:0width$}");
@@ -377,13 +431,18 @@ async fn a_range_of_many_pieces_is_whole_and_backwards_and_one_over_the_limit_is
     };
     client.send(&[prologue(), sequence(0), range(-1)].concat()).await;
     assert_eq!((client.code().await, client.code().await), (code::OK, code::OK));
-    assert_eq!(within(client.0.read_i32_le()).await.unwrap(), i32::try_from(count).unwrap());
+    assert_eq!(
+        within(client.0.read_i32_le()).await.unwrap(),
+        i32::try_from(count).unwrap()
+    );
     for i in (0..count).rev() {
         let mut bytes = vec![0; 4 + width];
         within(client.0.read_exact(&mut bytes)).await.unwrap();
         assert_eq!(bytes[4..], *key(i).as_bytes());
     }
-    client.send(&[sequence(count), range(-1), range(2), get(0, "k")].concat()).await;
+    client
+        .send(&[sequence(count), range(-1), range(2), get(0, "k")].concat())
+        .await;
     assert_eq!(client.code().await, code::OK);
     let (refused, why) = client.string().await;
     assert_eq!(refused, code::BAD_INPUT, "{why:?}");
@@ -396,7 +455,10 @@ async fn a_range_of_many_pieces_is_whole_and_backwards_and_one_over_the_limit_is
 
 #[tokio::test]
 async fn a_client_too_many_is_told_so_and_finds_a_place_when_another_leaves() {
-    let options = ServiceOptions { connections_max: Some(2), ..ServiceOptions::default() };
+    let options = ServiceOptions {
+        connections_max: Some(2),
+        ..ServiceOptions::default()
+    };
     let service = Service::start(master(), options).await;
     let probe = [prologue(), request(0x02, |_| ())].concat();
     let mut served = Vec::new();
@@ -407,7 +469,10 @@ async fn a_client_too_many_is_told_so_and_finds_a_place_when_another_leaves() {
         served.push(client);
     }
     let mut refused = service.connect().await;
-    assert_eq!(refused.string().await, (code::MAX_CONNECTIONS, "too many clients".into()));
+    assert_eq!(
+        refused.string().await,
+        (code::MAX_CONNECTIONS, "too many clients".into())
+    );
     assert!(refused.ends().await);
     served.pop();
     // The place is free once the node has noticed, which it does by itself.
@@ -426,7 +491,10 @@ async fn a_client_too_many_is_told_so_and_finds_a_place_when_another_leaves() {
 
 #[tokio::test]
 async fn a_client_that_takes_no_reply_loses_its_connection() {
-    let options = ServiceOptions { stall_max: Duration::from_millis(50), ..ServiceOptions::default() };
+    let options = ServiceOptions {
+        stall_max: Duration::from_millis(50),
+        ..ServiceOptions::default()
+    };
     let (mut client, serving) = connect(&master(), &options, 64);
     client.send(&[prologue(), set("k", &[0; 1000])].concat()).await;
     assert_eq!(client.code().await, code::OK);
@@ -437,11 +505,18 @@ async fn a_client_that_takes_no_reply_loses_its_connection() {
 #[tokio::test]
 async fn a_client_that_stops_in_the_middle_of_a_prologue_or_request_loses_its_connection_and_an_idle_one_keeps_it() {
     let short = Duration::from_millis(30);
-    let options = ServiceOptions { stall_max: short, prologue_max: short, ..ServiceOptions::default() };
+    let options = ServiceOptions {
+        stall_max: short,
+        prologue_max: short,
+        ..ServiceOptions::default()
+    };
     let handle = master();
     let mut idle = connect(&handle, &options, 64).0;
     idle.send(&prologue()).await;
-    for sent in [prologue()[..5].to_vec(), [prologue(), set("k", b"v")[..7].to_vec()].concat()] {
+    for sent in [
+        prologue()[..5].to_vec(),
+        [prologue(), set("k", b"v")[..7].to_vec()].concat(),
+    ] {
         let (mut client, serving) = connect(&handle, &options, 64);
         client.send(&sent).await;
         within(serving).await.unwrap();
@@ -460,7 +535,8 @@ async fn a_stop_answers_what_is_under_way_and_tells_everyone_else() {
     idle.send(&[prologue(), request(0x02, |_| ())].concat()).await;
     let mut silent = service.connect().await;
     let mut busy = service.connect().await;
-    busy.send(&[prologue(), request(0x02, |_| ()), set("k", b"v"), get(0, "k")].concat()).await;
+    busy.send(&[prologue(), request(0x02, |_| ()), set("k", b"v"), get(0, "k")].concat())
+        .await;
     for client in [&mut idle, &mut busy] {
         assert_eq!(client.code().await, code::OK);
         let mut name = [0; 7];
@@ -512,17 +588,25 @@ async fn a_request_cut_anywhere_ends_the_connection_and_nothing_else() {
 
 #[test]
 fn any_bytes_after_the_prologue_are_survived() {
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .unwrap();
     let handle = runtime.block_on(async { master() });
     let options = ServiceOptions::default();
     let recorded = recorded_requests();
     let word = (0..=0x50_u32).prop_map(|code| (MAGIC | code).to_le_bytes().to_vec());
     let noise = prop::collection::vec(prop_oneof![3 => 0..3_u8, 1 => any::<u8>()], 0..40);
-    let altered = (prop::sample::select(recorded), any::<prop::sample::Index>(), any::<u8>()).prop_map(|(mut bytes, at, byte)| {
-        let at = at.index(bytes.len());
-        bytes[at] = byte;
-        bytes
-    });
+    let altered = (
+        prop::sample::select(recorded),
+        any::<prop::sample::Index>(),
+        any::<u8>(),
+    )
+        .prop_map(|(mut bytes, at, byte)| {
+            let at = at.index(bytes.len());
+            bytes[at] = byte;
+            bytes
+        });
     let part = prop_oneof![1 => word.prop_flat_map(move |word| noise.clone().prop_map(move |noise| [&word[..], &noise].concat())), 1 => altered];
     let stream = prop::collection::vec(part, 1..5).prop_map(|parts| parts.concat());
     TestRunner::default()

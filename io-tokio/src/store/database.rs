@@ -19,7 +19,7 @@ use redb::{
 use trialbay_engine::{HistoryHash, NodeId, Slot, Value};
 
 use super::apply::{KeyValue, apply_command};
-use super::error::StoreError;
+use super::error::{StoreError, damaged};
 use super::range::KeyRange;
 use super::reader::StoreReader;
 use crate::update::UpdateResult;
@@ -139,7 +139,7 @@ impl Store {
     /// # Errors
     /// When the store cannot be written; it is then of no more use.
     pub fn flush(&mut self) -> Result<(), StoreError> {
-        if self.has_undurable {
+        if self.has_undurable || self.has_failed {
             self.write(true, |_| Ok(()))
         } else {
             Ok(())
@@ -275,10 +275,6 @@ pub(super) fn decode_applied(bytes: &[u8]) -> Result<(Slot, HistoryHash), StoreE
         ([slot, hash], []) => Ok((Slot(u64::from_le_bytes(*slot)), HistoryHash(u64::from_le_bytes(*hash)))),
         _ => Err(damaged("it does not say legibly what it has applied")),
     }
-}
-
-pub(super) fn damaged(why: &str) -> StoreError {
-    StoreError::Damaged { why: why.to_string() }
 }
 
 /// The clients' keys, as updates change them.
