@@ -342,7 +342,7 @@ mod tests {
     #[test]
     fn test_and_set_expects_what_it_wrote_or_was_told() {
         let mut requests = Requests::new(&load(Mix::TestAndSet), 0, 1);
-        let mut write = |requests: &mut Requests| {
+        let write = |requests: &mut Requests| {
             let mut out = Vec::new();
             let operation = requests.write_next(&mut out);
             let mut reader = Reader(Bytes::from(out).slice(4..));
