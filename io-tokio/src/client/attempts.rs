@@ -56,18 +56,12 @@ impl Cluster {
             return result;
         }
         if progress.is_sent && request.is_update {
-            return Err(ClientError::OutcomeUnknown {
-                why: format!("the node did not answer within {timeout:?}"),
-            });
+            return Err(ClientError::OutcomeUnknown { why: format!("the node did not answer within {timeout:?}") });
         }
         Err(match progress.obstacle {
             Some(obstacle @ ClientError::Unreachable { .. }) => obstacle,
-            Some(obstacle) => ClientError::DidNotHappen {
-                why: format!("no success within {timeout:?}: {obstacle}"),
-            },
-            None => ClientError::DidNotHappen {
-                why: format!("no answer within {timeout:?}"),
-            },
+            Some(obstacle) => ClientError::DidNotHappen { why: format!("no success within {timeout:?}: {obstacle}") },
+            None => ClientError::DidNotHappen { why: format!("no answer within {timeout:?}") },
         })
     }
 
@@ -169,11 +163,7 @@ impl Cluster {
                 code::NOT_MASTER => {
                     self.forget_master(endpoint);
                     let named = String::from_utf8_lossy(&reply.message()).into_owned();
-                    let when = if self.follow(&named, endpoint) {
-                        When::Now
-                    } else {
-                        When::Soon
-                    };
+                    let when = if self.follow(&named, endpoint) { When::Now } else { When::Soon };
                     (when, did_not_happen(at(format!("not the master; it names {named}"))))
                 }
                 code::OVERLOADED => (When::Soon, did_not_happen(at(reply.to_string()))),
@@ -190,9 +180,7 @@ impl Cluster {
             Err(unanswered) => {
                 self.forget_master(endpoint);
                 let error = match unanswered {
-                    Unanswered::NotSent(why) => ClientError::Unreachable {
-                        tried: vec![(self.address(endpoint), why)],
-                    },
+                    Unanswered::NotSent(why) => ClientError::Unreachable { tried: vec![(self.address(endpoint), why)] },
                     Unanswered::Lost(why) => lost(request, at(why)),
                     Unanswered::Garbage(malformed) => {
                         return Err(self.protocol_error(request, endpoint, malformed.to_string()));
@@ -208,16 +196,8 @@ impl Cluster {
     }
 
     pub(crate) fn protocol_error(&self, request: &Request, endpoint: usize, why: String) -> ClientError {
-        let happened = if request.is_update {
-            Happened::Unknown
-        } else {
-            Happened::No
-        };
-        ClientError::Protocol {
-            endpoint: self.address(endpoint),
-            why,
-            happened,
-        }
+        let happened = if request.is_update { Happened::Unknown } else { Happened::No };
+        ClientError::Protocol { endpoint: self.address(endpoint), why, happened }
     }
 }
 
@@ -227,9 +207,5 @@ fn did_not_happen(why: String) -> ClientError {
 
 /// A node may have the request. That matters for an update; a read can be sent again.
 fn lost(request: &Request, why: String) -> ClientError {
-    if request.is_update {
-        ClientError::OutcomeUnknown { why }
-    } else {
-        ClientError::DidNotHappen { why }
-    }
+    if request.is_update { ClientError::OutcomeUnknown { why } } else { ClientError::DidNotHappen { why } }
 }

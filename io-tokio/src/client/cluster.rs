@@ -56,11 +56,7 @@ pub(crate) enum Found {
 impl Cluster {
     pub(crate) fn new(options: ClientOptions) -> Self {
         let row = || (0..options.connections).map(|_| Link::default()).collect();
-        let any = options
-            .prefer
-            .as_deref()
-            .and_then(|prefer| options.index_of(prefer).ok())
-            .unwrap_or(0);
+        let any = options.prefer.as_deref().and_then(|prefer| options.index_of(prefer).ok()).unwrap_or(0);
         Self {
             links: options.endpoints.iter().map(|_| row()).collect(),
             master: AtomicUsize::new(NOBODY),
@@ -82,18 +78,14 @@ impl Cluster {
 
     pub(crate) fn forget_master(&self, endpoint: usize) {
         // Another call may have found the new one already.
-        let _ = self
-            .master
-            .compare_exchange(endpoint, NOBODY, Ordering::AcqRel, Ordering::Relaxed);
+        let _ = self.master.compare_exchange(endpoint, NOBODY, Ordering::AcqRel, Ordering::Relaxed);
     }
 
     /// Takes the endpoint of this name for the master, unless it is the one that said so.
     pub(crate) fn follow(&self, name: &str, told_by: usize) -> bool {
         let is_named = |endpoint: &usize| match &self.options.endpoints[*endpoint].name {
             Some(known) => known == name,
-            None => self.links[*endpoint]
-                .iter()
-                .any(|link| link.name().as_deref() == Some(name)),
+            None => self.links[*endpoint].iter().any(|link| link.name().as_deref() == Some(name)),
         };
         let others = (0..self.links.len()).filter(|endpoint| *endpoint != told_by);
         let named = others.into_iter().find(is_named);
@@ -144,10 +136,7 @@ impl Cluster {
     async fn ask(&self, endpoint: usize) -> Result<(String, Option<String>), String> {
         let answer = async {
             let connection = self.connection(endpoint).await?;
-            let master = ask_for(&connection, &who_master())
-                .await?
-                .option_text()
-                .map_err(|error| error.to_string())?;
+            let master = ask_for(&connection, &who_master()).await?.option_text().map_err(|error| error.to_string())?;
             let master = master.map(|name| String::from_utf8_lossy(&name).into_owned());
             let name = self.name(endpoint, &connection).await?;
             if master.as_ref() == Some(&name) {
@@ -157,24 +146,15 @@ impl Cluster {
         };
         // Connecting and answering have this time each.
         let timeout = 2 * self.options.connect_timeout;
-        tokio::time::timeout(timeout, answer)
-            .await
-            .unwrap_or_else(|_| Err(format!("no answer within {timeout:?}")))
+        tokio::time::timeout(timeout, answer).await.unwrap_or_else(|_| Err(format!("no answer within {timeout:?}")))
     }
 
     /// The name of the node at the other end of a connection: from the options, or as it says itself.
     async fn name(&self, endpoint: usize, connection: &Connection) -> Result<String, String> {
-        if let Some(name) = self.options.endpoints[endpoint]
-            .name
-            .as_ref()
-            .or_else(|| connection.name.get())
-        {
+        if let Some(name) = self.options.endpoints[endpoint].name.as_ref().or_else(|| connection.name.get()) {
             return Ok(name.clone());
         }
-        let json = ask_for(connection, &node_status())
-            .await?
-            .text()
-            .map_err(|error| error.to_string())?;
+        let json = ask_for(connection, &node_status()).await?.text().map_err(|error| error.to_string())?;
         let status: NodeStatus = serde_json::from_slice(&json).map_err(|error| format!("its status: {error}"))?;
         Ok(connection.name.get_or_init(|| status.node).clone())
     }
@@ -205,16 +185,11 @@ impl Link {
     }
 
     fn usable(&self) -> Option<Arc<Connection>> {
-        self.lock()
-            .as_ref()
-            .filter(|connection| connection.is_usable())
-            .cloned()
+        self.lock().as_ref().filter(|connection| connection.is_usable()).cloned()
     }
 
     fn name(&self) -> Option<String> {
-        self.lock()
-            .as_ref()
-            .and_then(|connection| connection.name.get().cloned())
+        self.lock().as_ref().and_then(|connection| connection.name.get().cloned())
     }
 }
 

@@ -65,12 +65,7 @@ impl Fake {
             }
         })
         .abort_handle();
-        Self {
-            address,
-            asked,
-            accepting,
-            ended,
-        }
+        Self { address, asked, accepting, ended }
     }
 
     /// A node called `name` that takes `master` for the master, and answers everything else by `script`.
@@ -99,12 +94,7 @@ impl Fake {
 
     /// How often a command came.
     pub(crate) fn count(&self, command: Command) -> usize {
-        self.asked
-            .lock()
-            .unwrap()
-            .iter()
-            .filter(|asked| asked.command == command as u16)
-            .count()
+        self.asked.lock().unwrap().iter().filter(|asked| asked.command == command as u16).count()
     }
 
     /// Waits for the end of a connection.
@@ -146,11 +136,7 @@ async fn serve(
         assert_eq!(word & 0xffff_0000, 0xb1ff_0000);
         let command = u16::try_from(word & 0xffff).unwrap();
         let key = read_arguments(stream, command).await?;
-        match react(Asked {
-            connection,
-            command,
-            key,
-        }) {
+        match react(Asked { connection, command, key }) {
             Reaction::Reply(bytes) => stream.write_all(&bytes).await?,
             Reaction::LastReply(bytes) => return stream.write_all(&bytes).await,
             Reaction::Close => return Ok(()),

@@ -123,12 +123,7 @@ impl Reply {
 impl fmt::Display for Reply {
     /// A refusal, in words.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(
-            f,
-            "{} (code {:#04x})",
-            String::from_utf8_lossy(&self.message()),
-            self.code
-        )
+        write!(f, "{} (code {:#04x})", String::from_utf8_lossy(&self.message()), self.code)
     }
 }
 
@@ -191,10 +186,7 @@ impl Scan {
                     code::NO_MAGIC => &[],
                     2..=0xff => &[Part::Text],
                     _ => {
-                        return Err(Malformed::UnknownTag {
-                            what: "reply",
-                            tag: i64::from(code),
-                        });
+                        return Err(Malformed::UnknownTag { what: "reply", tag: i64::from(code) });
                     }
                 };
                 *self.code.insert(code)
@@ -218,11 +210,7 @@ impl Scan {
                 return Ok(None);
             };
             if end > max {
-                return Err(Malformed::TooLong {
-                    what: "reply",
-                    len: end as u64,
-                    max: max as u64,
-                });
+                return Err(Malformed::TooLong { what: "reply", len: end as u64, max: max as u64 });
             }
             if end > buffer.len() {
                 return Ok(None);
@@ -248,10 +236,7 @@ impl Scan {
                 None => Ok(None),
                 Some(0 | 1) => Ok(Some(at + 1)),
                 Some(2) => Ok(Some(at + 9)),
-                Some(&tag) => Err(Malformed::UnknownTag {
-                    what: "consistency",
-                    tag: i64::from(tag),
-                }),
+                Some(&tag) => Err(Malformed::UnknownTag { what: "consistency", tag: i64::from(tag) }),
             },
         }
     }
@@ -277,9 +262,7 @@ fn i32_at(buffer: &[u8], at: usize) -> Option<i32> {
 }
 
 fn len_at(buffer: &[u8], at: usize) -> Result<Option<usize>, Malformed> {
-    i32_at(buffer, at)
-        .map(|len| usize::try_from(len).map_err(|_| Malformed::NegativeLength(len)))
-        .transpose()
+    i32_at(buffer, at).map(|len| usize::try_from(len).map_err(|_| Malformed::NegativeLength(len))).transpose()
 }
 
 fn text_end(buffer: &[u8], at: usize) -> Result<Option<usize>, Malformed> {
@@ -344,12 +327,7 @@ impl Payload {
 
     pub(crate) fn version(mut self) -> Result<Version, Malformed> {
         let (major, minor, patch) = (self.0.i32()?, self.0.i32()?, self.0.i32()?);
-        Ok(Version {
-            major,
-            minor,
-            patch,
-            info: self.lossy()?,
-        })
+        Ok(Version { major, minor, patch, info: self.lossy()? })
     }
 
     pub(crate) fn consistency(mut self) -> Result<Consistency, Malformed> {
@@ -365,11 +343,7 @@ impl Payload {
 pub(crate) fn one_for_each<T>(list: Vec<T>, keys: usize) -> Result<Vec<T>, Malformed> {
     match list.len() {
         len if len < keys => Err(Malformed::Truncated),
-        len if len > keys => Err(Malformed::TooLong {
-            what: "list of values",
-            len: len as u64,
-            max: keys as u64,
-        }),
+        len if len > keys => Err(Malformed::TooLong { what: "list of values", len: len as u64, max: keys as u64 }),
         _ => Ok(list),
     }
 }
@@ -460,10 +434,7 @@ mod tests {
     }
 
     fn texts() -> impl Strategy<Value = Vec<Option<Vec<u8>>>> {
-        proptest::collection::vec(
-            proptest::option::of(proptest::collection::vec(any::<u8>(), 0..300)),
-            0..20,
-        )
+        proptest::collection::vec(proptest::option::of(proptest::collection::vec(any::<u8>(), 0..300)), 0..20)
     }
 
     proptest! {

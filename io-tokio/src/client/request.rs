@@ -147,8 +147,7 @@ impl Builder {
 
     /// `-1` stands for no limit.
     pub(crate) fn max(mut self, max: Option<u32>) -> Self {
-        self.bytes
-            .i32(max.map_or(-1, |max| i32::try_from(max).unwrap_or(i32::MAX)));
+        self.bytes.i32(max.map_or(-1, |max| i32::try_from(max).unwrap_or(i32::MAX)));
         self
     }
 
@@ -175,11 +174,7 @@ impl Builder {
 
     /// A read, for the nodes that can be as fresh as that.
     pub(crate) fn query(self, shape: Shape, consistency: Consistency) -> Result<Request, ClientError> {
-        let target = if consistency == Consistency::Consistent {
-            Target::Master
-        } else {
-            Target::Any
-        };
+        let target = if consistency == Consistency::Consistent { Target::Master } else { Target::Any };
         self.build(shape, target, false)
     }
 
@@ -188,12 +183,7 @@ impl Builder {
             Some(len) => Err(ClientError::invalid(format!(
                 "arguments of {len} bytes and more are over the limit of {ARGUMENT_LEN_MAX}"
             ))),
-            None => Ok(Request {
-                bytes: self.bytes.into(),
-                shape,
-                target,
-                is_update,
-            }),
+            None => Ok(Request { bytes: self.bytes.into(), shape, target, is_update }),
         }
     }
 }
@@ -224,11 +214,6 @@ pub(crate) fn node_status() -> Request {
 impl Request {
     /// A question without arguments.
     pub(crate) fn plain(command: Command, shape: Shape, target: Target) -> Self {
-        Self {
-            bytes: Builder::new(command).bytes.into(),
-            shape,
-            target,
-            is_update: false,
-        }
+        Self { bytes: Builder::new(command).bytes.into(), shape, target, is_update: false }
     }
 }

@@ -48,13 +48,7 @@ async fn the_node_that_names_itself_is_master_and_gets_the_updates() {
     assert_eq!(second.count(Command::Set), 2);
     assert_eq!(second.count(Command::WhoMaster), 1, "the master is remembered");
     let master = client.find_master().await.unwrap().unwrap();
-    assert_eq!(
-        master,
-        Master {
-            name: "n2".into(),
-            endpoint: second.address.clone()
-        }
-    );
+    assert_eq!(master, Master { name: "n2".into(), endpoint: second.address.clone() });
 }
 
 #[tokio::test]
@@ -63,11 +57,7 @@ async fn a_master_that_only_others_name_is_none() {
     let second = Fake::node("n2", || None, never).await;
     let client = client(&[&first, &second]);
     assert_eq!(client.find_master().await.unwrap(), None);
-    let error = client
-        .with_timeout(Duration::from_millis(50))
-        .set("k", "v")
-        .await
-        .unwrap_err();
+    let error = client.with_timeout(Duration::from_millis(50)).set("k", "v").await.unwrap_err();
     assert!(matches!(error, ClientError::DidNotHappen { .. }), "{error}");
 }
 
@@ -169,11 +159,7 @@ async fn an_update_behind_a_reply_that_closes_is_unknown_and_is_not_sent_again()
     let (first, second) = tokio::join!(client.set("a", ""), client.set("b", ""));
     first.unwrap();
     assert!(matches!(second, Err(ClientError::OutcomeUnknown { .. })), "{second:?}");
-    assert_eq!(
-        node.count(Command::Set),
-        4,
-        "one warm-up, two pipelined, the first once more"
-    );
+    assert_eq!(node.count(Command::Set), 4, "one warm-up, two pipelined, the first once more");
 }
 
 #[tokio::test]
@@ -277,12 +263,7 @@ async fn several_connections_share_the_calls() {
         client.set("k", "v").await.unwrap();
     }
     for connection in 0..3 {
-        assert!(
-            node.asked()
-                .iter()
-                .any(|asked| asked.connection == connection && asked.key == "k"),
-            "{connection}"
-        );
+        assert!(node.asked().iter().any(|asked| asked.connection == connection && asked.key == "k"), "{connection}");
     }
 }
 
@@ -294,13 +275,8 @@ async fn no_endpoint_that_answers_is_unreachable_with_the_reason_of_each() {
     options.endpoints.push("127.0.0.1:1".parse().unwrap());
     options.unreachable_timeout = Duration::from_millis(30);
     let client = Client::new(options).unwrap();
-    for error in [
-        client.set("k", "v").await.unwrap_err(),
-        client.get("k").await.unwrap_err(),
-    ] {
-        let ClientError::Unreachable { tried } = error else {
-            panic!("{error}")
-        };
+    for error in [client.set("k", "v").await.unwrap_err(), client.get("k").await.unwrap_err()] {
+        let ClientError::Unreachable { tried } = error else { panic!("{error}") };
         assert_eq!(tried.len(), 2, "{tried:?}");
         let why = &tried.iter().find(|(endpoint, _)| *endpoint == closed).unwrap().1;
         assert!(why.contains("cluster id"), "{why}");
@@ -314,9 +290,7 @@ async fn a_node_without_room_for_another_client_has_not_read_the_update() {
     tokio::spawn(async move {
         loop {
             let (mut stream, _) = listener.accept().await.unwrap();
-            tokio::io::AsyncWriteExt::write_all(&mut stream, &refuse(0xfe, "too many clients"))
-                .await
-                .unwrap();
+            tokio::io::AsyncWriteExt::write_all(&mut stream, &refuse(0xfe, "too many clients")).await.unwrap();
         }
     });
     let client = Client::new(ClientOptions::new("c", [&address]).unwrap()).unwrap();
@@ -326,18 +300,11 @@ async fn a_node_without_room_for_another_client_has_not_read_the_update() {
 
 #[tokio::test]
 async fn garbage_is_a_protocol_error() {
-    for garbage in [
-        &[0xff; 64][..],
-        &[0, 0, 0, 0, 0xff, 0xff, 0xff, 0xff],
-        b"HTTP/1.1 400 Bad Request\r\n",
-    ] {
+    for garbage in [&[0xff; 64][..], &[0, 0, 0, 0, 0xff, 0xff, 0xff, 0xff], b"HTTP/1.1 400 Bad Request\r\n"] {
         let node = Fake::node("n1", n1, |_| Reaction::Reply(garbage.to_vec())).await;
         let client = client(&[&node]);
         let error = client.get("k").await.unwrap_err();
-        assert!(
-            matches!(&error, ClientError::Protocol { endpoint, .. } if *endpoint == node.address),
-            "{error}"
-        );
+        assert!(matches!(&error, ClientError::Protocol { endpoint, .. } if *endpoint == node.address), "{error}");
         assert_eq!(error.happened(), Happened::No);
         let error = client.replace("k", None).await.unwrap_err();
         assert_eq!(error.happened(), Happened::Unknown, "{error}");
@@ -351,10 +318,7 @@ async fn a_read_that_one_node_is_too_stale_for_goes_to_the_next() {
     let second = Fake::node("n2", || None, echo).await;
     let both = client(&[&first, &second]);
     assert_eq!(both.get_with("k", Consistency::AtLeast(9)).await.unwrap(), "k");
-    let error = client(&[&first])
-        .get_with("k", Consistency::AtLeast(9))
-        .await
-        .unwrap_err();
+    let error = client(&[&first]).get_with("k", Consistency::AtLeast(9)).await.unwrap_err();
     assert!(matches!(error, ClientError::Refused { code: 0x80, .. }), "{error}");
 }
 
@@ -380,10 +344,7 @@ async fn the_status_of_a_cluster_has_a_line_for_each_endpoint() {
     drop(second);
     let reports = client.cluster_status().await;
     assert_eq!(reports[0].status.as_ref().unwrap().node, "n1");
-    assert!(
-        matches!(reports[1].status, Err(ClientError::Unreachable { .. })),
-        "{reports:?}"
-    );
+    assert!(matches!(reports[1].status, Err(ClientError::Unreachable { .. })), "{reports:?}");
 }
 
 #[tokio::test]

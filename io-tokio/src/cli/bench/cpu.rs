@@ -74,7 +74,8 @@ mod tests {
             load: 1.0,
             nodes: nodes.iter().map(|(node, seconds)| ((*node).to_owned(), *seconds)).collect(),
         };
-        let used = times(&[("a", 3.0), ("b", 1.0), ("new", 1.0)]).since(&times(&[("a", 1.0), ("b", 2.0), ("old", 1.0)]));
+        let used =
+            times(&[("a", 3.0), ("b", 1.0), ("new", 1.0)]).since(&times(&[("a", 1.0), ("b", 2.0), ("old", 1.0)]));
         assert_eq!(used.nodes, times(&[("a", 2.0)]).nodes);
     }
 }

@@ -88,7 +88,9 @@ impl Tally {
     fn refused(&mut self, operation: Operation, code: i32) {
         let errors = &mut self.errors;
         *match code {
-            code::NOT_MASTER | code::GOING_DOWN | code::OVERLOADED | code::MAX_CONNECTIONS => &mut errors.did_not_happen,
+            code::NOT_MASTER | code::GOING_DOWN | code::OVERLOADED | code::MAX_CONNECTIONS => {
+                &mut errors.did_not_happen
+            }
             code::NO_LONGER_MASTER if operation.is_update() => &mut errors.outcome_unknown,
             code::NO_LONGER_MASTER => &mut errors.did_not_happen,
             code::NOT_FOUND => &mut errors.not_found,

@@ -123,7 +123,8 @@ pub(super) struct Load {
 impl Load {
     pub(super) fn new(mix: Mix, keys: Keys, value_size: usize, sequence_size: usize, seed: u64) -> Self {
         let mut random = Random(seed);
-        let pool: Vec<u8> = (0..(POOL_BYTES + value_size).div_ceil(8)).flat_map(|_| random.next().to_le_bytes()).collect();
+        let pool: Vec<u8> =
+            (0..(POOL_BYTES + value_size).div_ceil(8)).flat_map(|_| random.next().to_le_bytes()).collect();
         Self { mix, keys, value_size, sequence_size, seed, pool: pool.into() }
     }
 

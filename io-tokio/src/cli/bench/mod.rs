@@ -98,7 +98,8 @@ pub(crate) async fn run(
     match global.output {
         Output::Text => out.extend_from_slice(report.to_string().as_bytes()),
         Output::Json => {
-            let json = serde_json::to_vec_pretty(&report).map_err(|error| Failure::new(ExitCode::Other, error.to_string()))?;
+            let json =
+                serde_json::to_vec_pretty(&report).map_err(|error| Failure::new(ExitCode::Other, error.to_string()))?;
             out.extend_from_slice(&json);
             out.push(b'\n');
         }
@@ -112,7 +113,8 @@ impl BenchArgs {
         let in_flight = usize::from(self.clients) * usize::from(self.pipeline);
         let connections = usize::from(self.connections.unwrap_or(self.clients));
         if connections > in_flight {
-            let why = format!("{connections} connections are more than the {in_flight} requests in flight: choose fewer");
+            let why =
+                format!("{connections} connections are more than the {in_flight} requests in flight: choose fewer");
             return Err(Failure::new(ExitCode::Usage, why));
         }
         let share = |lane| in_flight / connections + usize::from(lane < in_flight % connections);
@@ -193,9 +195,8 @@ async fn fill(client: &Client, load: &Load) -> Result<(), Failure> {
                         return Ok::<(), ClientError>(());
                     }
                     next.set(end);
-                    let sequence = (first..end).fold(Sequence::new(), |sequence, key| {
-                        sequence.set(load.keys.key(key), load.value(key))
-                    });
+                    let sequence = (first..end)
+                        .fold(Sequence::new(), |sequence, key| sequence.set(load.keys.key(key), load.value(key)));
                     // Setting a key twice does no harm here.
                     while let Err(error) = client.sequence(sequence.clone()).await {
                         if error.happened() == crate::client::Happened::No {
@@ -270,16 +271,20 @@ mod tests {
     #[tokio::test]
     async fn errors_are_counted_by_kind_and_the_load_goes_on() {
         let mut count = 0;
-        let node = Fake::node("n1", || Some("n1"), move |asked| {
-            count += 1;
-            match (asked.command == Command::Set as u16, count % 50) {
-                (true, 10) => Reaction::Reply(refuse(0x90, "overloaded")),
-                (true, 20) => Reaction::Reply(refuse(0x21, "no longer master")),
-                (true, 30) => Reaction::Reply(refuse(0x26, "too large")),
-                (true, 40) => Reaction::Close,
-                _ => answer(asked),
-            }
-        })
+        let node = Fake::node(
+            "n1",
+            || Some("n1"),
+            move |asked| {
+                count += 1;
+                match (asked.command == Command::Set as u16, count % 50) {
+                    (true, 10) => Reaction::Reply(refuse(0x90, "overloaded")),
+                    (true, 20) => Reaction::Reply(refuse(0x21, "no longer master")),
+                    (true, 30) => Reaction::Reply(refuse(0x26, "too large")),
+                    (true, 40) => Reaction::Close,
+                    _ => answer(asked),
+                }
+            },
+        )
         .await;
         let mut plan = plan("--mix set --clients 2", &node).unwrap();
         plan.measure = Duration::from_millis(300);
