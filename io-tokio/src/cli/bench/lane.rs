@@ -112,6 +112,8 @@ pub(super) struct Lane {
     window: usize,
     requests: Requests,
     client: Client,
+    /// Who was master when it connected.
+    endpoint: String,
     tally: Rc<RefCell<Tally>>,
     phase: Rc<Cell<Phase>>,
     in_flight: VecDeque<(Operation, Instant)>,
@@ -135,6 +137,7 @@ impl Lane {
             window,
             requests: Requests::new(load, number, window),
             client,
+            endpoint: String::new(),
             tally,
             phase,
             in_flight: VecDeque::with_capacity(window),
@@ -167,8 +170,8 @@ impl Lane {
     async fn connect(&mut self) -> Option<TcpStream> {
         let options = self.client.options();
         let (timeout, prologue) = (options.connect_timeout, prologue(&options.cluster_id));
-        let master = self.client.find_master().await.ok()??;
-        let stream = tokio::time::timeout(timeout, TcpStream::connect(&master.endpoint)).await.ok()?.ok()?;
+        self.endpoint = self.client.find_master().await.ok()??.endpoint;
+        let stream = tokio::time::timeout(timeout, TcpStream::connect(&self.endpoint)).await.ok()?.ok()?;
         stream.set_nodelay(true).ok()?;
         self.out = prologue;
         Some(stream)
@@ -176,9 +179,8 @@ impl Lane {
 
     /// Keeps the window full until the end of the connection or of the measurement.
     async fn converse(&mut self, stream: &mut TcpStream) -> io::Result<()> {
-        let timeout = self.client.options().timeout;
         // Reset only when it fires: most replies come long before, and cost no timer.
-        let mut alarm = Box::pin(tokio::time::sleep(timeout));
+        let mut alarm = Box::pin(tokio::time::sleep(self.client.options().silence_max));
         loop {
             if self.phase.get() != Phase::Stop {
                 let now = Instant::now();
@@ -194,7 +196,7 @@ impl Lane {
                 stream.write_all(&self.out).await?;
                 self.out.clear();
             }
-            self.read(stream, &mut alarm, timeout).await?;
+            self.read(stream, &mut alarm).await?;
             self.take_replies()?;
             if std::mem::take(&mut self.is_overloaded) {
                 tokio::time::sleep(PAUSE).await;
@@ -202,7 +204,7 @@ impl Lane {
         }
     }
 
-    async fn read(&mut self, stream: &mut TcpStream, alarm: &mut Pin<Box<Sleep>>, timeout: Duration) -> io::Result<()> {
+    async fn read(&mut self, stream: &mut TcpStream, alarm: &mut Pin<Box<Sleep>>) -> io::Result<()> {
         self.buffer.reserve(READ_BYTES);
         loop {
             tokio::select! {
@@ -211,15 +213,20 @@ impl Lane {
                     return if read? == 0 { Err(io::ErrorKind::UnexpectedEof.into()) } else { Ok(()) };
                 }
                 () = alarm.as_mut() => {
-                    let oldest = self.in_flight.front().map_or_else(Instant::now, |(_, sent)| *sent);
-                    let deadline = oldest + timeout;
-                    if deadline <= Instant::now() {
-                        return Err(io::ErrorKind::TimedOut.into());
-                    }
-                    alarm.as_mut().reset(deadline.into());
+                    self.check_silence().await?;
+                    alarm.as_mut().reset(tokio::time::Instant::now() + self.client.options().silence_max);
                 }
             }
         }
+    }
+
+    /// Gives up on a node that takes too long, or that says nothing while another takes itself for the master.
+    async fn check_silence(&self) -> io::Result<()> {
+        let options = self.client.options();
+        let silence = self.in_flight.front().map_or(Duration::ZERO, |(_, sent)| sent.elapsed());
+        let is_deposed = silence >= options.silence_max
+            && matches!(self.client.find_master().await, Ok(Some(master)) if master.endpoint != self.endpoint);
+        if is_deposed || silence >= options.timeout { Err(io::ErrorKind::TimedOut.into()) } else { Ok(()) }
     }
 
     fn take_replies(&mut self) -> io::Result<()> {
