@@ -15,8 +15,8 @@ use super::request::{Request, node_status, who_master};
 use super::status::NodeStatus;
 use crate::wire::Reader;
 
-/// How long a search waits for the other endpoints once one has answered that it is not the master. A node that answers
-/// later is still heard, by the next try.
+/// How long a search waits for the other endpoints once one has answered that it knows of no master: one that does not
+/// answer is more likely dead than master. One that answers later is still heard, by the next try.
 const STRAGGLERS_WAIT: Duration = Duration::from_millis(100);
 
 /// Stands for "no endpoint" in an atomic.
@@ -87,8 +87,7 @@ impl Cluster {
             Some(known) => known == name,
             None => self.links[*endpoint].iter().any(|link| link.name().as_deref() == Some(name)),
         };
-        let others = (0..self.links.len()).filter(|endpoint| *endpoint != told_by);
-        let named = others.into_iter().find(is_named);
+        let named = (0..self.links.len()).filter(|endpoint| *endpoint != told_by).find(is_named);
         if let Some(endpoint) = named {
             self.master.store(endpoint, Ordering::Release);
         }
@@ -107,23 +106,23 @@ impl Cluster {
             answers.spawn(async move { (endpoint, cluster.ask(endpoint).await) });
         }
         let mut hearsay = None;
+        let mut patience = Duration::MAX;
         let mut tried = Vec::new();
         loop {
-            let answer = match &hearsay {
-                None => answers.join_next().await,
-                Some(_) => match tokio::time::timeout(STRAGGLERS_WAIT, answers.join_next()).await {
-                    Ok(answer) => answer,
-                    Err(_) => {
-                        answers.detach_all();
-                        None
-                    }
-                },
-            };
+            let answer = tokio::time::timeout(patience, answers.join_next()).await.unwrap_or_else(|_| {
+                answers.detach_all();
+                None
+            });
             match answer {
                 Some(Ok((endpoint, Ok((name, Some(master)))))) if name == master => {
                     return Found::Master(endpoint, name);
                 }
-                Some(Ok((_, Ok((name, master))))) => hearsay = Some(hearsay_of(&name, master.as_deref())),
+                Some(Ok((_, Ok((name, master))))) => {
+                    // The one that is named may be slow to answer.
+                    let wait = if master.is_some() { self.options.connect_timeout } else { STRAGGLERS_WAIT };
+                    patience = patience.min(wait);
+                    hearsay = Some(hearsay_of(&name, master.as_deref()));
+                }
                 Some(Ok((endpoint, Err(why)))) => tried.push((self.address(endpoint), why)),
                 // The runtime is stopping.
                 Some(Err(_)) => {}

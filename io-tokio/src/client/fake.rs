@@ -13,14 +13,14 @@ use crate::wire::Writer as _;
 
 /// What a connection asked: the command, and its first string.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) struct Asked {
-    pub(super) connection: usize,
-    pub(super) command: u16,
-    pub(super) key: Bytes,
+pub(crate) struct Asked {
+    pub(crate) connection: usize,
+    pub(crate) command: u16,
+    pub(crate) key: Bytes,
 }
 
 /// What the script does about it.
-pub(super) enum Reaction {
+pub(crate) enum Reaction {
     Reply(Vec<u8>),
     /// A reply after which the node closes, whatever else was asked.
     LastReply(Vec<u8>),
@@ -30,8 +30,8 @@ pub(super) enum Reaction {
 }
 
 /// A node that does what its script says. It dies when it is dropped.
-pub(super) struct Fake {
-    pub(super) address: String,
+pub(crate) struct Fake {
+    pub(crate) address: String,
     asked: Arc<Mutex<Vec<Asked>>>,
     accepting: AbortHandle,
     /// The number of each connection that came to its end.
@@ -40,7 +40,7 @@ pub(super) struct Fake {
 
 impl Fake {
     /// Reads requests one by one and does what the script says.
-    pub(super) async fn start(script: impl FnMut(&Asked) -> Reaction + Send + 'static) -> Self {
+    pub(crate) async fn start(script: impl FnMut(&Asked) -> Reaction + Send + 'static) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap().to_string();
         let asked = Arc::new(Mutex::new(Vec::new()));
@@ -69,7 +69,7 @@ impl Fake {
     }
 
     /// A node called `name` that takes `master` for the master, and answers everything else by `script`.
-    pub(super) async fn node(
+    pub(crate) async fn node(
         name: &'static str,
         master: impl Fn() -> Option<&'static str> + Send + 'static,
         mut script: impl FnMut(&Asked) -> Reaction + Send + 'static,
@@ -88,17 +88,17 @@ impl Fake {
     }
 
     /// All that was asked so far.
-    pub(super) fn asked(&self) -> Vec<Asked> {
+    pub(crate) fn asked(&self) -> Vec<Asked> {
         self.asked.lock().unwrap().clone()
     }
 
     /// How often a command came.
-    pub(super) fn count(&self, command: Command) -> usize {
+    pub(crate) fn count(&self, command: Command) -> usize {
         self.asked.lock().unwrap().iter().filter(|asked| asked.command == command as u16).count()
     }
 
     /// Waits for the end of a connection.
-    pub(super) async fn ended(&mut self) -> usize {
+    pub(crate) async fn ended(&mut self) -> usize {
         self.ended.recv().await.unwrap()
     }
 }
@@ -110,13 +110,13 @@ impl Drop for Fake {
 }
 
 /// A reply of code 0.
-pub(super) fn reply(payload: impl FnOnce(&mut Vec<u8>)) -> Vec<u8> {
+pub(crate) fn reply(payload: impl FnOnce(&mut Vec<u8>)) -> Vec<u8> {
     let mut bytes = vec![0; 4];
     payload(&mut bytes);
     bytes
 }
 
-pub(super) fn refuse(code: i32, message: &str) -> Vec<u8> {
+pub(crate) fn refuse(code: i32, message: &str) -> Vec<u8> {
     let mut bytes = code.to_le_bytes().to_vec();
     bytes.string(message.as_bytes());
     bytes
@@ -149,6 +149,8 @@ async fn serve(
 async fn read_arguments(stream: &mut TcpStream, command: u16) -> std::io::Result<Bytes> {
     const GET: u16 = Command::Get as u16;
     const SET: u16 = Command::Set as u16;
+    const TEST_AND_SET: u16 = Command::TestAndSet as u16;
+    const SEQUENCE: u16 = Command::Sequence as u16;
     match command {
         GET => {
             if stream.read_u8().await? == 2 {
@@ -161,6 +163,16 @@ async fn read_arguments(stream: &mut TcpStream, command: u16) -> std::io::Result
             read_string(stream).await?;
             Ok(key)
         }
+        TEST_AND_SET => {
+            let key = read_string(stream).await?;
+            for _ in 0..2 {
+                if stream.read_u8().await? == 1 {
+                    read_string(stream).await?;
+                }
+            }
+            Ok(key)
+        }
+        SEQUENCE => read_string(stream).await,
         _ => Ok(Bytes::new()),
     }
 }

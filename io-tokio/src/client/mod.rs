@@ -26,15 +26,15 @@ mod error;
 mod flight;
 mod options;
 mod range;
-mod reply;
-mod request;
+pub(crate) mod reply;
+pub(crate) mod request;
 mod sequence;
 mod status;
 
 #[cfg(test)]
 mod bytes_on_the_wire;
 #[cfg(test)]
-mod fake;
+pub(crate) mod fake;
 #[cfg(test)]
 mod tests;
 

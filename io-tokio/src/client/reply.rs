@@ -145,10 +145,9 @@ impl Scan {
     /// # Errors
     /// When the bytes cannot be a reply, or when it is longer than `max` bytes.
     pub(crate) fn take(&mut self, buffer: &mut BytesMut, shape: Shape, max: usize) -> Result<Option<Reply>, Malformed> {
-        let Some(code) = self.walk(buffer, shape, max)? else {
+        let Some((code, end)) = self.find_end(buffer, shape, max)? else {
             return Ok(None);
         };
-        let end = std::mem::take(self).at;
         let body = if end <= COPIED_BYTES_MAX {
             let body = Bytes::copy_from_slice(&buffer[4..end]);
             buffer.advance(end);
@@ -157,6 +156,21 @@ impl Scan {
             buffer.split_to(end).freeze().slice(4..)
         };
         Ok(Some(Reply { code, body }))
+    }
+
+    /// The code of the reply at the front of `buffer`, and where the reply ends, if all of it is there. The next scan
+    /// begins behind it.
+    ///
+    /// # Errors
+    /// As [`Scan::take`].
+    pub(crate) fn find_end(
+        &mut self,
+        buffer: &[u8],
+        shape: Shape,
+        max: usize,
+    ) -> Result<Option<(i32, usize)>, Malformed> {
+        let code = self.walk(buffer, shape, max)?;
+        Ok(code.map(|code| (code, std::mem::take(self).at)))
     }
 
     fn walk(&mut self, buffer: &[u8], shape: Shape, max: usize) -> Result<Option<i32>, Malformed> {

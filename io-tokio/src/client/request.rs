@@ -70,6 +70,13 @@ pub(crate) enum Command {
     NodeStatus = 0x50,
 }
 
+impl Command {
+    /// What a request of this command begins with.
+    pub(crate) fn word(self) -> i32 {
+        (MAGIC | u32::from(self as u16)).cast_signed()
+    }
+}
+
 /// A longer argument, or a longer list, is not sent. Nodes take far less.
 const ARGUMENT_LEN_MAX: usize = 1 << 30;
 
@@ -83,7 +90,7 @@ pub(crate) struct Builder {
 impl Builder {
     pub(crate) fn new(command: Command) -> Self {
         let mut bytes = Vec::with_capacity(64);
-        bytes.i32((MAGIC | u32::from(command as u16)).cast_signed());
+        bytes.i32(command.word());
         Self { bytes, too_long: None }
     }
 

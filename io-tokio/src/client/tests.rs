@@ -4,6 +4,8 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::Duration;
 
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+
 use super::fake::{Asked, Fake, Reaction, refuse, reply};
 use super::*;
 use crate::wire::Writer as _;
@@ -254,6 +256,37 @@ async fn concurrent_calls_share_a_connection_and_get_their_own_replies() {
 }
 
 #[tokio::test]
+async fn requests_of_concurrent_calls_travel_together() {
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap().to_string();
+    let node = tokio::spawn(async move {
+        let (mut stream, _) = listener.accept().await.unwrap();
+        let mut reads = Vec::new();
+        while reads.iter().sum::<usize>() < PROLOGUE + 101 * NOP {
+            let mut buffer = [0; 1 << 16];
+            let read = stream.read(&mut buffer).await.unwrap();
+            let nops = if reads.is_empty() { read - PROLOGUE } else { read } / NOP;
+            stream.write_all(&[0; 4].repeat(nops)).await.unwrap();
+            reads.push(read);
+        }
+        reads
+    });
+    const PROLOGUE: usize = 13;
+    const NOP: usize = 4;
+    let client = Client::new(ClientOptions::new("c", [&address]).unwrap()).unwrap().at(&address).unwrap();
+    client.nop().await.unwrap();
+    let mut calls = tokio::task::JoinSet::new();
+    for _ in 0..100 {
+        let client = client.clone();
+        calls.spawn(async move { client.nop().await });
+    }
+    for result in calls.join_all().await {
+        result.unwrap();
+    }
+    assert_eq!(node.await.unwrap(), [PROLOGUE + NOP, 100 * NOP]);
+}
+
+#[tokio::test]
 async fn several_connections_share_the_calls() {
     let node = Fake::node("n1", n1, done).await;
     let mut options = options(&[&node]);
@@ -290,7 +323,7 @@ async fn a_node_without_room_for_another_client_has_not_read_the_update() {
     tokio::spawn(async move {
         loop {
             let (mut stream, _) = listener.accept().await.unwrap();
-            tokio::io::AsyncWriteExt::write_all(&mut stream, &refuse(0xfe, "too many clients")).await.unwrap();
+            stream.write_all(&refuse(0xfe, "too many clients")).await.unwrap();
         }
     });
     let client = Client::new(ClientOptions::new("c", [&address]).unwrap()).unwrap();
