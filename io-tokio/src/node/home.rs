@@ -120,7 +120,7 @@ fn holder(pid: &Option<u32>) -> String {
 #[derive(Debug)]
 pub struct Home {
     path: PathBuf,
-    _lock: File,
+    lock: File,
 }
 
 impl Home {
@@ -133,7 +133,7 @@ impl Home {
         let lock = lock(path)?;
         let home = Self {
             path: path.to_owned(),
-            _lock: lock,
+            lock,
         };
         check_writable(path)?;
         create_dir(&home.db_dir())?;
@@ -184,6 +184,14 @@ impl Home {
             }),
             Err(Unreadable::Format(found)) => Err(HomeError::Unsupported { file, found }),
         }
+    }
+}
+
+impl Drop for Home {
+    fn drop(&mut self) {
+        // Closing the file is not enough while a child that this process is just starting holds a copy of it. That the
+        // unlocking fails would mean that nothing is locked.
+        let _ = rustix::fs::flock(&self.lock, FlockOperation::Unlock);
     }
 }
 
@@ -428,8 +436,10 @@ mod tests {
             error.to_string().contains(&format!("process {}", std::process::id())),
             "{error}"
         );
+        let in_a_child = first.lock.try_clone().unwrap();
         drop(first);
-        Home::open(temp.path(), &identity()).unwrap();
+        Home::open(temp.path(), &identity()).expect("the first one is gone, whoever has inherited its files");
+        drop(in_a_child);
     }
 
     #[test]
