@@ -116,7 +116,7 @@ fn holder(pid: &Option<u32>) -> String {
 #[derive(Debug)]
 pub struct Home {
     path: PathBuf,
-    _lock: File,
+    lock: File,
 }
 
 impl Home {
@@ -127,7 +127,10 @@ impl Home {
     pub fn open(path: &Path, identity: &HomeIdentity) -> Result<Self, HomeError> {
         create_dir(path)?;
         let lock = lock(path)?;
-        let home = Self { path: path.to_owned(), _lock: lock };
+        let home = Self {
+            path: path.to_owned(),
+            lock,
+        };
         check_writable(path)?;
         create_dir(&home.db_dir())?;
         create_dir(&home.tlog_dir())?;
@@ -168,6 +171,14 @@ impl Home {
             Err(Unreadable::Damaged(why)) => Err(HomeError::Damaged { file, why, ours: ours.clone() }),
             Err(Unreadable::Format(found)) => Err(HomeError::Unsupported { file, found }),
         }
+    }
+}
+
+impl Drop for Home {
+    fn drop(&mut self) {
+        // Closing the file is not enough while a child that this process is just starting holds a copy of it. That the
+        // unlocking fails would mean that nothing is locked.
+        let _ = rustix::fs::flock(&self.lock, FlockOperation::Unlock);
     }
 }
 
@@ -365,10 +376,18 @@ mod tests {
         let temp = temp();
         let first = Home::open(temp.path(), &identity()).unwrap();
         let error = Home::open(temp.path(), &identity()).unwrap_err();
-        assert!(matches!(error, HomeError::Locked { pid: Some(pid), .. } if pid == std::process::id()), "{error:?}");
-        assert!(error.to_string().contains(&format!("process {}", std::process::id())), "{error}");
+        assert!(
+            matches!(error, HomeError::Locked { pid: Some(pid), .. } if pid == std::process::id()),
+            "{error:?}"
+        );
+        assert!(
+            error.to_string().contains(&format!("process {}", std::process::id())),
+            "{error}"
+        );
+        let in_a_child = first.lock.try_clone().unwrap();
         drop(first);
-        Home::open(temp.path(), &identity()).unwrap();
+        Home::open(temp.path(), &identity()).expect("the first one is gone, whoever has inherited its files");
+        drop(in_a_child);
     }
 
     #[test]

@@ -117,7 +117,7 @@ async fn write_until_broken(
 ) -> ControlFlow<(), Unlinked> {
     let (mut from, mut to) = tokio::io::split(stream);
     let sent = AtomicU64::new(0);
-    let watching = pulse::watch(&mut from, &sent, context.timing.silence_max);
+    let watching = pulse::watch(&mut from, &sent, &context.timing);
     tokio::pin!(watching);
     tokio::select! {
         biased;
@@ -147,10 +147,7 @@ async fn write_waiting(
         let last = *closing.borrow();
         if link.outbox.take(&mut batch, BATCH_BYTES_MAX) {
             encode(&mut batch, &mut bytes, context, link);
-            sent.fetch_add(bytes.len() as u64, Ordering::Relaxed);
-            to.write_all(&bytes).await?;
-            to.flush().await?;
-            link.counts.sent_bytes.add(bytes.len() as u64);
+            write_all(to, &bytes, link, sent).await?;
             bytes.clear();
             bytes.shrink_to(RETAINED_LEN_MAX);
         } else if last {
@@ -163,6 +160,24 @@ async fn write_waiting(
             }
         }
     }
+}
+
+async fn write_all(
+    to: &mut (impl AsyncWrite + Unpin),
+    mut bytes: &[u8],
+    link: &Link,
+    sent: &AtomicU64,
+) -> io::Result<()> {
+    while !bytes.is_empty() {
+        let len = to.write(bytes).await?;
+        if len == 0 {
+            return Err(io::ErrorKind::WriteZero.into());
+        }
+        bytes = &bytes[len..];
+        sent.fetch_add(len as u64, Ordering::Relaxed);
+        link.counts.sent_bytes.add(len as u64);
+    }
+    to.flush().await
 }
 
 fn encode(batch: &mut Vec<Message>, bytes: &mut Vec<u8>, context: &Context, link: &Link) {

@@ -6,17 +6,19 @@
 //! in order by itself, and `Connected` means precisely what the engine wants to know: *I* can be heard from here on. The
 //! price is one more socket for each pair of at most seven nodes.
 //!
-//! On the way back the receiver sends pulses ([`pulse`]), by which the sender tells a peer that hears from one that does
+//! On the way back the receiver sends pulses (`pulse.rs`), by which the sender tells a peer that hears from one that does
 //! not, whatever the network between pretends.
 //!
 //! Everything may be lost (with a connection, or dropped at a full queue) and nothing is ever doubled, damaged or, within a
-//! lane ([`outbox`]), reordered. The engine survives loss; the queues stay bounded.
+//! lane (`outbox.rs`), reordered. The engine survives loss; the queues stay bounded.
 
 mod dial;
 pub mod frame;
 pub mod handshake;
 mod link;
 mod listen;
+#[cfg(test)]
+mod memory_network;
 mod options;
 mod outbox;
 mod pulse;

@@ -8,14 +8,17 @@
 //! | 1 | 1 while the receiver waits for room in its inbox and therefore does not read; otherwise 0 |
 //! | 8 | bytes read since the handshake, `u64` little-endian |
 //!
-//! The sender hangs up when for too long no pulse came, or none showed progress although something was sent.
+//! The sender hangs up when for too long no pulse came, or when too many came in a row that showed no progress although
+//! something was sent. (Pulses are counted there, not timed: after a pause of its own, a sender finds old ones waiting.)
 
 use std::io;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
 use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _};
-use tokio::time::{Instant, MissedTickBehavior};
+use tokio::time::MissedTickBehavior;
+
+use super::PeerTiming;
 
 const PULSE_LEN: usize = 9;
 
@@ -32,7 +35,7 @@ impl Hearing {
     /// # Errors
     /// When the connection breaks; that is the only way this ends.
     pub(super) async fn tell(&self, to: &mut (impl AsyncWrite + Unpin), interval: Duration) -> io::Error {
-        let mut ticks = tokio::time::interval(interval);
+        let mut ticks = tokio::time::interval(interval.max(Duration::from_millis(1)));
         ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
             ticks.tick().await;
@@ -59,17 +62,19 @@ pub(super) enum Unheard {
     Broken(io::Error),
     #[error("the peer gave no sign for {0:?}")]
     Silent(Duration),
-    #[error("the peer has read nothing of what it was sent for {0:?}")]
-    Deaf(Duration),
+    #[error("the peer reads nothing of what it is sent, as its last {0} signs of life show")]
+    Deaf(u32),
 }
 
-/// Listens to a receiver's pulses for as long as they show that it hears what was sent: `sent` bytes since the handshake.
-pub(super) async fn watch(from: &mut (impl AsyncRead + Unpin), sent: &AtomicU64, silence_max: Duration) -> Unheard {
-    let (mut progress_at, mut read) = (Instant::now(), 0);
+/// Listens to a receiver's pulses for as long as they show that it hears what was sent: `sent` bytes since the handshake,
+/// counted when the stream has taken them.
+pub(super) async fn watch(from: &mut (impl AsyncRead + Unpin), sent: &AtomicU64, timing: &PeerTiming) -> Unheard {
+    let pulses_max = timing.silence_max.div_duration_f64(timing.pulse_interval).max(2.0) as u32;
+    let (mut pulses, mut read) = (0, 0);
     loop {
         let mut pulse = [0; PULSE_LEN];
-        match tokio::time::timeout(silence_max, from.read_exact(&mut pulse)).await {
-            Err(_) => return Unheard::Silent(silence_max),
+        match tokio::time::timeout(timing.silence_max, from.read_exact(&mut pulse)).await {
+            Err(_) => return Unheard::Silent(timing.silence_max),
             Ok(Err(error)) if error.kind() == io::ErrorKind::UnexpectedEof => return Unheard::Closed,
             Ok(Err(error)) => return Unheard::Broken(error),
             Ok(Ok(_)) => {}
@@ -77,9 +82,12 @@ pub(super) async fn watch(from: &mut (impl AsyncRead + Unpin), sent: &AtomicU64,
         let [waiting, read_now @ ..] = pulse;
         let read_now = u64::from_le_bytes(read_now);
         if waiting != 0 || read_now > read || read_now >= sent.load(Ordering::Relaxed) {
-            (progress_at, read) = (Instant::now(), read_now);
-        } else if progress_at.elapsed() >= silence_max {
-            return Unheard::Deaf(silence_max);
+            (pulses, read) = (0, read_now);
+        } else {
+            pulses += 1;
+            if pulses >= pulses_max {
+                return Unheard::Deaf(pulses);
+            }
         }
     }
 }
@@ -88,7 +96,15 @@ pub(super) async fn watch(from: &mut (impl AsyncRead + Unpin), sent: &AtomicU64,
 mod tests {
     use super::*;
 
-    const SILENCE_MAX: Duration = Duration::from_secs(2);
+    const TIMING: PeerTiming = PeerTiming {
+        connect_max: Duration::ZERO,
+        handshake_max: Duration::ZERO,
+        pulse_interval: Duration::from_millis(250),
+        silence_max: Duration::from_secs(2),
+        backoff_min: Duration::ZERO,
+        backoff_max: Duration::ZERO,
+        flush_max: Duration::ZERO,
+    };
 
     async fn pulse(to: &mut (impl AsyncWrite + Unpin), waiting: bool, read: u64) {
         let mut bytes = vec![u8::from(waiting)];
@@ -96,12 +112,12 @@ mod tests {
         to.write_all(&bytes).await.unwrap();
     }
 
-    /// Sends the pulses that `pulses` gives for 0, 1, 2 and so on, several in `SILENCE_MAX`, to a sender of `sent` bytes.
+    /// Sends the pulses that `pulses` gives for 0, 1, 2 and so on, at the proper interval, to a sender of `sent` bytes.
     async fn watched(sent: u64, pulses: impl Fn(u64) -> Option<(bool, u64)>) -> Unheard {
         let (mut near, mut far) = tokio::io::duplex(1024);
         let sent = AtomicU64::new(sent);
         let sending = async {
-            let mut ticks = tokio::time::interval(SILENCE_MAX / 8);
+            let mut ticks = tokio::time::interval(TIMING.pulse_interval);
             for number in 0.. {
                 ticks.tick().await;
                 match pulses(number) {
@@ -112,22 +128,22 @@ mod tests {
             far
         };
         tokio::select! {
-            unheard = watch(&mut near, &sent, SILENCE_MAX) => unheard,
-            far = sending => { drop(far); watch(&mut near, &sent, SILENCE_MAX).await }
+            unheard = watch(&mut near, &sent, &TIMING) => unheard,
+            far = sending => { drop(far); watch(&mut near, &sent, &TIMING).await }
         }
     }
 
     #[tokio::test(start_paused = true)]
     async fn a_peer_that_gives_no_pulse_is_silent() {
         let (mut near, _far) = tokio::io::duplex(64);
-        let unheard = watch(&mut near, &AtomicU64::new(0), SILENCE_MAX).await;
-        assert!(matches!(unheard, Unheard::Silent(SILENCE_MAX)), "{unheard:?}");
+        let unheard = watch(&mut near, &AtomicU64::new(0), &TIMING).await;
+        assert!(matches!(unheard, Unheard::Silent(_)), "{unheard:?}");
     }
 
     #[tokio::test(start_paused = true)]
     async fn a_peer_that_reads_nothing_of_what_was_sent_is_deaf() {
         let unheard = watched(100, |_| Some((false, 60))).await;
-        assert!(matches!(unheard, Unheard::Deaf(SILENCE_MAX)), "{unheard:?}");
+        assert!(matches!(unheard, Unheard::Deaf(8)), "{unheard:?}");
     }
 
     #[tokio::test(start_paused = true)]

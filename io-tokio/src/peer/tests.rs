@@ -6,11 +6,23 @@ use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::{TcpListener, TcpStream};
 use trialbay_engine::{Ballot, HistoryHash, Slot, Value};
 
+use super::memory_network::MemoryNetwork;
 use super::*;
-use crate::net::RealNetwork;
+use crate::net::{Listener, RealNetwork};
 
 /// Nothing here takes nearly as long, unless it hangs.
 const PATIENCE: Duration = Duration::from_secs(20);
+
+/// On a loaded machine anything may take long.
+const REAL_TIME: PeerTiming = PeerTiming {
+    connect_max: PATIENCE,
+    handshake_max: PATIENCE,
+    pulse_interval: Duration::from_millis(20),
+    silence_max: PATIENCE,
+    backoff_min: Duration::from_millis(5),
+    backoff_max: Duration::from_millis(50),
+    flush_max: PATIENCE,
+};
 
 struct Node {
     network: PeerNetwork,
@@ -81,7 +93,7 @@ fn options(node: u16, peers: &[(u16, &str)]) -> PeerOptions {
         node: NodeId(node),
         name: format!("n{node}"),
         peers: peers.collect(),
-        timing: PeerTiming { backoff_min: Duration::from_millis(5), ..PeerTiming::default() },
+        timing: REAL_TIME,
         limits: PeerLimits::default(),
         seed: 1,
     }
@@ -248,44 +260,109 @@ fn identity_of_node_2() -> Identity {
     }
 }
 
-#[tokio::test]
+/// For paused time: with the timing of production.
+async fn start_in_memory(network: &MemoryNetwork, listen: &str, options: PeerOptions, inbox_len: usize) -> Node {
+    let (inbox, events) = mpsc::channel(inbox_len);
+    let options = PeerOptions {
+        timing: PeerTiming::default(),
+        ..options
+    };
+    let network = PeerNetwork::start(network.clone(), listen, options, inbox)
+        .await
+        .expect("the options are fine");
+    Node { network, events }
+}
+
+/// Nodes 1 and 2, node 2 with these limits and an inbox of `inbox_len` messages.
+async fn pair_in_memory(network: &MemoryNetwork, limits: PeerLimits, inbox_len: usize) -> (Node, Node) {
+    let node1 = start_in_memory(network, "one", options(1, &[(2, "two")]), 64).await;
+    let options = PeerOptions {
+        limits,
+        ..options(2, &[(1, "one")])
+    };
+    let node2 = start_in_memory(network, "two", options, inbox_len).await;
+    (node1, node2)
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_peer_that_gives_no_sign_of_life_is_hung_up_on_and_dialled_again() {
-    let (dead, address) = listener().await;
-    let (own, _) = listener().await;
-    let mut options = options(1, &[(2, &address)]);
-    options.timing.silence_max = Duration::from_millis(50);
-    let mut node1 = start(own, options, 64);
+    let network = MemoryNetwork::default();
+    let dead = network.bind("two").await.unwrap();
+    let mut node1 = start_in_memory(&network, "one", options(1, &[(2, "two")]), 64).await;
     for _ in 0..2 {
-        let (mut stream, _) = dead.accept().await.unwrap();
-        handshake::accept(&mut stream, &identity_of_node_2(), PATIENCE).await.unwrap();
+        let (mut stream, _) = Listener::accept(&dead).await.unwrap();
+        handshake::accept(&mut stream, &identity_of_node_2(), PATIENCE)
+            .await
+            .unwrap();
         assert_eq!(node1.connected().await, NodeId(2));
         assert_eq!(node1.disconnected().await, NodeId(2));
     }
 }
 
-#[tokio::test]
-async fn a_slow_driver_makes_its_peers_wait_and_loses_neither_messages_nor_connections() {
-    let ((listener1, address1), (listener2, address2)) = (listener().await, listener().await);
-    let timing = PeerTiming {
-        pulse_interval: Duration::from_millis(20),
-        silence_max: Duration::from_millis(400),
-        ..PeerTiming::default()
-    };
-    let limits = PeerLimits { inbox_bytes_max: 100_000, ..PeerLimits::default() };
-    let mut node1 = start(listener1, PeerOptions { timing, ..options(1, &[(2, &address2)]) }, 64);
-    let mut node2 = start(listener2, PeerOptions { timing, limits, ..options(2, &[(1, &address1)]) }, 2);
+#[tokio::test(start_paused = true)]
+async fn an_idle_connection_is_kept() {
+    let (mut node1, _node2) = pair_in_memory(&MemoryNetwork::default(), PeerLimits::default(), 64).await;
     node1.connected().await;
-    let len = 1 << 20;
+    tokio::time::sleep(PATIENCE * 100).await;
+    assert!(node1.network.is_connected(NodeId(2)));
+    assert_eq!(node1.counters(2).connections, 1);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_connection_that_swallows_what_is_sent_is_given_up_and_a_new_one_carries_again() {
+    let network = MemoryNetwork::default();
+    let (mut node1, mut node2) = pair_in_memory(&network, PeerLimits::default(), 64).await;
+    node1.connected().await;
+    node1.network.send(NodeId(2), fetch(1));
+    assert_eq!(node2.received().await.1, fetch(1));
+    network.swallow_what_is_sent();
+    node1.network.send(NodeId(2), fetch(2));
+    assert_eq!(node1.disconnected().await, NodeId(2));
+    assert_eq!(node1.connected().await, NodeId(2));
+    node1.network.send(NodeId(2), fetch(3));
+    assert_eq!(node2.received().await.1, fetch(3));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_slow_driver_makes_its_peers_wait_and_loses_neither_messages_nor_connections() {
+    let limits = PeerLimits {
+        inbox_bytes_max: 100_000,
+        ..PeerLimits::default()
+    };
+    let (mut node1, mut node2) = pair_in_memory(&MemoryNetwork::default(), limits, 2).await;
+    node1.connected().await;
     for slot in 1..=50 {
-        node1.network.send(NodeId(2), accept(slot, len));
+        node1.network.send(NodeId(2), accept(slot, 40_000));
     }
-    // The driver does nothing for much longer than a silent or deaf peer would be kept.
-    tokio::time::sleep(timing.silence_max * 2).await;
     for slot in 1..=50 {
-        assert_eq!(node2.received().await.1, accept(slot, len));
+        // Much longer than a silent or deaf peer would be kept.
+        tokio::time::sleep(PeerTiming::default().silence_max * 3).await;
+        assert_eq!(node2.received().await.1, accept(slot, 40_000));
     }
     assert_eq!(node1.counters(2).connections, 1);
     assert_eq!(node1.counters(2).dropped_messages, 0);
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_inbox_holds_no_more_bytes_than_it_may() {
+    let limits = PeerLimits {
+        inbox_bytes_max: 100_000,
+        ..PeerLimits::default()
+    };
+    let (mut node1, mut node2) = pair_in_memory(&MemoryNetwork::default(), limits, 64).await;
+    node1.connected().await;
+    for slot in 1..=10 {
+        node1.network.send(NodeId(2), accept(slot, 40_000));
+    }
+    tokio::time::sleep(Duration::from_secs(10)).await;
+    let mut held = Vec::new();
+    while let Ok(event) = node2.events.try_recv() {
+        held.push(event);
+    }
+    let received = |event: &PeerEvent| matches!(event, PeerEvent::Received { .. });
+    assert_eq!(held.iter().filter(|event| received(event)).count(), 2);
+    drop(held);
+    assert_eq!(node2.received().await.1, accept(3, 40_000));
 }
 
 #[tokio::test]
