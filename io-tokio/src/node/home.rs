@@ -127,10 +127,7 @@ impl Home {
     pub fn open(path: &Path, identity: &HomeIdentity) -> Result<Self, HomeError> {
         create_dir(path)?;
         let lock = lock(path)?;
-        let home = Self {
-            path: path.to_owned(),
-            lock,
-        };
+        let home = Self { path: path.to_owned(), lock };
         check_writable(path)?;
         create_dir(&home.db_dir())?;
         create_dir(&home.tlog_dir())?;
@@ -376,14 +373,8 @@ mod tests {
         let temp = temp();
         let first = Home::open(temp.path(), &identity()).unwrap();
         let error = Home::open(temp.path(), &identity()).unwrap_err();
-        assert!(
-            matches!(error, HomeError::Locked { pid: Some(pid), .. } if pid == std::process::id()),
-            "{error:?}"
-        );
-        assert!(
-            error.to_string().contains(&format!("process {}", std::process::id())),
-            "{error}"
-        );
+        assert!(matches!(error, HomeError::Locked { pid: Some(pid), .. } if pid == std::process::id()), "{error:?}");
+        assert!(error.to_string().contains(&format!("process {}", std::process::id())), "{error}");
         let in_a_child = first.lock.try_clone().unwrap();
         drop(first);
         Home::open(temp.path(), &identity()).expect("the first one is gone, whoever has inherited its files");

@@ -47,18 +47,10 @@ impl Network for MemoryNetwork {
 
     async fn connect(&self, address: &str) -> io::Result<Wire> {
         let (near, far) = tokio::io::duplex(64 << 10);
-        let near = Wire {
-            stream: near,
-            swallows: Arc::default(),
-        };
-        let far = Wire {
-            stream: far,
-            swallows: Arc::default(),
-        };
+        let near = Wire { stream: near, swallows: Arc::default() };
+        let far = Wire { stream: far, swallows: Arc::default() };
         let listener = self.0.listeners.lock().unwrap().get(address).cloned();
-        listener
-            .and_then(|listener| listener.send(far).ok())
-            .ok_or(io::ErrorKind::ConnectionRefused)?;
+        listener.and_then(|listener| listener.send(far).ok()).ok_or(io::ErrorKind::ConnectionRefused)?;
         self.0.swallowing.lock().unwrap().push(near.swallows.clone());
         Ok(near)
     }

@@ -263,23 +263,15 @@ fn identity_of_node_2() -> Identity {
 /// For paused time: with the timing of production.
 async fn start_in_memory(network: &MemoryNetwork, listen: &str, options: PeerOptions, inbox_len: usize) -> Node {
     let (inbox, events) = mpsc::channel(inbox_len);
-    let options = PeerOptions {
-        timing: PeerTiming::default(),
-        ..options
-    };
-    let network = PeerNetwork::start(network.clone(), listen, options, inbox)
-        .await
-        .expect("the options are fine");
+    let options = PeerOptions { timing: PeerTiming::default(), ..options };
+    let network = PeerNetwork::start(network.clone(), listen, options, inbox).await.expect("the options are fine");
     Node { network, events }
 }
 
 /// Nodes 1 and 2, node 2 with these limits and an inbox of `inbox_len` messages.
 async fn pair_in_memory(network: &MemoryNetwork, limits: PeerLimits, inbox_len: usize) -> (Node, Node) {
     let node1 = start_in_memory(network, "one", options(1, &[(2, "two")]), 64).await;
-    let options = PeerOptions {
-        limits,
-        ..options(2, &[(1, "one")])
-    };
+    let options = PeerOptions { limits, ..options(2, &[(1, "one")]) };
     let node2 = start_in_memory(network, "two", options, inbox_len).await;
     (node1, node2)
 }
@@ -291,9 +283,7 @@ async fn a_peer_that_gives_no_sign_of_life_is_hung_up_on_and_dialled_again() {
     let mut node1 = start_in_memory(&network, "one", options(1, &[(2, "two")]), 64).await;
     for _ in 0..2 {
         let (mut stream, _) = Listener::accept(&dead).await.unwrap();
-        handshake::accept(&mut stream, &identity_of_node_2(), PATIENCE)
-            .await
-            .unwrap();
+        handshake::accept(&mut stream, &identity_of_node_2(), PATIENCE).await.unwrap();
         assert_eq!(node1.connected().await, NodeId(2));
         assert_eq!(node1.disconnected().await, NodeId(2));
     }
@@ -325,10 +315,7 @@ async fn a_connection_that_swallows_what_is_sent_is_given_up_and_a_new_one_carri
 
 #[tokio::test(start_paused = true)]
 async fn a_slow_driver_makes_its_peers_wait_and_loses_neither_messages_nor_connections() {
-    let limits = PeerLimits {
-        inbox_bytes_max: 100_000,
-        ..PeerLimits::default()
-    };
+    let limits = PeerLimits { inbox_bytes_max: 100_000, ..PeerLimits::default() };
     let (mut node1, mut node2) = pair_in_memory(&MemoryNetwork::default(), limits, 2).await;
     node1.connected().await;
     for slot in 1..=50 {
@@ -345,10 +332,7 @@ async fn a_slow_driver_makes_its_peers_wait_and_loses_neither_messages_nor_conne
 
 #[tokio::test(start_paused = true)]
 async fn an_inbox_holds_no_more_bytes_than_it_may() {
-    let limits = PeerLimits {
-        inbox_bytes_max: 100_000,
-        ..PeerLimits::default()
-    };
+    let limits = PeerLimits { inbox_bytes_max: 100_000, ..PeerLimits::default() };
     let (mut node1, mut node2) = pair_in_memory(&MemoryNetwork::default(), limits, 64).await;
     node1.connected().await;
     for slot in 1..=10 {
