@@ -291,7 +291,7 @@ impl Driver {
     fn blame(&mut self, peer: NodeId, offence: &str) {
         let count = self.waiting.blames.entry(peer).or_default();
         *count += 1;
-        if *count <= BLAMES_LOGGED || *count % 1_000 == 0 {
+        if *count <= BLAMES_LOGGED || count.is_multiple_of(1_000) {
             tracing::warn!(
                 peer = self.name(peer),
                 offence,
