@@ -4,6 +4,17 @@
 
 extern crate alloc;
 
+mod acceptor;
+mod campaign;
+mod catch_up;
+mod disk_queue;
+mod engine;
+mod lease;
+mod log;
+mod master;
+mod recall;
+mod timers;
+
 pub mod action;
 pub mod codec;
 pub mod config;
@@ -18,6 +29,7 @@ pub mod value;
 
 pub use action::{Action, Actions, HaltReason, Offence, Refusal};
 pub use config::{Config, Limits};
+pub use engine::Engine;
 pub use event::{Event, Request};
 pub use ids::{Ballot, Incarnation, NodeId, PersistId, ReadId, RequestId, Slot};
 pub use message::Message;

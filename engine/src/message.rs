@@ -71,6 +71,8 @@ pub enum Message {
         ballot: Ballot,
         /// The responder's life (rule V1).
         incarnation: Incarnation,
+        /// Whether the responder's votes count (rule V1); without, this only paces the stream.
+        votes: bool,
         /// Every slot up to and including this one is durable with the value of this ballot (or is decided).
         upto: Slot,
     },
@@ -126,6 +128,10 @@ pub enum Message {
         ballot: Ballot,
         /// Who should campaign at once; the others wait as ever.
         successor: Option<NodeId>,
+        /// The end of the master's decided prefix: a successor must have it all.
+        decided_upto: Slot,
+        /// The master's history hash there.
+        decided_hash: HistoryHash,
     },
     /// Catch-up: which decided entries do you have from this slot on?
     Fetch {

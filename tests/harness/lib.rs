@@ -1,1 +1,3 @@
 //! Starts real clusters for the tests beside it.
+
+pub mod vectors;

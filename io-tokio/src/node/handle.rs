@@ -11,9 +11,10 @@ use tokio::sync::{mpsc, oneshot, watch};
 use trialbay_engine::{NodeId, Refusal, Slot};
 
 use crate::clock::Clock;
+use crate::config::Reads;
 use crate::consistency::Consistency;
 use crate::store::{Snapshot, StoreError, StoreReader};
-use crate::update::{Failure, Outcome};
+pub use crate::update::UpdateResult;
 
 /// How long the driver may take to answer a question about itself before the node counts as stuck.
 const DRIVER_ANSWER_MAX: Duration = Duration::from_secs(2);
@@ -21,9 +22,6 @@ const DRIVER_ANSWER_MAX: Duration = Duration::from_secs(2);
 /// A handle on a running node. Cheap to clone.
 #[derive(Clone)]
 pub struct NodeHandle(Arc<Shared>);
-
-/// What an update gave, if it was decided.
-pub type UpdateResult = Result<Outcome, Failure>;
 
 /// Why an update was not done, or is not known to be.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -66,17 +64,6 @@ pub enum ReadRefused {
     /// The store failed.
     #[error(transparent)]
     Store(#[from] StoreError),
-}
-
-/// How `Consistent` reads are made safe.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub enum Reads {
-    /// By the lease: no round trip, and clocks that keep the drift bound.
-    #[default]
-    Lease,
-    /// By a quorum round for each batch of reads: trusts no clock.
-    Quorum,
 }
 
 /// What a node says about itself. `trialbay cluster status` shows one per node.

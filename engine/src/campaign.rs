@@ -1,0 +1,273 @@
+//! How a slave becomes master: it canvasses (asks whether a campaign would succeed, rule C1), then campaigns (phase 1).
+
+use alloc::collections::{BTreeMap, BTreeSet};
+use alloc::vec::Vec;
+use core::time::Duration;
+
+use crate::action::Offence;
+use crate::disk_queue::Due;
+use crate::engine::{Engine, Mastership};
+use crate::ids::{Ballot, Incarnation, NodeId, Slot};
+use crate::message::Message;
+use crate::status::Role;
+use crate::timers::Timer;
+use crate::value::{Entry, SlotEntry, Value};
+
+/// No honest acceptor has accepted this far beyond an up-to-date candidate's decided prefix: windows are far smaller.
+const UNDECIDED_SLOTS_MAX: u64 = 1 << 20;
+
+/// A campaign in progress.
+#[derive(Debug)]
+pub(crate) struct Campaign {
+    /// While canvassing the ballot that would be next; in phase 1 the ballot that is prepared.
+    ballot: Ballot,
+    phase: Phase,
+}
+
+#[derive(Debug)]
+enum Phase {
+    Canvass {
+        willing: BTreeSet<NodeId>,
+    },
+    /// Promises by node, this node's own included once it is durable.
+    One {
+        promises: BTreeMap<NodeId, Vec<SlotEntry>>,
+        naks: BTreeSet<NodeId>,
+    },
+}
+
+impl Campaign {
+    pub(crate) fn ballot(&self) -> Ballot {
+        self.ballot
+    }
+
+    pub(crate) fn role(&self) -> Role {
+        match self.phase {
+            Phase::Canvass { .. } => Role::Canvassing,
+            Phase::One { .. } => Role::Candidate,
+        }
+    }
+
+    /// What an earlier life of `node` said counts no more (rule V1).
+    pub(crate) fn forget(&mut self, node: NodeId) {
+        match &mut self.phase {
+            Phase::Canvass { willing } => {
+                willing.remove(&node);
+            }
+            Phase::One { promises, .. } => {
+                promises.remove(&node);
+            }
+        }
+    }
+}
+
+impl Engine {
+    /// Sets the time at which this node tries to become master itself: after the grant it gave, or soon when it knows
+    /// of no master; jittered, so that nodes do not all try at once.
+    pub(crate) fn wait_for_master(&mut self) {
+        let lease = self.config.lease;
+        let at = self.grant.until().max(self.now + lease / 8) + self.jitter(lease / 8);
+        self.timers.set(Timer::Canvass, at);
+    }
+
+    pub(crate) fn start_canvass(&mut self) {
+        if !matches!(self.mastership, Mastership::Slave) {
+            return;
+        }
+        if !self.franchise.votes || self.grant.forbids(self.config.node, self.now) {
+            return self.wait_for_master();
+        }
+        let ballot = self.next_ballot();
+        self.mastership =
+            Mastership::Campaigning(Campaign { ballot, phase: Phase::Canvass { willing: BTreeSet::new() } });
+        self.timers.set(Timer::CampaignEnd, self.now + self.config.lease / 4);
+        self.send_to_others(&Message::Canvass { ballot, decided_upto: self.log.decided_upto() });
+        self.campaign_if_quorum_is_willing();
+    }
+
+    /// Answers a canvass with what a `Prepare` would get now, and changes nothing.
+    pub(crate) fn on_canvass(&mut self, from: NodeId, ballot: Ballot, candidate_decided: Slot) {
+        let willing =
+            self.franchise.votes && !self.grant.forbids(from, self.now) && candidate_decided >= self.log.decided_upto();
+        let (incarnation, promised) = (self.franchise.incarnation, self.acceptor.promised);
+        let decided_upto = self.log.decided_upto();
+        self.send(from, Message::Canvassed { ballot, willing, incarnation, promised, decided_upto });
+    }
+
+    pub(crate) fn on_canvassed(
+        &mut self,
+        from: NodeId,
+        ballot: Ballot,
+        willing: bool,
+        incarnation: Incarnation,
+        decided_upto: Slot,
+    ) {
+        if !self.franchise.counts(from, incarnation) {
+            return;
+        }
+        let Mastership::Campaigning(Campaign { ballot: ours, phase: Phase::Canvass { willing: nodes } }) =
+            &mut self.mastership
+        else {
+            return;
+        };
+        if *ours != ballot {
+            return;
+        }
+        if willing {
+            nodes.insert(from);
+            self.campaign_if_quorum_is_willing();
+        } else if decided_upto > self.log.decided_upto() {
+            // A node that is behind cannot be master: it catches up first (rule P4).
+            self.give_up_campaign();
+            self.fetch_from(from, decided_upto);
+        }
+    }
+
+    fn campaign_if_quorum_is_willing(&mut self) {
+        let Mastership::Campaigning(Campaign { phase: Phase::Canvass { willing }, .. }) = &self.mastership else {
+            return;
+        };
+        if !self.quorum.agrees(|node| node == self.config.node || willing.contains(&node)) {
+            return;
+        }
+        let ballot = self.next_ballot();
+        let phase = Phase::One { promises: BTreeMap::new(), naks: BTreeSet::new() };
+        self.mastership = Mastership::Campaigning(Campaign { ballot, phase });
+        self.adopt(ballot);
+        // Rule C2: nobody hears of a ballot before its owner has it on disk, or a restart could use it twice.
+        self.disk.when_durable(Due::OwnPromise { ballot });
+        self.timers.set(Timer::CampaignEnd, self.now + self.config.lease / 2);
+    }
+
+    /// Our own promise is durable: asks the others for theirs.
+    pub(crate) fn start_phase_one(&mut self, ballot: Ballot) {
+        let Mastership::Campaigning(Campaign { ballot: ours, phase: Phase::One { promises, .. } }) =
+            &mut self.mastership
+        else {
+            return;
+        };
+        if *ours != ballot {
+            return;
+        }
+        promises.insert(self.config.node, self.log.accepted_above(self.log.decided_upto()));
+        self.send_to_others(&Message::Prepare { ballot, decided_upto: self.log.decided_upto() });
+        self.become_master_if_quorum_promised();
+    }
+
+    pub(crate) fn on_promise(
+        &mut self,
+        from: NodeId,
+        ballot: Ballot,
+        incarnation: Incarnation,
+        accepted: Vec<SlotEntry>,
+    ) {
+        if !self.franchise.counts(from, incarnation) {
+            return;
+        }
+        let decided_upto = self.log.decided_upto();
+        let Mastership::Campaigning(Campaign { ballot: ours, phase: Phase::One { promises, .. } }) =
+            &mut self.mastership
+        else {
+            return;
+        };
+        if *ours != ballot {
+            return;
+        }
+        let in_bounds = accepted.iter().all(|slot_entry| {
+            slot_entry.entry.ballot < ballot && decided_upto.distance_to(slot_entry.slot) <= UNDECIDED_SLOTS_MAX
+        });
+        if !in_bounds {
+            return self.blame(from, Offence::OutOfBounds);
+        }
+        promises.insert(from, accepted);
+        self.become_master_if_quorum_promised();
+    }
+
+    pub(crate) fn on_nak(&mut self, from: NodeId, ballot: Ballot, promised: Ballot, decided_upto: Slot) {
+        let behind = decided_upto > self.log.decided_upto();
+        match &mut self.mastership {
+            Mastership::Slave => {}
+            Mastership::Campaigning(Campaign { ballot: ours, phase: Phase::One { naks, .. } }) if *ours == ballot => {
+                naks.insert(from);
+                let hopeless = !self.quorum.agrees(|node| !naks.contains(&node));
+                if behind || hopeless {
+                    self.give_up_campaign();
+                }
+                if behind {
+                    self.fetch_from(from, decided_upto);
+                }
+            }
+            Mastership::Campaigning(_) => {}
+            Mastership::Master(_) => {
+                // A slave promised a higher ballot to a candidate that did not make it: go above that at once. The
+                // slaves' grants are to this node, so they do not stand in the way.
+                if ballot == self.acceptor.promised && promised > ballot {
+                    self.become_slave();
+                    self.timers.set(Timer::Canvass, self.now);
+                }
+            }
+        }
+    }
+
+    pub(crate) fn give_up_campaign(&mut self) {
+        if !matches!(self.mastership, Mastership::Campaigning(_)) {
+            return;
+        }
+        self.become_slave();
+        let pause = self.retry_pause();
+        self.timers.set(Timer::Canvass, self.now + pause);
+    }
+
+    /// Lets go of mastership or of a campaign; what clients wait for is answered (rule M5).
+    pub(crate) fn become_slave(&mut self) {
+        match core::mem::replace(&mut self.mastership, Mastership::Slave) {
+            Mastership::Slave => {}
+            Mastership::Campaigning(_) => self.timers.clear(Timer::CampaignEnd),
+            Mastership::Master(master) => self.abandon(master),
+        }
+        if !self.timers.is_set(Timer::Canvass) {
+            self.wait_for_master();
+        }
+    }
+
+    fn become_master_if_quorum_promised(&mut self) {
+        let Mastership::Campaigning(Campaign { ballot, phase: Phase::One { promises, .. } }) = &mut self.mastership
+        else {
+            return;
+        };
+        if !self.quorum.agrees(|node| promises.contains_key(&node)) {
+            return;
+        }
+        let ballot = *ballot;
+        let inherited = highest_per_slot(core::mem::take(promises));
+        self.timers.clear(Timer::CampaignEnd);
+        self.timers.clear(Timer::Canvass);
+        self.become_master(ballot, inherited);
+    }
+
+    fn next_ballot(&self) -> Ballot {
+        self.ballot_seen.max(self.acceptor.promised).next_for(self.config.node)
+    }
+
+    /// Twice as long after each vain canvass, up to a quarter of a lease, and as much again at random.
+    fn retry_pause(&mut self) -> Duration {
+        let lease = self.config.lease;
+        let pause = (lease / 64).saturating_mul(1 << self.canvasses.min(4)).min(lease / 4);
+        self.canvasses = self.canvasses.saturating_add(1);
+        pause + self.jitter(pause)
+    }
+}
+
+/// What phase 1 found: for each slot the value accepted in the highest ballot (rule C4).
+fn highest_per_slot(promises: BTreeMap<NodeId, Vec<SlotEntry>>) -> BTreeMap<Slot, Value> {
+    let mut highest: BTreeMap<Slot, Entry> = BTreeMap::new();
+    for SlotEntry { slot, entry } in promises.into_values().flatten() {
+        match highest.get(&slot) {
+            Some(known) if known.ballot >= entry.ballot => {}
+            Some(_) | None => {
+                highest.insert(slot, entry);
+            }
+        }
+    }
+    highest.into_iter().map(|(slot, entry)| (slot, entry.value)).collect()
+}

@@ -1,0 +1,218 @@
+//! Catch-up: a node that is behind fetches decided entries from any peer's log, one piece after the other, and then goes
+//! on with the master's stream. Both sides are here.
+
+use alloc::collections::{BTreeMap, BTreeSet};
+use alloc::vec::Vec;
+
+use crate::action::{Action, Offence};
+use crate::engine::{Engine, Mastership, ROUND_MAX};
+use crate::ids::{NodeId, Slot};
+use crate::message::Message;
+use crate::record::Record;
+use crate::timers::Timer;
+use crate::value::{Entry, HistoryHash, SlotEntry};
+
+/// A catch-up in progress, and the reads of our own log for others.
+#[derive(Debug, Default)]
+pub(crate) struct CatchUp {
+    state: State,
+    /// How far others are known to be.
+    goal: Slot,
+    /// Peers whose logs do not go back far enough.
+    gone: BTreeSet<NodeId>,
+    /// Peers for whom our log is being read, and from which slot.
+    reading_for: BTreeMap<NodeId, Slot>,
+}
+
+#[derive(Debug, Default, PartialEq, Eq)]
+enum State {
+    #[default]
+    Idle,
+    /// Asked this peer, and wait for its answer.
+    Asked(NodeId),
+    /// The next piece will be asked of this peer once the disk and the store have room.
+    Waiting(NodeId),
+    /// The driver installs a head from this peer.
+    Installing(NodeId),
+}
+
+impl CatchUp {
+    pub(crate) fn is_running(&self) -> bool {
+        self.state != State::Idle
+    }
+}
+
+impl Engine {
+    /// Begins to catch up with `goal`, at `peer` first. A catch-up in progress only learns of the goal.
+    pub(crate) fn fetch_from(&mut self, peer: NodeId, goal: Slot) {
+        self.catch_up.goal = self.catch_up.goal.max(goal);
+        if !self.catch_up.is_running() && self.catch_up.goal > self.log.decided_upto() {
+            self.catch_up.gone.clear();
+            self.ask(peer);
+        }
+    }
+
+    /// Rule F1: only decided entries are handed out.
+    pub(crate) fn on_fetch(&mut self, from: NodeId, first: Slot) {
+        if first == Slot::ZERO {
+            return self.blame(from, Offence::OutOfBounds);
+        }
+        let decided_upto = self.log.decided_upto();
+        let bytes_max = self.config.limits.message_bytes_max;
+        if first > decided_upto || first >= self.log.start() {
+            let entries = self.log.entries(first, decided_upto, bytes_max).cloned().collect();
+            self.send_fetched(from, first, entries);
+        } else if first < self.log.disk_start() {
+            self.send(from, Message::Gone { log_start: self.log.disk_start() });
+        } else if self.catch_up.reading_for.insert(from, first).is_none() {
+            self.out.push(Action::ReadLog { peer: from, from: first, upto: decided_upto, bytes_max });
+        }
+    }
+
+    /// # Panics
+    /// When the driver answers what was not asked.
+    pub(crate) fn on_log_read(&mut self, peer: NodeId, entries: Vec<SlotEntry>) {
+        let Some(first) = self.catch_up.reading_for.remove(&peer) else {
+            // The peer went away meanwhile.
+            return;
+        };
+        let decided_upto = self.log.decided_upto();
+        let usable =
+            entries.iter().zip(first.0..).all(|(found, slot)| found.slot.0 == slot && found.slot <= decided_upto);
+        // What cannot be read here is answered with nothing, and the peer asks another node.
+        let entries = if usable { entries.into_iter().map(|found| found.entry).collect() } else { Vec::new() };
+        self.send_fetched(peer, first, entries);
+    }
+
+    pub(crate) fn on_fetched(&mut self, from: NodeId, first: Slot, entries: Vec<Entry>, decided_upto: Slot) {
+        if self.catch_up.state != State::Asked(from) || matches!(self.mastership, Mastership::Master(_)) {
+            return;
+        }
+        self.timers.clear(Timer::Fetch);
+        self.catch_up.goal = self.catch_up.goal.max(decided_upto);
+        let before = self.log.decided_upto();
+        let impossible = entries.iter().any(|entry| entry.ballot.round > ROUND_MAX);
+        if impossible || (!entries.is_empty() && first > before.next()) {
+            self.blame(from, Offence::WrongEntries);
+            return self.ask_next_peer(from);
+        }
+        for (entry, slot) in entries.into_iter().zip(first.0..) {
+            if slot > before.0 {
+                self.learn_entry(Slot(slot), entry);
+            }
+        }
+        let decided = self.log.decided_upto();
+        if decided >= decided_upto {
+            // Level with this peer, or further: the master's stream has the rest.
+            self.end_catch_up();
+        } else if decided > before {
+            self.catch_up.state = State::Waiting(from);
+        } else {
+            self.ask_next_peer(from);
+        }
+    }
+
+    pub(crate) fn on_gone(&mut self, from: NodeId, log_start: Slot) {
+        if self.catch_up.state != State::Asked(from) || log_start <= self.log.decided_upto().next() {
+            return;
+        }
+        self.catch_up.gone.insert(from);
+        if self.connected.iter().all(|peer| self.catch_up.gone.contains(peer)) {
+            self.timers.clear(Timer::Fetch);
+            self.catch_up.state = State::Installing(from);
+            self.out.push(Action::InstallHead { from });
+        } else {
+            self.ask_next_peer(from);
+        }
+    }
+
+    pub(crate) fn on_head_installed(&mut self, slot: Slot, hash: HistoryHash) {
+        let State::Installing(from) = self.catch_up.state else {
+            return;
+        };
+        if slot > self.log.decided_upto() {
+            self.log.install_head(slot, hash);
+            self.acceptor.received_upto = self.acceptor.received_upto.max(slot);
+            self.disk.record(Record::Decided { upto: slot, hash });
+        }
+        self.catch_up.gone.clear();
+        self.catch_up.state = State::Waiting(from);
+    }
+
+    pub(crate) fn on_head_failed(&mut self) {
+        if matches!(self.catch_up.state, State::Installing(_)) {
+            self.end_catch_up();
+        }
+    }
+
+    /// Asks for the next piece once the disk and the store have room for it.
+    pub(crate) fn continue_catch_up(&mut self) {
+        if let State::Waiting(peer) = self.catch_up.state
+            && self.has_room_for_values()
+        {
+            self.ask(peer);
+        }
+    }
+
+    /// The peer did not answer in time.
+    pub(crate) fn retry_fetch(&mut self) {
+        if let State::Asked(peer) = self.catch_up.state {
+            self.ask_next_peer(peer);
+        }
+    }
+
+    pub(crate) fn catch_up_lost_peer(&mut self, peer: NodeId) {
+        self.catch_up.reading_for.remove(&peer);
+        if matches!(self.catch_up.state, State::Asked(asked) | State::Waiting(asked) if asked == peer) {
+            self.ask_next_peer(peer);
+        }
+    }
+
+    /// A decided entry from a peer's log: takes it as accepted and decided at once.
+    fn learn_entry(&mut self, slot: Slot, entry: Entry) {
+        assert_eq!(slot, self.log.decided_upto().next(), "decided entries are learned one after the other");
+        if entry.ballot > self.acceptor.promised {
+            self.adopt(entry.ballot);
+        }
+        if self.log.entry(slot).is_none_or(|known| known.value != entry.value) {
+            self.log.put(slot, entry.clone());
+            self.disk.record(Record::Accepted(SlotEntry { slot, entry }));
+        }
+        self.decide_upto(slot);
+    }
+
+    fn ask(&mut self, peer: NodeId) {
+        self.catch_up.state = State::Asked(peer);
+        self.timers.set(Timer::Fetch, self.now + self.config.lease);
+        self.send(peer, Message::Fetch { from: self.log.decided_upto().next() });
+    }
+
+    /// Tries the connected peer after `peer`; without any, the next heartbeat begins anew.
+    fn ask_next_peer(&mut self, peer: NodeId) {
+        let after = self.connected.range((core::ops::Bound::Excluded(peer), core::ops::Bound::Unbounded)).next();
+        match after.or_else(|| self.connected.iter().find(|other| **other != peer)).copied() {
+            Some(next) => {
+                // A pause, not at once: two peers that cannot help would be asked in a tight circle.
+                self.catch_up.state = State::Asked(next);
+                self.timers.set(Timer::Fetch, self.now + self.config.lease / 4);
+                self.send(next, Message::Fetch { from: self.log.decided_upto().next() });
+            }
+            None => self.end_catch_up(),
+        }
+    }
+
+    fn end_catch_up(&mut self) {
+        self.timers.clear(Timer::Fetch);
+        self.catch_up.state = State::Idle;
+        self.catch_up.goal = self.log.decided_upto();
+        let ballot = self.acceptor.promised;
+        if ballot.node != self.config.node && ballot.round > 0 {
+            self.send_gap(ballot.node, ballot);
+        }
+    }
+
+    fn send_fetched(&mut self, to: NodeId, first: Slot, entries: Vec<Entry>) {
+        let decided_upto = self.log.decided_upto();
+        self.send(to, Message::Fetched { first, entries: entries.into(), decided_upto });
+    }
+}

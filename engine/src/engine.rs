@@ -1,0 +1,377 @@
+//! The engine: one node's protocol state, advanced by one event at a time.
+//!
+//! The roles of Paxos compose: an acceptor answers whatever the node's mastership. Each role has a file of its own with
+//! its state and its handlers: `acceptor`, `campaign`, `master`, `catch_up`, `recall`. This file dispatches.
+
+use alloc::collections::BTreeSet;
+use alloc::vec::Vec;
+use core::time::Duration;
+
+use rand_chacha::ChaCha8Rng;
+use rand_chacha::rand_core::{Rng as _, SeedableRng as _};
+
+use crate::acceptor::Acceptor;
+use crate::action::{Action, Actions, HaltReason, Offence, Refusal};
+use crate::campaign::Campaign;
+use crate::catch_up::CatchUp;
+use crate::config::Config;
+use crate::disk_queue::{DiskQueue, Due};
+use crate::event::Event;
+use crate::ids::{Ballot, NodeId, RequestId};
+use crate::lease::{self, Grant};
+use crate::log::Log;
+use crate::master::Master;
+use crate::message::Message;
+use crate::quorum::Quorum;
+use crate::recall::Franchise;
+use crate::record::Recovered;
+use crate::status::{Role, Status};
+use crate::time::Instant;
+use crate::timers::{Timer, Timers};
+
+/// Rounds beyond this are no ballots but damage: no cluster campaigns that often.
+pub(crate) const ROUND_MAX: u64 = 1 << 62;
+
+/// One node's protocol state.
+pub struct Engine {
+    pub(crate) config: Config,
+    pub(crate) quorum: Quorum,
+    pub(crate) rng: ChaCha8Rng,
+    /// The time of the current step.
+    pub(crate) now: Instant,
+    pub(crate) timers: Timers,
+    pub(crate) log: Log,
+    pub(crate) disk: DiskQueue,
+    pub(crate) acceptor: Acceptor,
+    /// What this node owes to a master in time.
+    pub(crate) grant: Grant,
+    pub(crate) franchise: Franchise,
+    pub(crate) mastership: Mastership,
+    pub(crate) catch_up: CatchUp,
+    pub(crate) connected: BTreeSet<NodeId>,
+    /// The highest ballot heard of, promised or not: the next campaign goes above it.
+    pub(crate) ballot_seen: Ballot,
+    /// Canvasses since the last sign of a master; spaces out the next ones.
+    pub(crate) canvasses: u32,
+    pub(crate) out: Vec<Action>,
+    halted: bool,
+}
+
+/// What this node is about mastership.
+#[derive(Debug)]
+pub(crate) enum Mastership {
+    Slave,
+    Campaigning(Campaign),
+    Master(Master),
+}
+
+impl Engine {
+    /// A node that starts (again) with what its driver found on disk.
+    ///
+    /// `seed` feeds the jitter of timers and, on a first start, this node's incarnation; it must differ from run to run.
+    ///
+    /// # Panics
+    /// When the configuration does not name this node as a voter, or `recovered` is not well-formed.
+    pub fn new(now: Instant, config: Config, recovered: Recovered, seed: u64) -> Self {
+        assert!(recovered.is_well_formed(), "what was recovered is not well-formed: {recovered:?}");
+        let quorum = Quorum::new(config.voters.clone());
+        assert!(quorum.contains(config.node), "{} is not a voter", config.node);
+        let mut rng = ChaCha8Rng::seed_from_u64(seed);
+        // A node that is its own only voter has granted nothing to others.
+        let alone = quorum.voters().len() == 1;
+        let wait = if alone { Duration::ZERO } else { lease::restart_wait(config.lease, config.clock_drift_ppm) };
+        let log = Log::new(&recovered);
+        let mut disk = DiskQueue::new(recovered.decided_upto);
+        let franchise = Franchise::new(&recovered, &mut rng, &mut disk);
+        let mut engine = Self {
+            acceptor: Acceptor::new(recovered.promised, recovered.decided_upto),
+            grant: Grant::after_restart(now, wait),
+            ballot_seen: recovered.promised.max(log.ballot_max()),
+            mastership: Mastership::Slave,
+            catch_up: CatchUp::default(),
+            connected: BTreeSet::new(),
+            canvasses: 0,
+            out: Vec::new(),
+            halted: false,
+            timers: Timers::default(),
+            config,
+            quorum,
+            rng,
+            now,
+            log,
+            disk,
+            franchise,
+        };
+        engine.wait_for_master();
+        engine.timers.set(Timer::Recall, now);
+        engine
+    }
+
+    /// Advances the node by exactly one event. Never fails, never blocks, never reads a clock.
+    ///
+    /// `now` must not go back; if it does, the engine stays at the latest time it was told.
+    ///
+    /// # Panics
+    /// When the driver breaks the contract between actions and events, or an invariant of the engine does not hold.
+    pub fn step(&mut self, now: Instant, event: Event, actions: &mut Actions) {
+        if self.halted {
+            return;
+        }
+        self.now = self.now.max(now);
+        core::mem::swap(&mut self.out, &mut actions.queue);
+        self.handle(event);
+        if !self.halted {
+            self.finish_step();
+        }
+        core::mem::swap(&mut self.out, &mut actions.queue);
+    }
+
+    /// When to call `step` with `Event::Ticked` at the latest.
+    pub fn next_deadline(&self) -> Option<Instant> {
+        if self.halted { None } else { self.timers.next() }
+    }
+
+    /// This node's state at this moment.
+    pub fn status(&self) -> Status {
+        Status {
+            role: self.role(),
+            master: self.known_master(),
+            promised: self.acceptor.promised,
+            accepted_upto: self.log.accepted_upto(),
+            decided_upto: self.log.decided_upto(),
+            decided_hash: self.log.decided_hash(),
+            applied_upto: self.log.applied_upto(),
+            serves_until: self.serves_until(),
+            incarnation: self.franchise.incarnation,
+            votes: self.franchise.votes,
+            catching_up: self.catch_up.is_running(),
+            queued_requests: self.queued_requests(),
+            peers: self.peer_status(),
+        }
+    }
+
+    /// What this node is doing about mastership.
+    pub fn role(&self) -> Role {
+        match &self.mastership {
+            _ if self.halted => Role::Halted,
+            Mastership::Slave => Role::Slave,
+            Mastership::Campaigning(campaign) => campaign.role(),
+            Mastership::Master(_) => Role::Master,
+        }
+    }
+
+    /// While master: the end of the time in which `Consistent` reads may be served (rule L2).
+    pub fn serves_until(&self) -> Option<Instant> {
+        match &self.mastership {
+            Mastership::Master(master) if !self.halted => master.serves_until(&self.quorum, &self.config, &self.log),
+            Mastership::Master(_) | Mastership::Slave | Mastership::Campaigning(_) => None,
+        }
+    }
+
+    /// The master as this node knows it, if its lease has not run out.
+    pub fn known_master(&self) -> Option<NodeId> {
+        match &self.mastership {
+            Mastership::Master(_) => self.serves_until().filter(|until| self.now < *until).map(|_| self.config.node),
+            Mastership::Slave | Mastership::Campaigning(_) => {
+                self.grant.holder(self.now).filter(|holder| *holder != self.config.node)
+            }
+        }
+    }
+
+    fn handle(&mut self, event: Event) {
+        match event {
+            Event::Ticked => {}
+            Event::Connected(peer) => self.on_connected(peer),
+            Event::Disconnected(peer) => {
+                self.connected.remove(&peer);
+                self.catch_up_lost_peer(peer);
+            }
+            Event::Received { from, message } => self.on_received(from, message),
+            Event::Requested(requests) => self.on_requested(requests),
+            Event::ReadRequested(read) => self.on_read_requested(read),
+            Event::Persisted(id) => self.disk.persisted(id),
+            Event::Applied(upto) => {
+                self.log.applied(upto);
+                self.master_applied();
+            }
+            Event::LogRead { peer, entries } => self.on_log_read(peer, entries),
+            Event::HeadInstalled { slot, hash } => self.on_head_installed(slot, hash),
+            Event::HeadFailed => self.on_head_failed(),
+            Event::StorageFailed => self.halt(HaltReason::StorageFailed),
+            Event::StopRequested => self.on_stop_requested(),
+        }
+        while !self.halted
+            && let Some(timer) = self.timers.pop_due(self.now)
+        {
+            match timer {
+                Timer::Canvass => self.start_canvass(),
+                Timer::CampaignEnd => self.give_up_campaign(),
+                Timer::Heartbeat => self.send_heartbeats(),
+                Timer::Lapse => self.check_lapse(),
+                Timer::Fetch => self.retry_fetch(),
+                Timer::Recall => self.send_recall(),
+                Timer::Stop => self.finish_stop(),
+            }
+        }
+    }
+
+    fn on_received(&mut self, from: NodeId, message: Message) {
+        if !self.quorum.contains(from) || from == self.config.node {
+            return self.blame(from, Offence::Stranger);
+        }
+        match message {
+            Message::Canvass { ballot, decided_upto } => self.on_canvass(from, ballot, decided_upto),
+            Message::Canvassed { ballot, willing, incarnation, promised, decided_upto } => {
+                self.saw_ballot(promised);
+                self.on_canvassed(from, ballot, willing, incarnation, decided_upto);
+            }
+            Message::Prepare { ballot, decided_upto } => {
+                if self.is_ballot_of(from, ballot) {
+                    self.on_prepare(from, ballot, decided_upto);
+                }
+            }
+            Message::Promise { ballot, incarnation, accepted } => {
+                self.on_promise(from, ballot, incarnation, accepted.0);
+            }
+            Message::Accept { ballot, first, values, decided_upto, decided_hash } => {
+                if self.is_ballot_of(from, ballot) {
+                    self.on_accept(from, ballot, first, values.0, decided_upto, decided_hash);
+                }
+            }
+            Message::Accepted { ballot, incarnation, votes, upto } => {
+                self.on_accepted(from, ballot, incarnation, votes, upto);
+            }
+            Message::Heartbeat { ballot, asked_at, sent_upto, stream_start, decided_upto, decided_hash } => {
+                if self.is_ballot_of(from, ballot) {
+                    self.on_heartbeat(from, ballot, asked_at, sent_upto, stream_start, decided_upto, decided_hash);
+                }
+            }
+            Message::Granted { ballot, asked_at, incarnation, votes, received_upto, applied_upto } => {
+                self.on_granted(from, ballot, asked_at, incarnation, votes, received_upto, applied_upto);
+            }
+            Message::Gap { ballot, received_upto } => self.on_gap(from, ballot, received_upto),
+            Message::Nak { ballot, promised, decided_upto } => {
+                self.saw_ballot(promised);
+                self.on_nak(from, ballot, promised, decided_upto);
+            }
+            Message::Resign { ballot, successor, decided_upto, decided_hash } => {
+                self.on_resign(from, ballot, successor, decided_upto, decided_hash);
+            }
+            Message::Fetch { from: first } => self.on_fetch(from, first),
+            Message::Fetched { first, entries, decided_upto } => self.on_fetched(from, first, entries.0, decided_upto),
+            Message::Gone { log_start } => self.on_gone(from, log_start),
+            Message::Recall { incarnation } => self.on_recall(from, incarnation),
+            Message::Recalled { asker, incarnation, votes, blank, promised, accepted_upto, genesis } => {
+                self.saw_ballot(promised);
+                let answer = crate::recall::Answer { incarnation, votes, blank, promised, accepted_upto };
+                self.on_recalled(from, asker, answer, &genesis.0);
+            }
+        }
+    }
+
+    /// Does what this step made possible: proposes, settles what the disk is done with, decides, streams, and orders the
+    /// step's records as one batch.
+    fn finish_step(&mut self) {
+        self.propose_queued();
+        self.settle_due();
+        self.decide_by_quorum();
+        // Deciding makes room in flight only once applied, so one round settles everything.
+        self.stream_to_slaves();
+        self.continue_catch_up();
+        self.regain_vote_if_covered();
+        if let Some((id, records)) = self.disk.take_batch(self.log.decided_upto(), self.log.decided_hash()) {
+            self.out.push(Action::Persist { id, records });
+        }
+        self.log.shrink(&self.config.limits);
+    }
+
+    /// Sends what waited for the disk. Of several acceptances only the last says something.
+    fn settle_due(&mut self) {
+        let mut accepted = None;
+        while let Some(due) = self.disk.pop_ready() {
+            match due {
+                Due::Promise { ballot, candidate_decided } => self.send_promise(ballot, candidate_decided),
+                Due::OwnPromise { ballot } => self.start_phase_one(ballot),
+                Due::Accepted { ballot, upto } => accepted = accepted.max(Some((ballot, upto))),
+                Due::VoteRegained { incarnation } => self.on_vote_regained(incarnation),
+            }
+        }
+        if let Some((ballot, upto)) = accepted {
+            self.acceptance_is_durable(ballot, upto);
+        }
+    }
+
+    fn on_connected(&mut self, peer: NodeId) {
+        if !self.quorum.contains(peer) {
+            return self.blame(peer, Offence::Stranger);
+        }
+        self.connected.insert(peer);
+        self.rewind_stream(peer);
+        if !self.franchise.votes {
+            self.send(peer, Message::Recall { incarnation: self.franchise.incarnation });
+        }
+    }
+
+    fn on_stop_requested(&mut self) {
+        if !self.begin_hand_over() {
+            self.halt(HaltReason::Stopped);
+        }
+    }
+
+    /// Whether `from` owns `ballot`, and it is a ballot at all; blames otherwise.
+    fn is_ballot_of(&mut self, from: NodeId, ballot: Ballot) -> bool {
+        if ballot.node != from {
+            self.blame(from, Offence::ForeignBallot);
+            return false;
+        }
+        if ballot.round == 0 || ballot.round > ROUND_MAX {
+            self.blame(from, Offence::OutOfBounds);
+            return false;
+        }
+        true
+    }
+
+    pub(crate) fn saw_ballot(&mut self, ballot: Ballot) {
+        if ballot.round <= ROUND_MAX {
+            self.ballot_seen = self.ballot_seen.max(ballot);
+        }
+    }
+
+    pub(crate) fn send(&mut self, to: NodeId, message: Message) {
+        self.out.push(Action::Send { to, message });
+    }
+
+    pub(crate) fn send_to_others(&mut self, message: &Message) {
+        for index in 0..self.quorum.voters().len() {
+            let to = self.quorum.voters()[index];
+            if to != self.config.node {
+                self.send(to, message.clone());
+            }
+        }
+    }
+
+    pub(crate) fn refuse(&mut self, requests: Vec<RequestId>, reason: Refusal) {
+        if !requests.is_empty() {
+            self.out.push(Action::Refuse { requests, reason });
+        }
+    }
+
+    pub(crate) fn blame(&mut self, peer: NodeId, offence: Offence) {
+        self.out.push(Action::Blame { peer, offence });
+    }
+
+    pub(crate) fn halt(&mut self, reason: HaltReason) {
+        if self.halted {
+            return;
+        }
+        self.halted = true;
+        self.become_slave();
+        self.out.push(Action::Halt(reason));
+    }
+
+    /// A random duration below `bound`, from the seed.
+    pub(crate) fn jitter(&mut self, bound: Duration) -> Duration {
+        let nanos = u64::try_from(bound.as_nanos()).unwrap_or(u64::MAX).max(1);
+        Duration::from_nanos(self.rng.next_u64() % nanos)
+    }
+}

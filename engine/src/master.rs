@@ -1,0 +1,566 @@
+//! The master: orders updates, streams them, counts who has them durable, and holds the lease.
+
+use alloc::collections::{BTreeMap, VecDeque};
+use alloc::vec::Vec;
+
+use crate::action::{Action, HaltReason, Offence, Refusal};
+use crate::config::{Config, Limits};
+use crate::disk_queue::Due;
+use crate::engine::{Engine, Mastership};
+use crate::event::Request;
+use crate::ids::{Ballot, Incarnation, NodeId, ReadId, RequestId, Slot};
+use crate::lease;
+use crate::log::Log;
+use crate::message::Message;
+use crate::quorum::Quorum;
+use crate::status::PeerStatus;
+use crate::time::Instant;
+use crate::timers::Timer;
+use crate::value::{Entry, Value};
+
+/// A slave may have this many windows of slots unacknowledged before the stream to it pauses.
+const UNACKNOWLEDGED_WINDOWS_MAX: u64 = 2;
+
+/// # Invariants
+/// 1. Every slot above the decided prefix holds a value of `ballot`.
+/// 2. `first_own` is the slot of this master's `MasterChange`; every slot before it was inherited.
+#[derive(Debug)]
+pub(crate) struct Master {
+    ballot: Ballot,
+    first_own: Slot,
+    since: Instant,
+    slaves: BTreeMap<NodeId, Slave>,
+    /// When this node last asked for the lease: it grants itself what it asks of others.
+    asked_at: Instant,
+    /// The end of what is durable here of this ballot (rule M2).
+    durable_upto: Slot,
+    /// Who waits for which of the proposed slots.
+    proposals: VecDeque<(Slot, Vec<RequestId>)>,
+    in_flight: VecDeque<(Slot, usize)>,
+    in_flight_bytes: usize,
+    queue: VecDeque<Request>,
+    queue_bytes: usize,
+    reads: VecDeque<PendingRead>,
+    stopping: bool,
+}
+
+/// What the master knows of another voter, of this ballot.
+#[derive(Debug, Default)]
+struct Slave {
+    /// The next slot to send.
+    next: Slot,
+    /// The end of what it has received, as far as known.
+    received_upto: Slot,
+    /// The end of what it has durable, counted only while it votes.
+    accepted_upto: Slot,
+    applied_upto: Slot,
+    /// The latest asking to which it answered with a grant (rule L2).
+    granted_at: Option<Instant>,
+    votes: bool,
+    /// When the last heartbeat was sent to it, and the end of what had been sent by then.
+    heartbeat: Option<(Instant, Slot)>,
+}
+
+#[derive(Debug)]
+struct PendingRead {
+    read: ReadId,
+    asked_at: Instant,
+    at: Slot,
+}
+
+impl Slave {
+    /// A slave is taken to have everything before `first` until it says otherwise.
+    fn new(first: Slot) -> Self {
+        Self { next: first, received_upto: first.prev(), ..Self::default() }
+    }
+}
+
+impl Master {
+    pub(crate) fn serves_until(&self, quorum: &Quorum, config: &Config, log: &Log) -> Option<Instant> {
+        // Rule M1: everything inherited is applied, and so is this master's own first slot.
+        let ready = log.applied_upto() >= self.first_own && !self.stopping;
+        if ready { self.lease_end(quorum, config) } else { None }
+    }
+
+    /// What an earlier life of `node` acknowledged counts no more (rule V1).
+    pub(crate) fn forget(&mut self, node: NodeId) {
+        if let Some(slave) = self.slaves.get_mut(&node) {
+            (slave.accepted_upto, slave.granted_at, slave.votes) = (Slot::ZERO, None, false);
+        }
+    }
+
+    /// The moment of the latest asking that a quorum has granted; this node grants itself what it asks.
+    fn granted_by_quorum(&self, quorum: &Quorum, me: NodeId) -> Option<Instant> {
+        quorum.reached_by(|node| {
+            if node == me { Some(self.asked_at) } else { self.slaves.get(&node).and_then(|slave| slave.granted_at) }
+        })
+    }
+
+    fn lease_end(&self, quorum: &Quorum, config: &Config) -> Option<Instant> {
+        let asked_at = self.granted_by_quorum(quorum, config.node)?;
+        Some(asked_at + lease::counted_by_master(config.lease, config.clock_drift_ppm))
+    }
+
+    fn has_room(&self, log: &Log, limits: &Limits) -> bool {
+        let slots = log.applied_upto().distance_to(log.accepted_upto());
+        slots < limits.in_flight_slots_max && self.in_flight_bytes < limits.in_flight_bytes_max
+    }
+
+    /// The next batch of queued commands: at least one, then up to the limit of bytes.
+    fn next_batch(&mut self, limits: &Limits) -> (Value, Vec<RequestId>) {
+        let mut bytes = 0;
+        let count = self
+            .queue
+            .iter()
+            .enumerate()
+            .take_while(|(index, request)| {
+                bytes += request.command.len();
+                *index == 0 || bytes <= limits.batch_bytes_max
+            })
+            .count();
+        let requests: Vec<Request> = self.queue.drain(..count).collect();
+        self.queue_bytes -= requests.iter().map(|request| request.command.len()).sum::<usize>();
+        let value = Value::batch(requests.iter().map(|request| request.command.as_ref()));
+        (value, requests.into_iter().map(|request| request.id).collect())
+    }
+}
+
+impl Engine {
+    /// Phase 1 is won: proposes again everything it found (rules C3 to C5), and then its own first value.
+    pub(crate) fn become_master(&mut self, ballot: Ballot, mut inherited: BTreeMap<Slot, Value>) {
+        assert_eq!(ballot, self.acceptor.promised, "a master has promised its own ballot");
+        let first = self.log.decided_upto().next();
+        let last = inherited.last_key_value().map_or(Slot::ZERO, |(slot, _)| *slot).max(self.log.decided_upto());
+        let me = self.config.node;
+        let others = self.quorum.voters().iter().copied().filter(|node| *node != me);
+        self.mastership = Mastership::Master(Master {
+            ballot,
+            first_own: last.next(),
+            since: self.now,
+            slaves: others.map(|node| (node, Slave::new(first))).collect(),
+            asked_at: self.now,
+            durable_upto: self.log.decided_upto(),
+            proposals: VecDeque::new(),
+            in_flight: VecDeque::new(),
+            in_flight_bytes: 0,
+            queue: VecDeque::new(),
+            queue_bytes: 0,
+            reads: VecDeque::new(),
+            stopping: false,
+        });
+        for slot in (first.0..=last.0).map(Slot) {
+            // Rule C5: where a quorum has accepted nothing, nothing was chosen.
+            let value = inherited.remove(&slot).unwrap_or(Value::Noop);
+            self.propose(slot, value, Vec::new());
+        }
+        self.propose(last.next(), Value::MasterChange(me), Vec::new());
+        self.send_heartbeats();
+    }
+
+    pub(crate) fn on_requested(&mut self, requests: Vec<Request>) {
+        let master_name = self.known_master();
+        let serving = self.serves_until().is_some_and(|until| self.now < until);
+        let limits = &self.config.limits;
+        let mut refused = Vec::new();
+        let reason = match &mut self.mastership {
+            Mastership::Master(master) if serving => {
+                for request in requests {
+                    let bytes = master.queue_bytes + request.command.len();
+                    let fits = master.queue.is_empty() || bytes <= limits.queued_bytes_max;
+                    if master.queue.len() < limits.queued_requests_max && fits {
+                        master.queue_bytes = bytes;
+                        master.queue.push_back(request);
+                    } else {
+                        refused.push(request.id);
+                    }
+                }
+                Refusal::Overloaded
+            }
+            Mastership::Master(Master { stopping: true, .. }) => {
+                refused.extend(requests.iter().map(|request| request.id));
+                Refusal::Stopping
+            }
+            Mastership::Master(_) | Mastership::Slave | Mastership::Campaigning(_) => {
+                refused.extend(requests.iter().map(|request| request.id));
+                Refusal::NotMaster { master: master_name }
+            }
+        };
+        self.refuse(refused, reason);
+    }
+
+    pub(crate) fn on_read_requested(&mut self, read: ReadId) {
+        let master_name = self.known_master();
+        let at = self.log.decided_upto();
+        match &mut self.mastership {
+            Mastership::Master(master) if master.stopping => {
+                self.out.push(Action::RefuseRead { read, reason: Refusal::Stopping });
+            }
+            Mastership::Master(master) => {
+                if master.reads.len() >= self.config.limits.queued_reads_max {
+                    return self.out.push(Action::RefuseRead { read, reason: Refusal::Overloaded });
+                }
+                // Rule R2: the quorum must answer to an asking that is not older than the read.
+                let round_is_due = master.reads.back().is_none_or(|last| last.asked_at < self.now);
+                master.reads.push_back(PendingRead { read, asked_at: self.now, at: at.max(master.first_own) });
+                if round_is_due {
+                    self.send_heartbeats();
+                }
+                self.serve_reads();
+            }
+            Mastership::Slave | Mastership::Campaigning(_) => {
+                self.out.push(Action::RefuseRead { read, reason: Refusal::NotMaster { master: master_name } });
+            }
+        }
+    }
+
+    /// Packs what waits into slots while there is room in flight (rule M4).
+    pub(crate) fn propose_queued(&mut self) {
+        while let Mastership::Master(master) = &mut self.mastership {
+            if master.queue.is_empty() || !master.has_room(&self.log, &self.config.limits) {
+                return;
+            }
+            let (value, requests) = master.next_batch(&self.config.limits);
+            self.propose(self.acceptor.received_upto.next(), value, requests);
+        }
+    }
+
+    /// Proposes `value` at `slot`. The master's own record goes to its disk while the slaves write theirs.
+    fn propose(&mut self, slot: Slot, value: Value, requests: Vec<RequestId>) {
+        let Mastership::Master(master) = &mut self.mastership else {
+            return;
+        };
+        master.in_flight.push_back((slot, value.size()));
+        master.in_flight_bytes += value.size();
+        if !requests.is_empty() {
+            master.proposals.push_back((slot, requests));
+        }
+        let ballot = master.ballot;
+        self.accept(slot, Entry { ballot, value });
+        self.disk.when_durable(Due::Accepted { ballot, upto: slot });
+    }
+
+    /// Rule M2: the master counts itself only now.
+    pub(crate) fn own_acceptance_is_durable(&mut self, ballot: Ballot, upto: Slot) {
+        if let Mastership::Master(master) = &mut self.mastership
+            && master.ballot == ballot
+        {
+            master.durable_upto = master.durable_upto.max(upto);
+        }
+    }
+
+    pub(crate) fn on_accepted(
+        &mut self,
+        from: NodeId,
+        ballot: Ballot,
+        incarnation: Incarnation,
+        votes: bool,
+        upto: Slot,
+    ) {
+        if !self.franchise.counts(from, incarnation) {
+            return;
+        }
+        let accepted_upto = self.log.accepted_upto();
+        let Mastership::Master(master) = &mut self.mastership else {
+            return;
+        };
+        if master.ballot != ballot {
+            return;
+        }
+        if upto > accepted_upto {
+            return self.blame(from, Offence::AcknowledgedTooMuch);
+        }
+        if let Some(slave) = master.slaves.get_mut(&from) {
+            slave.received_upto = slave.received_upto.max(upto);
+            slave.next = slave.next.max(upto.next());
+            if votes {
+                slave.accepted_upto = slave.accepted_upto.max(upto);
+            }
+        }
+    }
+
+    /// Rule M3: decided is what a quorum has durable in this master's ballot.
+    pub(crate) fn decide_by_quorum(&mut self) {
+        let Mastership::Master(master) = &self.mastership else {
+            return;
+        };
+        let me = self.config.node;
+        let reached = self.quorum.reached_by(|node| {
+            if node == me {
+                master.durable_upto
+            } else {
+                master.slaves.get(&node).map_or(Slot::ZERO, |slave| slave.accepted_upto)
+            }
+        });
+        self.decide_upto(reached);
+    }
+
+    /// Who waits for `slot`, if this node proposed it as master.
+    pub(crate) fn take_proposal(&mut self, slot: Slot) -> Vec<RequestId> {
+        let Mastership::Master(master) = &mut self.mastership else {
+            return Vec::new();
+        };
+        match master.proposals.pop_front_if(|(proposed, _)| *proposed == slot) {
+            Some((_, requests)) => requests,
+            None => Vec::new(),
+        }
+    }
+
+    /// Values left the window.
+    pub(crate) fn master_applied(&mut self) {
+        let applied_upto = self.log.applied_upto();
+        let Mastership::Master(master) = &mut self.mastership else {
+            return;
+        };
+        while let Some((_, bytes)) = master.in_flight.pop_front_if(|(slot, _)| *slot <= applied_upto) {
+            master.in_flight_bytes -= bytes;
+        }
+        let drained = master.stopping && applied_upto == self.log.accepted_upto() && master.queue.is_empty();
+        if drained {
+            self.finish_stop();
+        }
+    }
+
+    /// Sends every slave what it lacks, as far as memory has it; one message holds all that is new.
+    pub(crate) fn stream_to_slaves(&mut self) {
+        let Mastership::Master(master) = &mut self.mastership else {
+            return;
+        };
+        let limits = &self.config.limits;
+        let unacknowledged_max = limits.in_flight_slots_max.saturating_mul(UNACKNOWLEDGED_WINDOWS_MAX);
+        let last = self.log.accepted_upto();
+        for (node, slave) in &mut master.slaves {
+            while self.connected.contains(node)
+                && slave.next <= last
+                && slave.next >= self.log.start()
+                && slave.received_upto.distance_to(slave.next) <= unacknowledged_max
+            {
+                let first = slave.next;
+                let entries = self.log.entries(first, last, limits.message_bytes_max);
+                let values: Vec<Value> = entries.map(|entry| entry.value.clone()).collect();
+                slave.next = Slot(first.0 + values.len() as u64);
+                let message = Message::Accept {
+                    ballot: master.ballot,
+                    first,
+                    values: values.into(),
+                    decided_upto: self.log.decided_upto(),
+                    decided_hash: self.log.decided_hash(),
+                };
+                self.out.push(Action::Send { to: *node, message });
+            }
+        }
+    }
+
+    /// What was sent on an earlier connection may be lost: begins again after what is acknowledged.
+    pub(crate) fn rewind_stream(&mut self, peer: NodeId) {
+        let Mastership::Master(master) = &mut self.mastership else {
+            return;
+        };
+        if let Some(slave) = master.slaves.get_mut(&peer) {
+            slave.next = slave.next.min(slave.received_upto.next());
+            slave.heartbeat = None;
+            self.send_heartbeat(peer);
+        }
+    }
+
+    /// A slave misses something: goes back to where it is.
+    pub(crate) fn on_gap(&mut self, from: NodeId, ballot: Ballot, received_upto: Slot) {
+        let Mastership::Master(master) = &mut self.mastership else {
+            return;
+        };
+        if master.ballot != ballot {
+            return;
+        }
+        if received_upto > self.log.accepted_upto() {
+            return self.blame(from, Offence::AcknowledgedTooMuch);
+        }
+        if let Some(slave) = master.slaves.get_mut(&from) {
+            slave.next = received_upto.next();
+            slave.received_upto = received_upto;
+        }
+    }
+
+    pub(crate) fn send_heartbeats(&mut self) {
+        let Mastership::Master(master) = &mut self.mastership else {
+            return;
+        };
+        master.asked_at = self.now;
+        // A master grants itself what it asks of others, and so refuses other candidates as they do (rule L1).
+        self.grant.give(self.config.node, self.now + self.config.lease);
+        let slaves: Vec<NodeId> = master.slaves.keys().copied().collect();
+        for node in slaves {
+            self.send_heartbeat(node);
+        }
+        self.timers.set(Timer::Heartbeat, self.now + self.config.lease / 4);
+        self.check_lapse();
+    }
+
+    fn send_heartbeat(&mut self, to: NodeId) {
+        let Mastership::Master(master) = &mut self.mastership else {
+            return;
+        };
+        let Some(slave) = master.slaves.get_mut(&to) else {
+            return;
+        };
+        let sent_upto = slave.next.prev();
+        slave.heartbeat = Some((self.now, sent_upto));
+        let message = Message::Heartbeat {
+            ballot: master.ballot,
+            asked_at: self.now,
+            sent_upto,
+            stream_start: self.log.start(),
+            decided_upto: self.log.decided_upto(),
+            decided_hash: self.log.decided_hash(),
+        };
+        self.out.push(Action::Send { to, message });
+    }
+
+    #[expect(clippy::too_many_arguments, reason = "the fields of one message")]
+    pub(crate) fn on_granted(
+        &mut self,
+        from: NodeId,
+        ballot: Ballot,
+        asked_at: Instant,
+        incarnation: Incarnation,
+        votes: bool,
+        received_upto: Slot,
+        applied_upto: Slot,
+    ) {
+        if !self.franchise.counts(from, incarnation) {
+            return;
+        }
+        let Mastership::Master(master) = &mut self.mastership else {
+            return;
+        };
+        if master.ballot != ballot {
+            return;
+        }
+        let Some(slave) = master.slaves.get_mut(&from) else {
+            return;
+        };
+        if asked_at > self.now || received_upto > self.log.accepted_upto() {
+            return self.blame(from, Offence::AcknowledgedTooMuch);
+        }
+        slave.votes = votes;
+        slave.applied_upto = applied_upto;
+        if votes {
+            slave.granted_at = slave.granted_at.max(Some(asked_at));
+        }
+        slave.received_upto = slave.received_upto.max(received_upto);
+        slave.next = slave.next.max(received_upto.next());
+        // What had been sent before the heartbeat and has not arrived with it is lost.
+        if let Some((sent_at, sent_upto)) = slave.heartbeat
+            && sent_at == asked_at
+            && received_upto < sent_upto
+        {
+            (slave.next, slave.received_upto, slave.heartbeat) = (received_upto.next(), received_upto, None);
+        }
+        self.serve_reads();
+        self.set_lapse_timer();
+    }
+
+    /// Rule M5: a master whose lease ran out a whole lease ago steps down, so that no client waits for ever.
+    pub(crate) fn check_lapse(&mut self) {
+        if self.lapse_at().is_some_and(|at| at <= self.now) {
+            self.become_slave();
+        } else {
+            self.set_lapse_timer();
+        }
+    }
+
+    fn set_lapse_timer(&mut self) {
+        if let Some(at) = self.lapse_at() {
+            self.timers.set(Timer::Lapse, at);
+        }
+    }
+
+    fn lapse_at(&self) -> Option<Instant> {
+        let Mastership::Master(master) = &self.mastership else {
+            return None;
+        };
+        let lease_end = master.lease_end(&self.quorum, &self.config).unwrap_or(master.since);
+        Some(lease_end.max(master.since) + self.config.lease)
+    }
+
+    fn serve_reads(&mut self) {
+        let Mastership::Master(master) = &mut self.mastership else {
+            return;
+        };
+        let granted = master.granted_by_quorum(&self.quorum, self.config.node);
+        while let Some(pending) = master.reads.pop_front_if(|pending| granted >= Some(pending.asked_at)) {
+            self.out.push(Action::ServeRead { read: pending.read, at: pending.at });
+        }
+    }
+
+    /// Begins to stop: takes nothing new, finishes what is in flight, then resigns. `false` when there is nothing to
+    /// hand over.
+    pub(crate) fn begin_hand_over(&mut self) -> bool {
+        let Mastership::Master(master) = &mut self.mastership else {
+            return false;
+        };
+        if self.quorum.voters().len() == 1 {
+            return false;
+        }
+        master.stopping = true;
+        self.timers.set(Timer::Stop, self.now + self.config.lease);
+        self.master_applied();
+        true
+    }
+
+    /// Rule M6: resigns in favour of the slave that is furthest, and halts.
+    pub(crate) fn finish_stop(&mut self) {
+        if let Mastership::Master(master) = &self.mastership {
+            let ballot = master.ballot;
+            let successor = (master.slaves.iter())
+                .filter(|(node, slave)| slave.votes && self.connected.contains(*node))
+                .max_by_key(|(_, slave)| slave.accepted_upto)
+                .map(|(node, _)| *node);
+            let (decided_upto, decided_hash) = (self.log.decided_upto(), self.log.decided_hash());
+            self.send_to_others(&Message::Resign { ballot, successor, decided_upto, decided_hash });
+        }
+        self.halt(HaltReason::Stopped);
+    }
+
+    /// Answers everyone who waits for this master.
+    pub(crate) fn abandon(&mut self, master: Master) {
+        for timer in [Timer::Heartbeat, Timer::Lapse, Timer::Stop] {
+            self.timers.clear(timer);
+        }
+        // It serves nobody any more, so its grant to itself need not keep others from succeeding it.
+        if self.grant.holder(self.now) == Some(self.config.node) {
+            self.grant.end(self.now);
+        }
+        let in_flight: Vec<RequestId> = master.proposals.into_iter().flat_map(|(_, requests)| requests).collect();
+        self.refuse(in_flight, Refusal::OutcomeUnknown);
+        let queued = master.queue.into_iter().map(|request| request.id).collect();
+        self.refuse(queued, Refusal::NotMaster { master: None });
+        for pending in master.reads {
+            self.out.push(Action::RefuseRead { read: pending.read, reason: Refusal::NotMaster { master: None } });
+        }
+        if master.stopping {
+            self.halt(HaltReason::Stopped);
+        }
+    }
+
+    pub(crate) fn queued_requests(&self) -> usize {
+        match &self.mastership {
+            Mastership::Master(master) => master.queue.len(),
+            Mastership::Slave | Mastership::Campaigning(_) => 0,
+        }
+    }
+
+    pub(crate) fn peer_status(&self) -> Vec<PeerStatus> {
+        let Mastership::Master(master) = &self.mastership else {
+            return Vec::new();
+        };
+        (master.slaves.iter())
+            .map(|(node, slave)| PeerStatus {
+                node: *node,
+                connected: self.connected.contains(node),
+                granted_at: slave.granted_at,
+                accepted_upto: slave.accepted_upto,
+                applied_upto: slave.applied_upto,
+                votes: slave.votes,
+            })
+            .collect()
+    }
+}

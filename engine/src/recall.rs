@@ -1,0 +1,173 @@
+//! Whose votes count. A node that lost (part of) its log may have promised and accepted things that it does not know of
+//! any more. Were it to vote, what a quorum decided could be undone. So it begins a new life without a vote, follows the
+//! master as a reader of the log, and regains its vote when nothing that it may have forgotten matters any more:
+//!
+//! * **V1** Every vote names the incarnation that gave it, and counts only if that is the voter's newest.
+//! * **V2** The node asks *all* other voters. Each drops what it counted of the earlier life before it answers. The
+//!   node then promises the highest ballot that any of them knows: a candidate has its ballot on disk before it asks
+//!   for promises, so nothing that the earlier life promised lies above it.
+//! * **V3** It votes once its decided prefix covers the highest slot that any of them accepted: whatever was chosen
+//!   with the earlier life's acceptance was accepted by another voter as well, so it is decided and known by then.
+//! * **V4** At a cluster's birth all memories are empty and there is nothing to recall. Who saw that all voters
+//!   were blank at once notes their incarnations, the genesis; a node that finds its own in another's genesis votes.
+//!
+//! Answers of nodes without a vote are worth nothing (but for V4): when a majority was wiped, the cluster refuses to go on.
+
+use alloc::collections::BTreeMap;
+use alloc::vec::Vec;
+
+use rand_chacha::ChaCha8Rng;
+use rand_chacha::rand_core::Rng as _;
+
+use crate::disk_queue::{DiskQueue, Due};
+use crate::engine::{Engine, Mastership, ROUND_MAX};
+use crate::ids::{Ballot, Incarnation, NodeId, Slot};
+use crate::message::Message;
+use crate::record::{Record, Recovered};
+use crate::timers::Timer;
+
+/// This node's right to vote, and what it knows of the others'.
+#[derive(Debug)]
+pub(crate) struct Franchise {
+    pub(crate) incarnation: Incarnation,
+    pub(crate) votes: bool,
+    genesis: Vec<(NodeId, Incarnation)>,
+    /// Each peer's newest life, as far as known.
+    known: BTreeMap<NodeId, Incarnation>,
+    /// The latest answer of each peer to `Recall`.
+    answers: BTreeMap<NodeId, Answer>,
+    /// The record that gives the vote back is on its way to the disk.
+    regaining: bool,
+}
+
+/// One peer's answer to `Recall`.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Answer {
+    pub(crate) incarnation: Incarnation,
+    pub(crate) votes: bool,
+    pub(crate) blank: bool,
+    pub(crate) promised: Ballot,
+    pub(crate) accepted_upto: Slot,
+}
+
+impl Franchise {
+    pub(crate) fn new(recovered: &Recovered, rng: &mut ChaCha8Rng, disk: &mut DiskQueue) -> Self {
+        let (incarnation, votes, genesis) = match &recovered.memory {
+            Some(memory) => (memory.incarnation, memory.votes, memory.genesis.clone()),
+            None => {
+                let incarnation = Incarnation(rng.next_u64());
+                disk.record(Record::MemoryBegan(incarnation));
+                (incarnation, false, Vec::new())
+            }
+        };
+        Self { incarnation, votes, genesis, known: BTreeMap::new(), answers: BTreeMap::new(), regaining: false }
+    }
+
+    /// Whether a vote of `from`, given in this incarnation, counts (rule V1).
+    pub(crate) fn counts(&mut self, from: NodeId, incarnation: Incarnation) -> bool {
+        *self.known.entry(from).or_insert(incarnation) == incarnation
+    }
+
+    /// The record that gives this node its vote back, if nothing stands in the way, and the ballot it has to promise.
+    fn regained(&self, me: NodeId, voters: &[NodeId], blank: bool, decided_upto: Slot) -> Option<(Record, Ballot)> {
+        let incarnation = self.incarnation;
+        let answers: Option<Vec<(NodeId, Answer)>> = (voters.iter().filter(|voter| **voter != me))
+            .map(|voter| Some((*voter, *self.answers.get(voter)?)))
+            .collect();
+        if self.genesis.contains(&(me, incarnation)) {
+            let genesis = self.genesis.clone();
+            return Some((Record::VoteRegained { incarnation, genesis }, Ballot::ZERO));
+        }
+        let answers = answers?;
+        if blank && answers.iter().all(|(_, answer)| answer.blank && !answer.votes) {
+            let mut genesis: Vec<_> = answers.iter().map(|(node, answer)| (*node, answer.incarnation)).collect();
+            genesis.push((me, incarnation));
+            genesis.sort_unstable();
+            return Some((Record::VoteRegained { incarnation, genesis }, Ballot::ZERO));
+        }
+        let promised = answers.iter().map(|(_, answer)| answer.promised).max()?;
+        let accepted_upto = answers.iter().map(|(_, answer)| answer.accepted_upto).max()?;
+        let covered = answers.iter().all(|(_, answer)| answer.votes) && decided_upto >= accepted_upto;
+        covered.then(|| (Record::VoteRegained { incarnation, genesis: Vec::new() }, promised))
+    }
+}
+
+impl Engine {
+    pub(crate) fn send_recall(&mut self) {
+        if self.franchise.votes {
+            return;
+        }
+        self.send_to_others(&Message::Recall { incarnation: self.franchise.incarnation });
+        self.timers.set(Timer::Recall, self.now + self.config.lease / 2);
+    }
+
+    pub(crate) fn on_recall(&mut self, from: NodeId, incarnation: Incarnation) {
+        // Rule V2: first forget what an earlier life said, then answer.
+        if self.franchise.known.insert(from, incarnation) != Some(incarnation) {
+            match &mut self.mastership {
+                Mastership::Slave => {}
+                Mastership::Campaigning(campaign) => campaign.forget(from),
+                Mastership::Master(master) => master.forget(from),
+            }
+        }
+        let answer = Message::Recalled {
+            asker: incarnation,
+            incarnation: self.franchise.incarnation,
+            votes: self.franchise.votes,
+            blank: self.is_blank(),
+            promised: self.acceptor.promised,
+            accepted_upto: self.log.accepted_upto(),
+            genesis: self.franchise.genesis.clone().into(),
+        };
+        self.send(from, answer);
+    }
+
+    pub(crate) fn on_recalled(
+        &mut self,
+        from: NodeId,
+        asker: Incarnation,
+        answer: Answer,
+        genesis: &[(NodeId, Incarnation)],
+    ) {
+        let impossible = answer.promised.round > ROUND_MAX;
+        if self.franchise.votes || asker != self.franchise.incarnation || impossible {
+            return;
+        }
+        self.franchise.answers.insert(from, answer);
+        if genesis.contains(&(self.config.node, self.franchise.incarnation)) {
+            self.franchise.genesis = genesis.to_vec();
+        }
+    }
+
+    pub(crate) fn regain_vote_if_covered(&mut self) {
+        if self.franchise.votes || self.franchise.regaining {
+            return;
+        }
+        let (me, blank) = (self.config.node, self.is_blank());
+        let regained = self.franchise.regained(me, self.quorum.voters(), blank, self.log.decided_upto());
+        let Some((record, promised)) = regained else { return };
+        if promised > self.acceptor.promised {
+            self.adopt(promised);
+        }
+        self.franchise.regaining = true;
+        self.disk.record(record.clone());
+        if let Record::VoteRegained { incarnation, genesis } = record {
+            self.franchise.genesis = genesis;
+            self.disk.when_durable(Due::VoteRegained { incarnation });
+        }
+    }
+
+    pub(crate) fn on_vote_regained(&mut self, incarnation: Incarnation) {
+        assert_eq!(incarnation, self.franchise.incarnation, "a node has one life at a time");
+        self.franchise.votes = true;
+        self.franchise.regaining = false;
+        self.franchise.answers.clear();
+        self.timers.clear(Timer::Recall);
+        self.wait_for_master();
+    }
+
+    /// Whether this node's log has never held anything.
+    fn is_blank(&self) -> bool {
+        self.acceptor.promised == Ballot::ZERO && self.log.accepted_upto() == Slot::ZERO
+    }
+}
