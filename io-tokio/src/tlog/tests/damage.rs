@@ -148,6 +148,18 @@ fn damage_in_a_closed_segment_is_never_taken_for_a_torn_write() {
 }
 
 #[test]
+fn a_file_that_is_damaged_all_over_is_left_as_it_is() {
+    let garbage = vec![0xaa; 2000];
+    let disk = MemDisk::from_image(&[("000.tlog".to_owned(), garbage.clone())].into());
+    let found = open(&disk, SEGMENT_BYTES, NOTHING_APPLIED).unwrap().1;
+    assert_eq!(found.damage, [Damage::Header { segment: 0 }]);
+    assert_eq!((found.recovered, found.notes), (Recovered::blank(), vec![]));
+    let image = disk.image();
+    assert_eq!(image.keys().collect::<Vec<_>>(), ["000.tlog", "001.tlog"]);
+    assert_eq!(image["000.tlog"], garbage);
+}
+
+#[test]
 fn missing_segments_cost_the_vote_and_the_rest_is_read() {
     let mut image = two_segments().0.image();
     image.remove("000.tlog");

@@ -111,6 +111,8 @@ fn reopen(image: &Image) -> RecoveredLog {
     assert_eq!(tlog.reader().read(Slot(next), Slot(next), 0).unwrap(), [entry(next, 9, b"next")]);
 
     let (tlog, again) = open(&disk, SEGMENT_BYTES, NOTHING_APPLIED).unwrap();
+    let is_length = |damage: &&Damage| matches!(damage, Damage::Length { .. });
+    assert_eq!(again.damage.iter().find(is_length), found.damage.iter().find(is_length));
     // Where the new record closed a gap, what was behind it is of use again.
     assert!(again.recovered.decided_upto >= found.recovered.decided_upto);
     assert_eq!(again.recovered.promised, ballot(9));
