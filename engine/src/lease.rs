@@ -24,11 +24,7 @@ pub(crate) struct Grant {
 impl Grant {
     /// The grants that an earlier run may have given, of which none is later than `now`.
     pub(crate) fn after_restart(now: Instant, wait: Duration) -> Self {
-        Self {
-            nobody_before: now + wait,
-            to: None,
-            until: now,
-        }
+        Self { nobody_before: now + wait, to: None, until: now }
     }
 
     pub(crate) fn give(&mut self, to: NodeId, until: Instant) {
@@ -131,10 +127,7 @@ mod tests {
             let (rho, nanos) = (f64::from(drift_ppm) / 1e6, lease.as_nanos() as f64);
             let granted_real = nanos / (1.0 + rho);
             let counted_real = counted_by_master(lease, drift_ppm).as_nanos() as f64 / (1.0 - rho);
-            assert!(
-                counted_real <= granted_real * (1.0 + 1e-9),
-                "{drift_ppm}: {counted_real} > {granted_real}"
-            );
+            assert!(counted_real <= granted_real * (1.0 + 1e-9), "{drift_ppm}: {counted_real} > {granted_real}");
         }
     }
 }

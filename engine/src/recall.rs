@@ -62,14 +62,7 @@ impl Franchise {
                 (incarnation, false, Vec::new())
             }
         };
-        Self {
-            incarnation,
-            votes,
-            genesis,
-            known: BTreeMap::new(),
-            answers: BTreeMap::new(),
-            regaining: false,
-        }
+        Self { incarnation, votes, genesis, known: BTreeMap::new(), answers: BTreeMap::new(), regaining: false }
     }
 
     /// Whether a vote of `from`, given in this incarnation, counts (rule V1).
@@ -90,10 +83,7 @@ impl Franchise {
         let answers = answers?;
         let founder = voters.first() == Some(&me);
         if founder && blank && answers.iter().all(|(_, answer)| answer.blank && !answer.votes) {
-            let mut genesis: Vec<_> = answers
-                .iter()
-                .map(|(node, answer)| (*node, answer.incarnation))
-                .collect();
+            let mut genesis: Vec<_> = answers.iter().map(|(node, answer)| (*node, answer.incarnation)).collect();
             genesis.push((me, incarnation));
             genesis.sort_unstable();
             return Some((Record::VoteRegained { incarnation, genesis }, Ballot::ZERO));
@@ -101,15 +91,7 @@ impl Franchise {
         let promised = answers.iter().map(|(_, answer)| answer.promised).max()?;
         let accepted_upto = answers.iter().map(|(_, answer)| answer.accepted_upto).max()?;
         let covered = answers.iter().all(|(_, answer)| answer.votes) && decided_upto >= accepted_upto;
-        covered.then(|| {
-            (
-                Record::VoteRegained {
-                    incarnation,
-                    genesis: Vec::new(),
-                },
-                promised,
-            )
-        })
+        covered.then(|| (Record::VoteRegained { incarnation, genesis: Vec::new() }, promised))
     }
 }
 
@@ -118,9 +100,7 @@ impl Engine {
         if self.franchise.votes {
             return;
         }
-        self.send_to_others(&Message::Recall {
-            incarnation: self.franchise.incarnation,
-        });
+        self.send_to_others(&Message::Recall { incarnation: self.franchise.incarnation });
         self.timers.set(Timer::Recall, self.now + self.config.lease / 2);
     }
 
@@ -167,9 +147,7 @@ impl Engine {
             return;
         }
         let (me, blank) = (self.config.node, self.is_blank());
-        let regained = self
-            .franchise
-            .regained(me, self.quorum.voters(), blank, self.log.decided_upto());
+        let regained = self.franchise.regained(me, self.quorum.voters(), blank, self.log.decided_upto());
         let Some((record, promised)) = regained else { return };
         if promised > self.acceptor.promised {
             self.adopt(promised);

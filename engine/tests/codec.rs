@@ -43,45 +43,22 @@ fn hex(bytes: &[u8]) -> String {
 
 /// Each variant at least once, each field with a value of its own.
 fn samples() -> Vec<Message> {
-    let ballot = Ballot {
-        round: 0x0102,
-        node: NodeId(3),
-    };
-    let promised = Ballot {
-        round: 0x0405,
-        node: NodeId(6),
-    };
+    let ballot = Ballot { round: 0x0102, node: NodeId(3) };
+    let promised = Ballot { round: 0x0405, node: NodeId(6) };
     let incarnation = Incarnation(0xa1a2_a3a4_a5a6_a7a8);
     let decided_upto = Slot(0x0708);
     let decided_hash = HistoryHash(0xb1b2_b3b4_b5b6_b7b8);
     let commands = Value::batch([&b"one"[..], b""]);
-    let entry = Entry {
-        ballot: promised,
-        value: commands.clone(),
-    };
+    let entry = Entry { ballot: promised, value: commands.clone() };
     vec![
         Message::Canvass { ballot, decided_upto },
-        Message::Canvassed {
-            ballot,
-            willing: true,
-            incarnation,
-            promised,
-            decided_upto,
-        },
+        Message::Canvassed { ballot, willing: true, incarnation, promised, decided_upto },
         Message::Prepare { ballot, decided_upto },
+        Message::Promise { ballot, incarnation, accepted: List(Vec::new()) },
         Message::Promise {
             ballot,
             incarnation,
-            accepted: List(Vec::new()),
-        },
-        Message::Promise {
-            ballot,
-            incarnation,
-            accepted: vec![SlotEntry {
-                slot: Slot(9),
-                entry: entry.clone(),
-            }]
-            .into(),
+            accepted: vec![SlotEntry { slot: Slot(9), entry: entry.clone() }].into(),
         },
         Message::Accept {
             ballot,
@@ -96,11 +73,7 @@ fn samples() -> Vec<Message> {
             decided_upto,
             decided_hash,
         },
-        Message::Accepted {
-            ballot,
-            incarnation,
-            upto: Slot(0x0c),
-        },
+        Message::Accepted { ballot, incarnation, votes: true, upto: Slot(0x0c) },
         Message::Heartbeat {
             ballot,
             asked_at: Instant(0x0d0e),
@@ -117,29 +90,12 @@ fn samples() -> Vec<Message> {
             received_upto: Slot(0x11),
             applied_upto: Slot(0x12),
         },
-        Message::Gap {
-            ballot,
-            received_upto: Slot(0x13),
-        },
-        Message::Nak {
-            ballot,
-            promised,
-            decided_upto,
-        },
-        Message::Resign {
-            ballot,
-            successor: None,
-        },
-        Message::Resign {
-            ballot,
-            successor: Some(NodeId(0x14)),
-        },
+        Message::Gap { ballot, received_upto: Slot(0x13) },
+        Message::Nak { ballot, promised, decided_upto },
+        Message::Resign { ballot, successor: None, decided_upto, decided_hash },
+        Message::Resign { ballot, successor: Some(NodeId(0x14)), decided_upto, decided_hash },
         Message::Fetch { from: Slot(0x15) },
-        Message::Fetched {
-            first: Slot(0x16),
-            entries: vec![entry].into(),
-            decided_upto,
-        },
+        Message::Fetched { first: Slot(0x16), entries: vec![entry].into(), decided_upto },
         Message::Gone { log_start: Slot(0x17) },
         Message::Recall { incarnation },
         Message::Recalled {
@@ -158,10 +114,7 @@ fn samples() -> Vec<Message> {
 fn the_bytes_of_every_message_are_as_they_ever_were() {
     let samples = samples();
     for index in 0..VARIANTS {
-        assert!(
-            samples.iter().any(|message| variant(message) == index),
-            "no sample of variant {index}"
-        );
+        assert!(samples.iter().any(|message| variant(message) == index), "no sample of variant {index}");
     }
     let lines: Vec<String> = samples
         .iter()
@@ -178,13 +131,13 @@ fn the_bytes_of_every_message_are_as_they_ever_were() {
     Promise 0300000002010000000000000300a8a7a6a5a4a3a2a100000000
     Promise 0300000002010000000000000300a8a7a6a5a4a3a2a101000000090000000000000005040000000000000600010b000000030000006f6e6500000000
     Accept 04000000020100000000000003000907000000000000040000000000000000010b000000030000006f6e650000000002020000000b0a0301000000630807000000000000b8b7b6b5b4b3b2b1
-    Accepted 0500000002010000000000000300a8a7a6a5a4a3a2a10c00000000000000
+    Accepted 0500000002010000000000000300a8a7a6a5a4a3a2a1010c00000000000000
     Heartbeat 06000000020100000000000003000e0d0000000000000f0000000000000010000000000000000807000000000000b8b7b6b5b4b3b2b1
     Granted 07000000020100000000000003000e0d000000000000a8a7a6a5a4a3a2a10011000000000000001200000000000000
     Gap 08000000020100000000000003001300000000000000
     Nak 0900000002010000000000000300050400000000000006000807000000000000
-    Resign 0a0000000201000000000000030000
-    Resign 0a00000002010000000000000300011400
+    Resign 0a00000002010000000000000300000807000000000000b8b7b6b5b4b3b2b1
+    Resign 0a000000020100000000000003000114000807000000000000b8b7b6b5b4b3b2b1
     Fetch 0b0000001500000000000000
     Fetched 0c00000016000000000000000100000005040000000000000600010b000000030000006f6e65000000000807000000000000
     Gone 0d0000001700000000000000
@@ -205,11 +158,7 @@ fn a_message_cut_anywhere_is_refused() {
     for message in samples() {
         let bytes = encode(&message);
         for len in 0..bytes.len() {
-            assert_eq!(
-                decode_message(&bytes[..len]),
-                Err(MalformedMessage::Undecodable),
-                "{message:?} cut at {len}"
-            );
+            assert_eq!(decode_message(&bytes[..len]), Err(MalformedMessage::Undecodable), "{message:?} cut at {len}");
         }
     }
 }
@@ -219,11 +168,7 @@ fn a_message_with_bytes_behind_it_is_refused() {
     for message in samples() {
         let mut bytes = encode(&message);
         bytes.push(0);
-        assert_eq!(
-            decode_message(&bytes),
-            Err(MalformedMessage::TrailingBytes),
-            "{message:?}"
-        );
+        assert_eq!(decode_message(&bytes), Err(MalformedMessage::TrailingBytes), "{message:?}");
     }
 }
 
@@ -252,10 +197,7 @@ fn lengths_far_beyond_the_bytes_are_refused_wherever_they_stand() {
 }
 
 fn any_ballot() -> impl Strategy<Value = Ballot> {
-    (any::<u64>(), any::<u16>()).prop_map(|(round, node)| Ballot {
-        round,
-        node: NodeId(node),
-    })
+    (any::<u64>(), any::<u16>()).prop_map(|(round, node)| Ballot { round, node: NodeId(node) })
 }
 
 fn any_slot() -> impl Strategy<Value = Slot> {
@@ -296,15 +238,8 @@ fn any_message() -> impl Strategy<Value = Message> {
         (any_ballot(), any_slot()).prop_map(|(ballot, decided_upto)| Message::Prepare { ballot, decided_upto }),
         (any_ballot(), any_incarnation(), vec((any_slot(), any_entry()), 0..5)).prop_map(
             |(ballot, incarnation, accepted)| {
-                let accepted = accepted
-                    .into_iter()
-                    .map(|(slot, entry)| SlotEntry { slot, entry })
-                    .collect::<Vec<_>>();
-                Message::Promise {
-                    ballot,
-                    incarnation,
-                    accepted: accepted.into(),
-                }
+                let accepted = accepted.into_iter().map(|(slot, entry)| SlotEntry { slot, entry }).collect::<Vec<_>>();
+                Message::Promise { ballot, incarnation, accepted: accepted.into() }
             }
         ),
         (any_ballot(), any_ballot(), any_slot()).prop_map(|(ballot, promised, decided_upto)| Message::Nak {
@@ -312,10 +247,14 @@ fn any_message() -> impl Strategy<Value = Message> {
             promised,
             decided_upto
         }),
-        (any_ballot(), any::<Option<u16>>()).prop_map(|(ballot, successor)| Message::Resign {
-            ballot,
-            successor: successor.map(NodeId)
-        }),
+        (any_ballot(), any::<Option<u16>>(), any_slot(), hash()).prop_map(
+            |(ballot, successor, decided_upto, decided_hash)| Message::Resign {
+                ballot,
+                successor: successor.map(NodeId),
+                decided_upto,
+                decided_hash
+            }
+        ),
     ];
     let replication = prop_oneof![
         (any_ballot(), any_slot(), vec(any_value(), 0..5), any_slot(), hash()).prop_map(
@@ -327,11 +266,8 @@ fn any_message() -> impl Strategy<Value = Message> {
                 decided_hash
             }
         ),
-        (any_ballot(), any_incarnation(), any_slot()).prop_map(|(ballot, incarnation, upto)| Message::Accepted {
-            ballot,
-            incarnation,
-            upto
-        }),
+        (any_ballot(), any_incarnation(), any::<bool>(), any_slot())
+            .prop_map(|(ballot, incarnation, votes, upto)| Message::Accepted { ballot, incarnation, votes, upto }),
         (any_ballot(), instant(), any_slot(), any_slot(), any_slot(), hash()).prop_map(
             |(ballot, asked_at, sent_upto, stream_start, decided_upto, decided_hash)| Message::Heartbeat {
                 ballot,
@@ -342,24 +278,16 @@ fn any_message() -> impl Strategy<Value = Message> {
                 decided_hash
             }
         ),
-        (
-            any_ballot(),
-            instant(),
-            any_incarnation(),
-            any::<bool>(),
-            any_slot(),
-            any_slot()
-        )
-            .prop_map(
-                |(ballot, asked_at, incarnation, votes, received_upto, applied_upto)| Message::Granted {
-                    ballot,
-                    asked_at,
-                    incarnation,
-                    votes,
-                    received_upto,
-                    applied_upto
-                }
-            ),
+        (any_ballot(), instant(), any_incarnation(), any::<bool>(), any_slot(), any_slot()).prop_map(
+            |(ballot, asked_at, incarnation, votes, received_upto, applied_upto)| Message::Granted {
+                ballot,
+                asked_at,
+                incarnation,
+                votes,
+                received_upto,
+                applied_upto
+            }
+        ),
         (any_ballot(), any_slot()).prop_map(|(ballot, received_upto)| Message::Gap { ballot, received_upto }),
     ];
     let recovery = prop_oneof![
@@ -381,19 +309,8 @@ fn any_message() -> impl Strategy<Value = Message> {
             vec((any::<u16>(), any_incarnation()), 0..8)
         )
             .prop_map(|(asker, incarnation, votes, blank, promised, accepted_upto, genesis)| {
-                let genesis = genesis
-                    .into_iter()
-                    .map(|(node, life)| (NodeId(node), life))
-                    .collect::<Vec<_>>();
-                Message::Recalled {
-                    asker,
-                    incarnation,
-                    votes,
-                    blank,
-                    promised,
-                    accepted_upto,
-                    genesis: genesis.into(),
-                }
+                let genesis = genesis.into_iter().map(|(node, life)| (NodeId(node), life)).collect::<Vec<_>>();
+                Message::Recalled { asker, incarnation, votes, blank, promised, accepted_upto, genesis: genesis.into() }
             }),
     ];
     prop_oneof![elections, replication, recovery]

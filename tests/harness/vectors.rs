@@ -13,8 +13,13 @@ use serde_json::Value;
 pub const CLUSTER_ID: &str = "conf";
 
 /// Vectors that are answered differently on purpose, with the reason. Each stands in `docs/compatibility.md` as well.
-pub const DIFFERENCES: &[(&str, &str)] =
-    &[("sequence/set-interval-open-after", "the updates of the nursery are refused, whatever they would change")];
+pub const DIFFERENCES: &[(&str, &str)] = &[
+    ("sequence/admin-set-none-invisible", NO_NURSERY),
+    ("sequence/admin-set-none-invisible-after", NO_NURSERY),
+    ("sequence/set-interval-open-after", NO_NURSERY),
+];
+
+const NO_NURSERY: &str = "the updates of the nursery are refused, whatever they would change";
 
 const VECTORS: &str = include_str!("../data/vectors.jsonl");
 
@@ -134,7 +139,9 @@ fn answers(vector: &Value) -> Result<Vec<Answer>, String> {
 fn receive(stream: &mut TcpStream, answers: &[Answer]) -> Result<Reply, String> {
     let mut code = [0; 4];
     match read_up_to(stream, &mut code)? {
-        0 => return Ok(Reply { code: None, tail: Vec::new() }),
+        0 => {
+            return Ok(Reply { code: None, tail: Vec::new() });
+        }
         4 => (),
         len => return Err(format!("only {len} bytes of a code came")),
     }
@@ -149,8 +156,11 @@ fn receive(stream: &mut TcpStream, answers: &[Answer]) -> Result<Reply, String> 
     };
     match code {
         0 => {
-            let mut tails: Vec<&Vec<u8>> =
-                answers.iter().filter(|answer| answer.code == Some(0)).filter_map(|answer| answer.tail.as_ref()).collect();
+            let mut tails: Vec<&Vec<u8>> = answers
+                .iter()
+                .filter(|answer| answer.code == Some(0))
+                .filter_map(|answer| answer.tail.as_ref())
+                .collect();
             tails.sort_by_key(|tail| tail.len());
             for expected in tails {
                 read_to(&mut tail, expected.len())?;

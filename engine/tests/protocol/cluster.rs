@@ -235,7 +235,8 @@ impl Cluster {
     pub(crate) fn request(&mut self, id: u16, commands: &[&str]) {
         let requests = (commands.iter())
             .map(|command| {
-                let request = Request { id: RequestId(self.next_request), command: Bytes::copy_from_slice(command.as_bytes()) };
+                let request =
+                    Request { id: RequestId(self.next_request), command: Bytes::copy_from_slice(command.as_bytes()) };
                 self.next_request += 1;
                 request
             })
@@ -467,7 +468,11 @@ impl Cluster {
             Message::Recall { incarnation } => format!("Recall {}", self.life(*incarnation)),
             Message::Recalled { votes, blank, promised, accepted_upto, genesis, .. } => {
                 let blank = if *blank { " blank" } else { "" };
-                let genesis = if genesis.0.is_empty() { String::new() } else { format!(" genesis [{}]", self.genesis(&genesis.0)) };
+                let genesis = if genesis.0.is_empty() {
+                    String::new()
+                } else {
+                    format!(" genesis [{}]", self.genesis(&genesis.0))
+                };
                 format!("Recalled promised {promised} accepted {accepted_upto}{blank}{}{genesis}", vote(*votes))
             }
         }

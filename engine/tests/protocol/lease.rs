@@ -22,13 +22,8 @@ fn promises(node: &mut Node, candidate: Ballot) -> bool {
 
 #[test]
 fn a_grant_holds_for_a_whole_lease_against_everyone_but_its_holder() {
-    for (candidate, wait_ms, expected) in [
-        (2, 0, true),
-        (2, 799, true),
-        (3, 0, false),
-        (3, 799, false),
-        (3, 800, true),
-    ] {
+    for (candidate, wait_ms, expected) in [(2, 0, true), (2, 799, true), (3, 0, false), (3, 799, false), (3, 800, true)]
+    {
         let mut node = Node::rested(config(3), memory(Ballot::ZERO, &[], Vec::new()));
         node.receive(2, heartbeat(ballot(1, 2)));
         node.now = node.now + Duration::from_millis(wait_ms);

@@ -129,7 +129,10 @@ impl Node {
         let (ballot, decided_upto) = asked.expect("a node that hears of no master canvasses");
         for peer in 2..=peers {
             let promised = Ballot::ZERO;
-            node.receive(peer, Message::Canvassed { ballot, willing: true, incarnation: life(peer), promised, decided_upto });
+            node.receive(
+                peer,
+                Message::Canvassed { ballot, willing: true, incarnation: life(peer), promised, decided_upto },
+            );
         }
         node.persist();
         assert_eq!(node.engine.role(), Role::Candidate);

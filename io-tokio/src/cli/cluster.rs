@@ -8,18 +8,22 @@ use serde_json::json;
 
 use super::args::{Environment, Global, Output};
 use super::exit::{ExitCode, Failure};
-use crate::client::{NodeReport, NodeStatus};
+use crate::client::{ClientError, NodeReport, NodeStatus};
 
 /// A node that has not answered by then is shown as unreachable.
 const STATUS_WAIT_MAX: Duration = Duration::from_secs(2);
 
 #[derive(Subcommand, Debug)]
 pub(crate) enum ClusterCommand {
-    /// Show every node, who is master, and whether one more node failure is survivable. Exit code 0 when a master
-    /// serves, 1 when none does, 7 when no node can be reached.
+    /// Show every node, who is master, and whether one more node failure is survivable.
+    ///
+    /// LAG counts the decided slots that a node has not applied yet. Exit code 0 when a master serves, 1 when none does,
+    /// 7 when no node can be reached.
     #[command(after_help = "Examples:\n  trialbay cluster status\n  trialbay cluster status -o json")]
     Status,
-    /// Print the master's name. Exit code 1 when there is none now.
+    /// Print the master's name.
+    ///
+    /// Exit code 1 when there is none now.
     #[command(after_help = "Example:\n  trialbay cluster who-master")]
     WhoMaster,
 }
@@ -77,7 +81,15 @@ impl Node {
         match (&self.report.status, &self.name) {
             (Ok(status), _) => &status.node,
             (Err(_), Some(name)) => name,
-            (Err(_), None) => "?",
+            (Err(_), None) => "-",
+        }
+    }
+
+    /// Name and address, as far as they are known.
+    fn who(&self) -> String {
+        match self.name() {
+            "-" => self.report.endpoint.clone(),
+            name => format!("{name} ({})", self.report.endpoint),
         }
     }
 }
@@ -132,10 +144,10 @@ impl Overview {
                     status.pid.to_string(),
                     address,
                 ],
-                Err(_) => {
+                Err(error) => {
                     let mut row = std::array::from_fn(|_| "-".to_owned());
                     row[0] = node.name().to_owned();
-                    row[1] = "unreachable".to_owned();
+                    row[1] = if is_silent(error) { "unreachable" } else { "?" }.to_owned();
                     row[10] = address;
                     row
                 }
@@ -166,7 +178,7 @@ impl Overview {
             let name = node.name();
             let status = match &node.report.status {
                 Err(error) => {
-                    problems.push(format!("{name} ({}) is unreachable: {error}", node.report.endpoint));
+                    problems.push(format!("{}: {}", node.who(), why(error)));
                     continue;
                 }
                 Ok(status) => status,
@@ -206,7 +218,7 @@ impl Overview {
                 "node": node.name,
                 "address": node.report.endpoint,
                 "reachable": false,
-                "error": error.to_string(),
+                "error": why(error),
             }),
         });
         json!({
@@ -215,6 +227,22 @@ impl Overview {
             "problems": self.problems(),
             "nodes": nodes.collect::<Vec<_>>(),
         })
+    }
+}
+
+fn is_silent(error: &ClientError) -> bool {
+    matches!(error, ClientError::Unreachable { .. } | ClientError::DidNotHappen { .. })
+}
+
+/// What is wrong with one node, without its address, which stands before it.
+fn why(error: &ClientError) -> String {
+    match error {
+        ClientError::Unreachable { tried } => match tried.as_slice() {
+            [(_, why)] => format!("unreachable: {why}"),
+            _ => "unreachable".to_owned(),
+        },
+        ClientError::DidNotHappen { why } => format!("no answer: {why}"),
+        other => format!("does not say how it is: {other}"),
     }
 }
 
@@ -232,7 +260,6 @@ fn table<const N: usize>(rows: &[[String; N]]) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::client::ClientError;
 
     fn status(name: &str, applied_upto: u64) -> NodeStatus {
         NodeStatus {
@@ -272,7 +299,15 @@ mod tests {
     fn a_healthy_cluster_has_a_master_and_survives_a_failure() {
         let overview = overview(vec![Ok(master("n1", 120, 1)), Ok(status("n2", 120)), Ok(status("n3", 117))]);
         assert_eq!(overview.exit(), ExitCode::Ok);
-        insta::assert_snapshot!(overview.text(), @"");
+        insta::assert_snapshot!(overview.text(), @r#"
+    NODE  ROLE    SERVING  MASTER  DECIDED  APPLIED  LAG  BALLOT  VOTES  PID  ADDRESS
+    n1    master  yes      n1      120      120      0    3.n1    yes    42   127.0.0.1:4000
+    n2    slave   no       n1      120      120      0    3.n1    yes    42   127.0.0.1:4010
+    n3    slave   no       n1      117      117      3    3.n1    yes    42   127.0.0.1:4020
+
+    master: n1
+    one more node failure is survivable: yes
+    "#);
     }
 
     #[test]
@@ -282,7 +317,19 @@ mod tests {
         slow.damage.push("tlog 003: record at byte 17 is damaged".to_owned());
         let overview = overview(vec![Ok(master("n1", 120, 0)), Ok(slow), unreachable()]);
         assert_eq!(overview.exit(), ExitCode::Ok);
-        insta::assert_snapshot!(overview.text(), @"");
+        insta::assert_snapshot!(overview.text(), @r#"
+    NODE  ROLE         SERVING  MASTER  DECIDED  APPLIED  LAG  BALLOT  VOTES  PID  ADDRESS
+    n1    master       yes      n1      120      120      0    3.n1    yes    42   127.0.0.1:4000
+    n2    slave        no       n1      100      100      20   3.n1    no     42   127.0.0.1:4010
+    n3    unreachable  -        -       -        -        -    -       -      -    127.0.0.1:4020
+
+    master: n1
+    one more node failure is survivable: no
+    problem: n2 has no vote until it has caught up
+    problem: n2 is catching up, 20 slots behind
+    problem: n2: tlog 003: record at byte 17 is damaged
+    problem: n3 (127.0.0.1:4020): unreachable: connection refused
+    "#);
         assert_eq!(overview.json()["one_more_failure_survivable"], false);
         assert_eq!(overview.json()["nodes"][2]["reachable"], false);
         assert_eq!(overview.json()["nodes"][1]["lag"], 20);

@@ -17,9 +17,12 @@ use crate::consistency::Consistency;
 
 #[derive(Subcommand, Debug)]
 pub(crate) enum DataCommand {
-    /// Print the value of a key. Exit code 3 when there is no such key.
+    /// Print the value of a key.
+    ///
+    /// Exit code 3 when there is no such key.
     #[command(after_help = "Examples:\n  trialbay get hello\n  trialbay get hello --consistency none -o json")]
     Get {
+        /// The key.
         key: OsString,
         #[command(flatten)]
         read: ReadArgs,
@@ -27,34 +30,46 @@ pub(crate) enum DataCommand {
     /// Set a key, whatever was there.
     #[command(after_help = "Examples:\n  trialbay set hello world\n  trialbay set photo - < photo.jpg")]
     Set {
+        /// The key.
         key: OsString,
         /// The value; `-` reads it from standard input.
         #[arg(allow_hyphen_values = true)]
         value: OsString,
     },
-    /// Delete a key. Exit code 3 when there is no such key.
+    /// Delete a key.
+    ///
+    /// Exit code 3 when there is no such key.
     #[command(after_help = "Example:\n  trialbay delete hello")]
-    Delete { key: OsString },
-    /// Print whether a key exists. Exit code 3 when there is no such key.
+    Delete {
+        /// The key.
+        key: OsString,
+    },
+    /// Print whether a key exists: `true` or `false`.
+    ///
+    /// Exit code 3 when there is no such key.
     #[command(after_help = "Example:\n  trialbay exists hello && echo yes")]
     Exists {
+        /// The key.
         key: OsString,
         #[command(flatten)]
         read: ReadArgs,
     },
-    /// Set or delete a key only if it has the expected value, and print the value before. Exit code 4 when it had
-    /// another: nothing was changed.
+    /// Set or delete a key only if it has the expected value.
+    ///
+    /// Prints the value before, if there was one. Exit code 4 when it was not the expected one: nothing was changed.
     #[command(after_help = "Examples:\n  trialbay test-and-set lock --absent --wanted me\n  \
                             trialbay test-and-set lock --expected me --delete")]
     TestAndSet(TestAndSetArgs),
-    /// Print keys and values in a range, one `key<TAB>value` a line. What is not printable is escaped: `\\` `\t` `\n`
-    /// `\r`, and `\xNN` for other bytes.
+    /// Print keys and values in a range, in order.
+    ///
+    /// One `key<TAB>value` a line. What is not printable is escaped: `\\` `\t` `\n` `\r`, and `\xNN` for other bytes.
     #[command(after_help = "Examples:\n  trialbay range --first user/ --last user0 --exclude-last\n  \
                             trialbay range --reverse --max 10 --keys-only")]
     Range(RangeArgs),
     /// Print the keys that begin with a prefix, one a line, escaped as by `range`.
     #[command(after_help = "Example:\n  trialbay prefix user/ --max 100")]
     Prefix {
+        /// The prefix.
         prefix: OsString,
         /// At most that many, the smallest ones.
         #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(0..=0x7fff_ffff))]
@@ -65,12 +80,15 @@ pub(crate) enum DataCommand {
     /// Delete every key that begins with a prefix, and print how many there were.
     #[command(after_help = "Example:\n  trialbay delete-prefix tmp/")]
     DeletePrefix {
+        /// The prefix.
         prefix: OsString,
         /// Delete every key there is, with the empty prefix.
         #[arg(long)]
         all: bool,
     },
-    /// Do all the updates of a file in order, or none of them. Exit code 4 when an assertion does not hold.
+    /// Do all the updates of a file in order, or none of them.
+    ///
+    /// Exit code 4 when an assertion does not hold, 3 when a key to delete is missing: nothing was changed.
     #[command(after_help = "Example:\n  printf 'assert from 10\\nset from 0\\nset to 10\\n' | trialbay sequence -",
               after_long_help = format!("{}\n\nExample:\n  {}", sequence::HELP,
                   "printf 'assert from 10\\nset from 0\\nset to 10\\n' | trialbay sequence -"))]
@@ -95,6 +113,7 @@ pub(crate) struct ReadArgs {
 #[command(group(clap::ArgGroup::new("expectation").required(true).args(["expected", "absent"])))]
 #[command(group(clap::ArgGroup::new("wish").required(true).args(["wanted", "delete"])))]
 pub(crate) struct TestAndSetArgs {
+    /// The key.
     key: OsString,
     /// The value that the key must have; `-` reads it from standard input.
     #[arg(long, value_name = "VALUE", allow_hyphen_values = true)]

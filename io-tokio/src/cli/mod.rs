@@ -4,6 +4,7 @@
 //! one line that says what, and what to do. [`ExitCode`] says the same to scripts.
 
 mod args;
+mod bench;
 mod bytes;
 mod check;
 mod cluster;
@@ -44,6 +45,8 @@ enum Command {
     /// Ask the cluster how it is.
     #[command(subcommand)]
     Cluster(cluster::ClusterCommand),
+    /// Measure how many operations a cluster does in a second, and how long each takes.
+    Bench(bench::BenchArgs),
     /// Look after the configuration file.
     #[command(subcommand)]
     Config(check::ConfigCommand),
@@ -88,6 +91,7 @@ async fn run(cli: Cli, environment: Environment<'_>, out: &mut Vec<u8>) -> Resul
         Command::Node(args) => node::run(args, global, environment).await,
         Command::Data(command) => data::run(command, global, environment, out).await,
         Command::Cluster(command) => cluster::run(command, global, environment, out).await,
+        Command::Bench(args) => bench::run(args, global, environment, out).await,
         Command::Config(command) => check::run(command, global, environment, out),
     }
 }
@@ -165,6 +169,8 @@ mod tests {
             "sequence -",
             "sequence file",
             "nop",
+            "bench --clients 64 --seconds 5 --value-size 100 --mix 9:1 --pipeline 4 -o json",
+            "bench --clients 64 --connections 4 --mix test-and-set --key-size 32 --keys 1000",
             "cluster status",
             "cluster who-master -o json",
             "config check f",

@@ -7,11 +7,16 @@ use clap::{Args, ValueEnum};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::oneshot;
 use tracing_subscriber::EnvFilter;
+use trialbay_engine::NodeId;
 
 use super::args::{Environment, Global, Settings, load};
 use super::exit::{ExitCode, Failure};
 use crate::config::{Config, NodeConfig};
-use crate::node::handle;
+use crate::node::home::HomeError;
+use crate::node::{self, NodeError, NodeOptions};
+use crate::peer::{PeerAddress, PeerError};
+use crate::store::StoreError;
+use crate::tlog::TlogError;
 
 #[derive(Args, Debug)]
 #[command(after_help = "Example:\n  trialbay node --config /etc/trialbay.toml --name n1")]
@@ -69,17 +74,62 @@ pub(crate) async fn run(args: NodeArgs, global: &Global, environment: Environmen
 
 /// Runs the node until `stop` is ready, which gives the reason; then it hands over and closes.
 async fn run_node(plan: NodePlan, stop: impl Future<Output = &'static str>) -> Result<ExitCode, Failure> {
-    let _ = (plan, stop);
-    Err(Failure::new(ExitCode::Other, "this build has no node runtime"))
+    let stop = async {
+        let reason = stop.await;
+        tracing::info!(reason, "stopping");
+    };
+    node::run(plan.options(), stop).await?;
+    Ok(ExitCode::Ok)
 }
 
 impl NodePlan {
-    /// How this node makes `Consistent` reads safe.
-    pub(crate) fn reads(&self) -> handle::Reads {
-        match self.config.reads {
-            crate::config::Reads::Lease => handle::Reads::Lease,
-            crate::config::Reads::Quorum => handle::Reads::Quorum,
+    fn options(self) -> NodeOptions {
+        let peers = (self.config.nodes.iter())
+            .filter(|other| other.id != self.node.id)
+            .map(|other| PeerAddress { node: NodeId(other.id), name: other.name.clone(), address: other.peer.clone() })
+            .collect();
+        NodeOptions {
+            node: NodeId(self.node.id),
+            client_listen: self.node.client_listen().to_owned(),
+            peer_listen: self.node.peer_listen().to_owned(),
+            name: self.node.name,
+            peers,
+            home: self.home,
+            cluster_id: self.config.cluster_id,
+            lease: self.config.lease,
+            clock_drift_ppm: self.config.clock_drift_ppm,
+            reads: self.config.reads,
+            limits: self.config.limits.updates,
+            connections_max: Some(self.config.limits.connections_max),
         }
+    }
+}
+
+impl From<NodeError> for Failure {
+    fn from(error: NodeError) -> Self {
+        let exit = match &error {
+            NodeError::Home(HomeError::Locked { .. }) | NodeError::Store(StoreError::InUse) => ExitCode::HomeLocked,
+            NodeError::Home(HomeError::Foreign { .. } | HomeError::Unidentified { .. })
+            | NodeError::Store(StoreError::OtherCluster { .. } | StoreError::OtherNode { .. })
+            | NodeError::Tlog(TlogError::OtherCluster { .. } | TlogError::OtherNode { .. }) => ExitCode::ForeignHome,
+            NodeError::Home(HomeError::NotWritable { .. } | HomeError::Io { .. }) => ExitCode::Unwritable,
+            NodeError::Peers(PeerError::Bind { source, .. }) | NodeError::ClientAddress { source, .. }
+                if source.kind() == std::io::ErrorKind::AddrInUse =>
+            {
+                ExitCode::PortInUse
+            }
+            NodeError::Home(HomeError::Damaged { .. })
+            | NodeError::Store(_)
+            | NodeError::Tlog(_)
+            | NodeError::HistoryDamaged { .. }
+            | NodeError::StorageFailed { .. } => ExitCode::StorageFailed,
+            NodeError::HistoryDiverged { .. } => ExitCode::HistoryDiverged,
+            NodeError::Peers(_)
+            | NodeError::ClientAddress { .. }
+            | NodeError::System { .. }
+            | NodeError::Home(HomeError::Unsupported { .. }) => ExitCode::Other,
+        };
+        Self::new(exit, error.to_string())
     }
 }
 

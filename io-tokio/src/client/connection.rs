@@ -55,6 +55,7 @@ struct State {
     queued_bytes: u64,
     handed_bytes: u64,
     waiting: VecDeque<Waiting>,
+    has_replied: bool,
     /// The node is about to close: no new requests.
     is_retired: bool,
     dead: Option<Unanswered>,
@@ -76,30 +77,19 @@ impl Connection {
         let (reader, writer) = stream.into_split();
         let outbox = prologue(&options.cluster_id);
         let shared = Arc::new(Shared {
-            state: Mutex::new(State {
-                queued_bytes: outbox.len() as u64,
-                outbox,
-                ..State::default()
-            }),
+            state: Mutex::new(State { queued_bytes: outbox.len() as u64, outbox, ..State::default() }),
             queued: Notify::new(),
             slots: Arc::new(Semaphore::new(options.in_flight_max)),
             bytes: Arc::new(Semaphore::new(options.in_flight_bytes_max)),
             bytes_max: options.in_flight_bytes_max,
             reply_bytes_max: options.reply_bytes_max,
         });
-        let pulse = Pulse {
-            address: address.to_owned(),
-            options: options.clone(),
-        };
+        let pulse = Pulse { address: address.to_owned(), options: options.clone() };
         let tasks = [
             tokio::spawn(write_requests(Arc::clone(&shared), writer)).abort_handle(),
             tokio::spawn(read_replies(Arc::clone(&shared), reader, pulse)).abort_handle(),
         ];
-        Ok(Self {
-            shared,
-            tasks,
-            name: OnceLock::new(),
-        })
+        Ok(Self { shared, tasks, name: OnceLock::new() })
     }
 
     /// Whether new requests may be sent on it.
@@ -113,9 +103,7 @@ impl Connection {
     pub(crate) async fn call(&self, request: &Request, on_sent: impl FnOnce()) -> Result<Reply, Unanswered> {
         let reply = self.shared.enqueue(request).await?;
         on_sent();
-        reply
-            .await
-            .unwrap_or_else(|_| Err(Unanswered::Lost("the runtime of the client stopped".to_owned())))
+        reply.await.unwrap_or_else(|_| Err(Unanswered::Lost("the runtime of the client stopped".to_owned())))
     }
 }
 
@@ -136,10 +124,7 @@ impl Shared {
         let closed = |_| Unanswered::NotSent("the connection was closed".to_owned());
         let slot = Arc::clone(&self.slots).acquire_owned().await.map_err(closed)?;
         let bytes = u32::try_from(request.bytes.len().min(self.bytes_max)).unwrap_or(u32::MAX);
-        let bytes = Arc::clone(&self.bytes)
-            .acquire_many_owned(bytes)
-            .await
-            .map_err(closed)?;
+        let bytes = Arc::clone(&self.bytes).acquire_many_owned(bytes).await.map_err(closed)?;
         let (reply, answer) = oneshot::channel();
         let mut state = self.lock();
         if let Some(why) = &state.dead {
@@ -151,12 +136,7 @@ impl Shared {
         let start = state.queued_bytes;
         state.queued_bytes += request.bytes.len() as u64;
         state.outbox.extend_from_slice(&request.bytes);
-        state.waiting.push_back(Waiting {
-            start,
-            shape: request.shape,
-            reply,
-            _room: [slot, bytes],
-        });
+        state.waiting.push_back(Waiting { start, shape: request.shape, reply, _room: [slot, bytes] });
         drop(state);
         self.queued.notify_one();
         Ok(answer)
@@ -191,6 +171,7 @@ impl Shared {
                 Err(malformed) => break Err(Unanswered::Garbage(malformed)),
             };
             let closes = reply.closes(shape);
+            state.has_replied = true;
             if closes {
                 replies_unsent.extend(state.retire());
             }
@@ -202,10 +183,7 @@ impl Shared {
             match state.waiting.pop_front() {
                 Some(waiting) => replies.push((waiting, reply)),
                 None if reply.code == code::OK => {
-                    let malformed = Malformed::UnknownTag {
-                        what: "expected reply",
-                        tag: 0,
-                    };
+                    let malformed = Malformed::UnknownTag { what: "expected reply", tag: 0 };
                     break Err(Unanswered::Garbage(malformed));
                 }
                 None => break Err(Unanswered::Lost(String::from_utf8_lossy(&reply.message()).into_owned())),
@@ -226,6 +204,15 @@ impl Shared {
         result
     }
 
+    fn closed_by_node(&self) -> Unanswered {
+        let why = if self.lock().has_replied {
+            "the node closed the connection"
+        } else {
+            "the node closed the connection without a word: is it a node of this cluster id?"
+        };
+        Unanswered::Lost(why.to_owned())
+    }
+
     fn is_waiting(&self) -> bool {
         !self.lock().waiting.is_empty()
     }
@@ -244,11 +231,7 @@ impl Shared {
         self.bytes.close();
         self.queued.notify_one();
         for waiting in waiting {
-            let fate = if waiting.start < handed_bytes {
-                why.clone()
-            } else {
-                why.clone().unsent()
-            };
+            let fate = if waiting.start < handed_bytes { why.clone() } else { why.clone().unsent() };
             let _ = waiting.reply.send(Err(fate));
         }
     }
@@ -301,14 +284,11 @@ async fn read_replies(shared: Arc<Shared>, mut stream: OwnedReadHalf, pulse: Pul
     loop {
         buffer.reserve(READ_BYTES);
         let end = match tokio::time::timeout(pulse.options.silence_max, stream.read_buf(&mut buffer)).await {
-            Ok(Ok(0)) => Err(Unanswered::Lost("the node closed the connection".to_owned())),
+            Ok(Ok(0)) => Err(shared.closed_by_node()),
             Ok(Ok(_)) => shared.deliver(&mut buffer, &mut scan),
             Ok(Err(error)) => Err(Unanswered::Lost(format!("receiving failed: {error}"))),
             Err(_) if !shared.is_waiting() => Ok(()),
-            Err(_) => pulse
-                .feel()
-                .await
-                .map_err(|why| Unanswered::Lost(format!("the node fell silent: {why}"))),
+            Err(_) => pulse.feel().await.map_err(|why| Unanswered::Lost(format!("the node fell silent: {why}"))),
         };
         if let Err(why) = end {
             shared.die(why);

@@ -93,11 +93,7 @@ impl ClientError {
 }
 
 fn list(tried: &[(String, String)]) -> String {
-    tried
-        .iter()
-        .map(|(endpoint, why)| format!("{endpoint}: {why}"))
-        .collect::<Vec<_>>()
-        .join("; ")
+    tried.iter().map(|(endpoint, why)| format!("{endpoint}: {why}")).collect::<Vec<_>>().join("; ")
 }
 
 /// What became of a request on one connection, when it was not answered.

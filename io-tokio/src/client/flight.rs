@@ -13,10 +13,7 @@ pub(crate) struct Flight<T> {
 
 impl<T> Default for Flight<T> {
     fn default() -> Self {
-        Self {
-            landed: AtomicU64::new(0),
-            last: Mutex::new(None),
-        }
+        Self { landed: AtomicU64::new(0), last: Mutex::new(None) }
     }
 }
 
@@ -52,21 +49,15 @@ mod tests {
             attempts.set(attempts.get() + 1);
             attempts.get()
         };
-        assert_eq!(
-            tokio::join!(flight.join(attempt), flight.join(attempt), flight.join(attempt)),
-            (1, 1, 1)
-        );
+        assert_eq!(tokio::join!(flight.join(attempt), flight.join(attempt), flight.join(attempt)), (1, 1, 1));
         assert_eq!(flight.join(attempt).await, 2);
     }
 
     #[tokio::test]
     async fn an_attempt_that_is_dropped_half_way_leaves_the_next_free() {
         let flight = Flight::default();
-        let gone = tokio::time::timeout(
-            std::time::Duration::ZERO,
-            flight.join(async || std::future::pending().await),
-        )
-        .await;
+        let gone =
+            tokio::time::timeout(std::time::Duration::ZERO, flight.join(async || std::future::pending().await)).await;
         assert!(gone.is_err());
         assert_eq!(flight.join(async || 7).await, 7);
     }

@@ -19,16 +19,24 @@
 //! down). Once a master may have it, a lost connection, a lost mastership or a deadline makes the call
 //! [`ClientError::OutcomeUnknown`], and the client does not send it again.
 
+mod attempts;
 mod cluster;
 mod connection;
 mod error;
 mod flight;
 mod options;
 mod range;
-mod reply;
-mod request;
+pub(crate) mod reply;
+pub(crate) mod request;
 mod sequence;
 mod status;
+
+#[cfg(test)]
+mod bytes_on_the_wire;
+#[cfg(test)]
+pub(crate) mod fake;
+#[cfg(test)]
+mod tests;
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -42,7 +50,7 @@ pub use self::sequence::Sequence;
 pub use self::status::{Master, NodeReport, NodeStatus, PeerView, Version};
 
 use self::cluster::{Cluster, Found};
-use self::reply::{Payload, Reply, Shape, code, reversed};
+use self::reply::{Payload, Reply, Shape, code, one_for_each, reversed};
 use self::request::{Builder, Command, Request, Target, node_status, who_master};
 use crate::consistency::Consistency;
 use crate::wire::{Malformed, Reader};
@@ -66,20 +74,13 @@ impl Client {
     /// [`ClientError::InvalidArgument`] when the options make no sense.
     pub fn new(options: ClientOptions) -> Result<Self, ClientError> {
         options.check()?;
-        Ok(Self {
-            timeout: options.timeout,
-            cluster: Arc::new(Cluster::new(options)),
-            pinned: None,
-        })
+        Ok(Self { timeout: options.timeout, cluster: Arc::new(Cluster::new(options)), pinned: None })
     }
 
     /// The same client with another deadline for each call, retries included.
     #[must_use]
     pub fn with_timeout(&self, timeout: Duration) -> Self {
-        Self {
-            timeout,
-            ..self.clone()
-        }
+        Self { timeout, ..self.clone() }
     }
 
     /// The same client, talking to this endpoint only, whoever is master. Its calls are not tried again.
@@ -88,10 +89,7 @@ impl Client {
     /// [`ClientError::InvalidArgument`] when the options do not name that endpoint.
     pub fn at(&self, endpoint: &str) -> Result<Self, ClientError> {
         let endpoint = self.cluster.options.index_of(endpoint)?;
-        Ok(Self {
-            pinned: Some(endpoint),
-            ..self.clone()
-        })
+        Ok(Self { pinned: Some(endpoint), ..self.clone() })
     }
 
     /// The options it was made with.
@@ -113,15 +111,11 @@ impl Client {
     /// [`ClientError::NotFound`] when there is no such key.
     pub async fn get_with(&self, key: impl AsRef<[u8]>, consistency: Consistency) -> Result<Bytes, ClientError> {
         let key = key.as_ref();
-        let request = Builder::read(Command::Get, consistency)
-            .string(key)
-            .query(Shape::Text, consistency)?;
+        let request = Builder::read(Command::Get, consistency).string(key).query(Shape::Text, consistency)?;
         let reply = self.call(&request, Payload::text).await;
         // The node's message names no key here.
         reply.map_err(|error| match error {
-            ClientError::NotFound { .. } => ClientError::NotFound {
-                key: Bytes::copy_from_slice(key),
-            },
+            ClientError::NotFound { .. } => ClientError::NotFound { key: Bytes::copy_from_slice(key) },
             error => error,
         })
     }
@@ -133,9 +127,7 @@ impl Client {
 
     /// Whether a key exists.
     pub async fn exists_with(&self, key: impl AsRef<[u8]>, consistency: Consistency) -> Result<bool, ClientError> {
-        let request = Builder::read(Command::Exists, consistency)
-            .string(key)
-            .query(Shape::Bool, consistency)?;
+        let request = Builder::read(Command::Exists, consistency).string(key).query(Shape::Bool, consistency)?;
         self.call(&request, Payload::bool).await
     }
 
@@ -148,11 +140,9 @@ impl Client {
         keys: impl IntoIterator<Item = K>,
         consistency: Consistency,
     ) -> Result<Vec<Bytes>, ClientError> {
-        let keys = keys.into_iter();
-        let request = Builder::read(Command::MultiGet, consistency)
-            .strings(keys)
-            .query(Shape::Texts, consistency)?;
-        self.call(&request, |payload| payload.texts().map(reversed)).await
+        let (builder, count) = Builder::read(Command::MultiGet, consistency).strings(keys);
+        let request = builder.query(Shape::Texts, consistency)?;
+        self.call(&request, |payload| one_for_each(payload.texts()?, count).map(reversed)).await
     }
 
     /// The values of several keys, in the order of the keys, `None` for each that is missing, as of one moment.
@@ -161,16 +151,14 @@ impl Client {
         keys: impl IntoIterator<Item = K>,
         consistency: Consistency,
     ) -> Result<Vec<Option<Bytes>>, ClientError> {
-        let builder = Builder::read(Command::MultiGetOption, consistency).strings(keys.into_iter());
-        self.call(&builder.query(Shape::OptionTexts, consistency)?, Payload::option_texts)
-            .await
+        let (builder, count) = Builder::read(Command::MultiGetOption, consistency).strings(keys);
+        let request = builder.query(Shape::OptionTexts, consistency)?;
+        self.call(&request, |payload| one_for_each(payload.option_texts()?, count)).await
     }
 
     /// The keys in a range, ascending.
     pub async fn range(&self, range: &KeyRange, consistency: Consistency) -> Result<Vec<Bytes>, ClientError> {
-        let request = Builder::read(Command::Range, consistency)
-            .ascending(range)
-            .query(Shape::Texts, consistency)?;
+        let request = Builder::read(Command::Range, consistency).ascending(range).query(Shape::Texts, consistency)?;
         self.call(&request, |payload| payload.texts().map(reversed)).await
     }
 
@@ -223,29 +211,19 @@ impl Client {
     /// # Errors
     /// [`ClientError::AssertionFailed`] otherwise.
     pub async fn assert_exists(&self, key: impl AsRef<[u8]>, consistency: Consistency) -> Result<(), ClientError> {
-        let request = Builder::read(Command::AssertExists, consistency)
-            .string(key)
-            .query(Shape::Unit, consistency)?;
+        let request = Builder::read(Command::AssertExists, consistency).string(key).query(Shape::Unit, consistency)?;
         self.call(&request, unit).await
     }
 
     /// How many keys there are, as of now.
     pub async fn get_key_count(&self) -> Result<u64, ClientError> {
         let request = Request::plain(Command::GetKeyCount, Shape::I64, Target::Master);
-        self.call(&request, |payload| payload.i64().map(i64::unsigned_abs))
-            .await
+        self.call(&request, |payload| payload.i64().map(i64::unsigned_abs)).await
     }
 
     /// Sets a key, whatever was there.
     pub async fn set(&self, key: impl AsRef<[u8]>, value: impl AsRef<[u8]>) -> Result<(), ClientError> {
-        self.call(
-            &Builder::new(Command::Set)
-                .string(key)
-                .string(value)
-                .update(Shape::Unit)?,
-            unit,
-        )
-        .await
+        self.call(&Builder::new(Command::Set).string(key).string(value).update(Shape::Unit)?, unit).await
     }
 
     /// Deletes a key.
@@ -253,20 +231,12 @@ impl Client {
     /// # Errors
     /// [`ClientError::NotFound`] when there is no such key.
     pub async fn delete(&self, key: impl AsRef<[u8]>) -> Result<(), ClientError> {
-        self.call(&Builder::new(Command::Delete).string(key).update(Shape::Unit)?, unit)
-            .await
+        self.call(&Builder::new(Command::Delete).string(key).update(Shape::Unit)?, unit).await
     }
 
     /// Sets a key unless it has that value already, in which case nothing is written.
     pub async fn confirm(&self, key: impl AsRef<[u8]>, value: impl AsRef<[u8]>) -> Result<(), ClientError> {
-        self.call(
-            &Builder::new(Command::Confirm)
-                .string(key)
-                .string(value)
-                .update(Shape::Unit)?,
-            unit,
-        )
-        .await
+        self.call(&Builder::new(Command::Confirm).string(key).string(value).update(Shape::Unit)?, unit).await
     }
 
     /// Sets a key (or deletes it, with `None`) only if it has the expected value (or is absent, with `None`). Gives the
@@ -277,30 +247,19 @@ impl Client {
         expected: Option<&[u8]>,
         wanted: Option<&[u8]>,
     ) -> Result<Option<Bytes>, ClientError> {
-        let builder = Builder::new(Command::TestAndSet)
-            .string(key)
-            .option(expected)
-            .option(wanted);
-        self.call(&builder.update(Shape::OptionText)?, Payload::option_text)
-            .await
+        let builder = Builder::new(Command::TestAndSet).string(key).option(expected).option(wanted);
+        self.call(&builder.update(Shape::OptionText)?, Payload::option_text).await
     }
 
     /// Sets a key, or deletes it (with `None`) if it is there. Gives the value before.
     pub async fn replace(&self, key: impl AsRef<[u8]>, wanted: Option<&[u8]>) -> Result<Option<Bytes>, ClientError> {
-        let request = Builder::new(Command::Replace)
-            .string(key)
-            .option(wanted)
-            .update(Shape::OptionText)?;
+        let request = Builder::new(Command::Replace).string(key).option(wanted).update(Shape::OptionText)?;
         self.call(&request, Payload::option_text).await
     }
 
     /// Deletes every key that begins with a prefix, and gives their number.
     pub async fn delete_prefix(&self, prefix: impl AsRef<[u8]>) -> Result<u32, ClientError> {
-        self.call(
-            &Builder::new(Command::DeletePrefix).string(prefix).update(Shape::I32)?,
-            Payload::u32,
-        )
-        .await
+        self.call(&Builder::new(Command::DeletePrefix).string(prefix).update(Shape::I32)?, Payload::u32).await
     }
 
     /// Does all the updates of a sequence, or none.
@@ -308,17 +267,12 @@ impl Client {
     /// # Errors
     /// [`ClientError::NotFound`] (a delete) and [`ClientError::AssertionFailed`] (an assertion): nothing was changed.
     pub async fn sequence(&self, sequence: Sequence) -> Result<(), ClientError> {
-        self.call(&request::sequence(Command::Sequence, sequence.into_updates())?, unit)
-            .await
+        self.call(&request::sequence(Command::Sequence, sequence.into_updates())?, unit).await
     }
 
     /// The same as [`Client::sequence`] on Trialbay's nodes, which sync every update. On the original's, asks for a sync.
     pub async fn synced_sequence(&self, sequence: Sequence) -> Result<(), ClientError> {
-        self.call(
-            &request::sequence(Command::SyncedSequence, sequence.into_updates())?,
-            unit,
-        )
-        .await
+        self.call(&request::sequence(Command::SyncedSequence, sequence.into_updates())?, unit).await
     }
 
     /// Changes nothing, by a slot of its own: succeeds only if updates do.
@@ -328,28 +282,19 @@ impl Client {
 
     /// How far the master is, to be given to later reads from any node: they see at least all that it has applied now.
     pub async fn get_txid(&self) -> Result<Consistency, ClientError> {
-        self.call(
-            &Request::plain(Command::GetTxid, Shape::Txid, Target::Master),
-            Payload::consistency,
-        )
-        .await
+        self.call(&Request::plain(Command::GetTxid, Shape::Txid, Target::Master), Payload::consistency).await
     }
 
     /// Greets a node, which gives the name and version of its program.
     pub async fn hello(&self, client_id: &str) -> Result<String, ClientError> {
         let cluster_id = &self.cluster.options.cluster_id;
         let builder = Builder::new(Command::Hello).string(client_id).string(cluster_id);
-        self.call(&builder.query(Shape::Text, Consistency::NoGuarantees)?, Payload::lossy)
-            .await
+        self.call(&builder.query(Shape::Text, Consistency::NoGuarantees)?, Payload::lossy).await
     }
 
     /// The version of a node.
     pub async fn version(&self) -> Result<Version, ClientError> {
-        self.call(
-            &Request::plain(Command::Version, Shape::Version, Target::Any),
-            Payload::version,
-        )
-        .await
+        self.call(&Request::plain(Command::Version, Shape::Version, Target::Any), Payload::version).await
     }
 
     /// Whether enough nodes are in step for updates to be decided, as a node sees it.
@@ -360,11 +305,7 @@ impl Client {
 
     /// What a node is doing, in the original's words.
     pub async fn current_state(&self) -> Result<String, ClientError> {
-        self.call(
-            &Request::plain(Command::CurrentState, Shape::Text, Target::Any),
-            Payload::lossy,
-        )
-        .await
+        self.call(&Request::plain(Command::CurrentState, Shape::Text, Target::Any), Payload::lossy).await
     }
 
     /// Whom a node takes for the master. [`Client::find_master`] asks them all.
@@ -379,15 +320,10 @@ impl Client {
     /// [`ClientError::Unreachable`] when no node answers.
     pub async fn find_master(&self) -> Result<Option<Master>, ClientError> {
         match tokio::time::timeout(self.timeout, self.cluster.find_master()).await {
-            Ok(Found::Master(endpoint, name)) => Ok(Some(Master {
-                name,
-                endpoint: self.cluster.address(endpoint),
-            })),
+            Ok(Found::Master(endpoint, name)) => Ok(Some(Master { name, endpoint: self.cluster.address(endpoint) })),
             Ok(Found::Nobody(_)) => Ok(None),
             Ok(Found::Unreachable(tried)) => Err(ClientError::Unreachable { tried }),
-            Err(_) => Err(ClientError::DidNotHappen {
-                why: format!("no answer within {:?}", self.timeout),
-            }),
+            Err(_) => Err(ClientError::DidNotHappen { why: format!("no answer within {:?}", self.timeout) }),
         }
     }
 
@@ -417,15 +353,8 @@ impl Client {
         });
         let mut reports = Vec::new();
         for (endpoint, answer) in asked.collect::<Vec<_>>() {
-            let stopped = |_| {
-                Err(ClientError::DidNotHappen {
-                    why: "the runtime of the client stopped".to_owned(),
-                })
-            };
-            reports.push(NodeReport {
-                endpoint,
-                status: answer.await.unwrap_or_else(stopped),
-            });
+            let stopped = |_| Err(ClientError::DidNotHappen { why: "the runtime of the client stopped".to_owned() });
+            reports.push(NodeReport { endpoint, status: answer.await.unwrap_or_else(stopped) });
         }
         reports
     }
@@ -437,35 +366,21 @@ impl Client {
     ) -> Result<T, ClientError> {
         let len_max = self.cluster.options.in_flight_bytes_max;
         if request.bytes.len() > len_max {
-            let why = format!(
-                "a request of {} bytes is over in_flight_bytes_max, {len_max}",
-                request.bytes.len()
-            );
+            let why = format!("a request of {} bytes is over in_flight_bytes_max, {len_max}", request.bytes.len());
             return Err(ClientError::InvalidArgument { why });
         }
-        let reply = self.cluster.call(request, self.pinned, self.timeout).await?;
+        let (reply, endpoint) = self.cluster.call(request, self.pinned, self.timeout).await?;
         if reply.code != code::OK {
             return Err(refusal(&reply, request.shape));
         }
-        // The scan has found every part in its place: what fails here is out of the range of its type.
-        read(Payload(Reader(reply.body))).map_err(|malformed| ClientError::Protocol {
-            endpoint: "the node".to_owned(),
-            why: malformed.to_string(),
-            happened: if request.is_update {
-                Happened::Unknown
-            } else {
-                Happened::No
-            },
-        })
+        read(Payload(Reader(reply.body)))
+            .map_err(|malformed| self.cluster.protocol_error(request, endpoint, malformed.to_string()))
     }
 }
 
 impl std::fmt::Debug for Client {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Client")
-            .field("options", &self.cluster.options)
-            .field("timeout", &self.timeout)
-            .finish()
+        f.debug_struct("Client").field("options", &self.cluster.options).field("timeout", &self.timeout).finish()
     }
 }
 
@@ -479,9 +394,6 @@ fn refusal(reply: &Reply, shape: Shape) -> ClientError {
         // A node that does not know the command says so with the same number, and closes.
         code::NOT_FOUND if !reply.closes(shape) => ClientError::NotFound { key: message },
         code::ASSERTION_FAILED => ClientError::AssertionFailed { message },
-        code => ClientError::Refused {
-            code,
-            message: String::from_utf8_lossy(&message).into_owned(),
-        },
+        code => ClientError::Refused { code, message: String::from_utf8_lossy(&message).into_owned() },
     }
 }

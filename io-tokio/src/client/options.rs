@@ -33,10 +33,7 @@ impl FromStr for Endpoint {
             let why = format!("`{text}` is not an endpoint: write host:port (or name=host:port), as in 127.0.0.1:4000");
             return Err(ClientError::invalid(why));
         }
-        Ok(Self {
-            name,
-            address: address.to_owned(),
-        })
+        Ok(Self { name, address: address.to_owned() })
     }
 }
 
@@ -85,10 +82,8 @@ impl ClientOptions {
         cluster_id: impl Into<String>,
         endpoints: impl IntoIterator<Item = impl AsRef<str>>,
     ) -> Result<Self, ClientError> {
-        let endpoints = endpoints
-            .into_iter()
-            .map(|endpoint| endpoint.as_ref().parse())
-            .collect::<Result<Vec<Endpoint>, _>>()?;
+        let endpoints =
+            endpoints.into_iter().map(|endpoint| endpoint.as_ref().parse()).collect::<Result<Vec<Endpoint>, _>>()?;
         let options = Self {
             cluster_id: cluster_id.into(),
             endpoints,
@@ -108,9 +103,7 @@ impl ClientOptions {
 
     pub(crate) fn check(&self) -> Result<(), ClientError> {
         if self.endpoints.is_empty() {
-            return Err(ClientError::invalid(
-                "there is no endpoint: name at least one, as host:port",
-            ));
+            return Err(ClientError::invalid("there is no endpoint: name at least one, as host:port"));
         }
         if let Some(prefer) = &self.prefer {
             self.index_of(prefer)?;
@@ -145,13 +138,7 @@ mod tests {
     #[test]
     fn an_endpoint_is_host_and_port_with_an_optional_name() {
         let endpoint: Endpoint = "n1=127.0.0.1:4000".parse().unwrap();
-        assert_eq!(
-            endpoint,
-            Endpoint {
-                name: Some("n1".into()),
-                address: "127.0.0.1:4000".into()
-            }
-        );
+        assert_eq!(endpoint, Endpoint { name: Some("n1".into()), address: "127.0.0.1:4000".into() });
         assert_eq!(endpoint.to_string(), "n1=127.0.0.1:4000");
         assert_eq!("[::1]:4000".parse::<Endpoint>().unwrap().address, "[::1]:4000");
         for wrong in ["", "localhost", ":4000", "a:b", "a:0", "a:65536", "=a:1"] {

@@ -26,47 +26,31 @@ pub struct KeyRange {
 impl KeyRange {
     /// All keys.
     pub fn all() -> Self {
-        Self {
-            first: (None, true),
-            last: (None, true),
-            max: None,
-        }
+        Self { first: (None, true), last: (None, true), max: None }
     }
 
     /// Only this key and those after it.
     #[must_use]
     pub fn from(self, key: impl AsRef<[u8]>) -> Self {
-        Self {
-            first: (Some(Bytes::copy_from_slice(key.as_ref())), true),
-            ..self
-        }
+        Self { first: (Some(Bytes::copy_from_slice(key.as_ref())), true), ..self }
     }
 
     /// Only those after this key.
     #[must_use]
     pub fn after(self, key: impl AsRef<[u8]>) -> Self {
-        Self {
-            first: (Some(Bytes::copy_from_slice(key.as_ref())), false),
-            ..self
-        }
+        Self { first: (Some(Bytes::copy_from_slice(key.as_ref())), false), ..self }
     }
 
     /// Only this key and those before it.
     #[must_use]
     pub fn upto(self, key: impl AsRef<[u8]>) -> Self {
-        Self {
-            last: (Some(Bytes::copy_from_slice(key.as_ref())), true),
-            ..self
-        }
+        Self { last: (Some(Bytes::copy_from_slice(key.as_ref())), true), ..self }
     }
 
     /// Only those before this key.
     #[must_use]
     pub fn below(self, key: impl AsRef<[u8]>) -> Self {
-        Self {
-            last: (Some(Bytes::copy_from_slice(key.as_ref())), false),
-            ..self
-        }
+        Self { last: (Some(Bytes::copy_from_slice(key.as_ref())), false), ..self }
     }
 
     /// That many at most: the smallest, or in a descending range the largest.

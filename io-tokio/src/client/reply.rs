@@ -3,6 +3,8 @@
 //! A reply does not begin with its length, so its end is found by walking over it. A [`Scan`] remembers how far it has
 //! come: a long list that arrives in many pieces is walked over once, and nothing is allocated by a number in it.
 
+use std::fmt;
+
 use bytes::{Buf as _, Bytes, BytesMut};
 
 use super::{Entry, Version};
@@ -118,6 +120,13 @@ impl Reply {
     }
 }
 
+impl fmt::Display for Reply {
+    /// A refusal, in words.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} (code {:#04x})", String::from_utf8_lossy(&self.message()), self.code)
+    }
+}
+
 /// How far the reply at the front of a buffer has been walked over.
 #[derive(Debug, Default)]
 pub(crate) struct Scan {
@@ -136,10 +145,9 @@ impl Scan {
     /// # Errors
     /// When the bytes cannot be a reply, or when it is longer than `max` bytes.
     pub(crate) fn take(&mut self, buffer: &mut BytesMut, shape: Shape, max: usize) -> Result<Option<Reply>, Malformed> {
-        let Some(code) = self.walk(buffer, shape, max)? else {
+        let Some((code, end)) = self.find_end(buffer, shape, max)? else {
             return Ok(None);
         };
-        let end = std::mem::take(self).at;
         let body = if end <= COPIED_BYTES_MAX {
             let body = Bytes::copy_from_slice(&buffer[4..end]);
             buffer.advance(end);
@@ -148,6 +156,21 @@ impl Scan {
             buffer.split_to(end).freeze().slice(4..)
         };
         Ok(Some(Reply { code, body }))
+    }
+
+    /// The code of the reply at the front of `buffer`, and where the reply ends, if all of it is there. The next scan
+    /// begins behind it.
+    ///
+    /// # Errors
+    /// As [`Scan::take`].
+    pub(crate) fn find_end(
+        &mut self,
+        buffer: &[u8],
+        shape: Shape,
+        max: usize,
+    ) -> Result<Option<(i32, usize)>, Malformed> {
+        let code = self.walk(buffer, shape, max)?;
+        Ok(code.map(|code| (code, std::mem::take(self).at)))
     }
 
     fn walk(&mut self, buffer: &[u8], shape: Shape, max: usize) -> Result<Option<i32>, Malformed> {
@@ -163,10 +186,7 @@ impl Scan {
                     code::NO_MAGIC => &[],
                     2..=0xff => &[Part::Text],
                     _ => {
-                        return Err(Malformed::UnknownTag {
-                            what: "reply",
-                            tag: i64::from(code),
-                        });
+                        return Err(Malformed::UnknownTag { what: "reply", tag: i64::from(code) });
                     }
                 };
                 *self.code.insert(code)
@@ -190,11 +210,7 @@ impl Scan {
                 return Ok(None);
             };
             if end > max {
-                return Err(Malformed::TooLong {
-                    what: "reply",
-                    len: end as u64,
-                    max: max as u64,
-                });
+                return Err(Malformed::TooLong { what: "reply", len: end as u64, max: max as u64 });
             }
             if end > buffer.len() {
                 return Ok(None);
@@ -220,10 +236,7 @@ impl Scan {
                 None => Ok(None),
                 Some(0 | 1) => Ok(Some(at + 1)),
                 Some(2) => Ok(Some(at + 9)),
-                Some(&tag) => Err(Malformed::UnknownTag {
-                    what: "consistency",
-                    tag: i64::from(tag),
-                }),
+                Some(&tag) => Err(Malformed::UnknownTag { what: "consistency", tag: i64::from(tag) }),
             },
         }
     }
@@ -249,9 +262,7 @@ fn i32_at(buffer: &[u8], at: usize) -> Option<i32> {
 }
 
 fn len_at(buffer: &[u8], at: usize) -> Result<Option<usize>, Malformed> {
-    i32_at(buffer, at)
-        .map(|len| usize::try_from(len).map_err(|_| Malformed::NegativeLength(len)))
-        .transpose()
+    i32_at(buffer, at).map(|len| usize::try_from(len).map_err(|_| Malformed::NegativeLength(len))).transpose()
 }
 
 fn text_end(buffer: &[u8], at: usize) -> Result<Option<usize>, Malformed> {
@@ -316,12 +327,7 @@ impl Payload {
 
     pub(crate) fn version(mut self) -> Result<Version, Malformed> {
         let (major, minor, patch) = (self.0.i32()?, self.0.i32()?, self.0.i32()?);
-        Ok(Version {
-            major,
-            minor,
-            patch,
-            info: self.lossy()?,
-        })
+        Ok(Version { major, minor, patch, info: self.lossy()? })
     }
 
     pub(crate) fn consistency(mut self) -> Result<Consistency, Malformed> {
@@ -333,8 +339,167 @@ impl Payload {
     }
 }
 
+/// A list that must have an element for each key that was asked for.
+pub(crate) fn one_for_each<T>(list: Vec<T>, keys: usize) -> Result<Vec<T>, Malformed> {
+    match list.len() {
+        len if len < keys => Err(Malformed::Truncated),
+        len if len > keys => Err(Malformed::TooLong { what: "list of values", len: len as u64, max: keys as u64 }),
+        _ => Ok(list),
+    }
+}
+
 /// A list that travels in the reverse of its order.
 pub(crate) fn reversed<T>(mut list: Vec<T>) -> Vec<T> {
     list.reverse();
     list
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+    use crate::wire::Writer;
+
+    const SHAPES: [Shape; 11] = [
+        Shape::Unit,
+        Shape::Bool,
+        Shape::I32,
+        Shape::I64,
+        Shape::Text,
+        Shape::OptionText,
+        Shape::Texts,
+        Shape::OptionTexts,
+        Shape::Entries,
+        Shape::Version,
+        Shape::Txid,
+    ];
+
+    const MAX: usize = 1 << 20;
+
+    /// A valid reply of each shape, made of the same texts.
+    fn encode(shape: Shape, texts: &[Option<Vec<u8>>]) -> Vec<u8> {
+        let mut bytes = vec![0; 4];
+        let some: Vec<&Vec<u8>> = texts.iter().flatten().collect();
+        let first = some.first().map_or(&[][..], |text| text);
+        match shape {
+            Shape::Unit => {}
+            Shape::Bool => bytes.bool(!some.is_empty()),
+            Shape::I32 => bytes.i32(7),
+            Shape::I64 => bytes.i64(7),
+            Shape::Text => bytes.string(first),
+            Shape::OptionText => bytes.option_string(some.first().map(|text| text.as_slice())),
+            Shape::Texts => {
+                Writer::len(&mut bytes, some.len());
+                some.iter().for_each(|text| bytes.string(text));
+            }
+            Shape::OptionTexts => {
+                Writer::len(&mut bytes, texts.len());
+                texts.iter().for_each(|text| bytes.option_string(text.as_deref()));
+            }
+            Shape::Entries => {
+                Writer::len(&mut bytes, some.len());
+                some.iter().for_each(|text| {
+                    bytes.string(text);
+                    bytes.string(first);
+                });
+            }
+            Shape::Version => {
+                (1..=3).for_each(|number| bytes.i32(number));
+                bytes.string(first);
+            }
+            Shape::Txid => {
+                bytes.push(2);
+                bytes.i64(7);
+            }
+        }
+        bytes
+    }
+
+    fn decode(shape: Shape, body: Bytes) -> Result<(), Malformed> {
+        let payload = || Payload(Reader(body.clone()));
+        match shape {
+            Shape::Unit => Ok(()),
+            Shape::Bool => payload().bool().map(drop),
+            Shape::I32 => payload().u32().map(drop),
+            Shape::I64 => payload().i64().map(drop),
+            Shape::Text => payload().text().map(drop),
+            Shape::OptionText => payload().option_text().map(drop),
+            Shape::Texts => payload().texts().map(drop),
+            Shape::OptionTexts => payload().option_texts().map(drop),
+            Shape::Entries => payload().entries().map(drop),
+            Shape::Version => payload().version().map(drop),
+            Shape::Txid => payload().consistency().map(drop),
+        }
+    }
+
+    fn texts() -> impl Strategy<Value = Vec<Option<Vec<u8>>>> {
+        proptest::collection::vec(proptest::option::of(proptest::collection::vec(any::<u8>(), 0..300)), 0..20)
+    }
+
+    proptest! {
+        #[test]
+        fn replies_in_any_pieces_are_taken_whole_and_in_order(
+            replies in proptest::collection::vec((proptest::sample::select(&SHAPES[..]), texts()), 1..6),
+            piece in 1_usize..200,
+        ) {
+            let encoded: Vec<Vec<u8>> = replies.iter().map(|(shape, texts)| encode(*shape, texts)).collect();
+            let mut expected = replies.iter().map(|(shape, _)| *shape).zip(&encoded);
+            let mut next = expected.next();
+            let mut buffer = BytesMut::new();
+            let mut scan = Scan::default();
+            for piece in encoded.concat().chunks(piece) {
+                buffer.extend_from_slice(piece);
+                while let Some((shape, bytes)) = next
+                    && let Some(reply) = scan.take(&mut buffer, shape, MAX).unwrap()
+                {
+                    prop_assert_eq!(&reply.body[..], &bytes[4..]);
+                    prop_assert_eq!(decode(shape, reply.body), Ok(()));
+                    next = expected.next();
+                }
+            }
+            prop_assert!(next.is_none());
+            prop_assert!(buffer.is_empty());
+        }
+
+        #[test]
+        fn any_bytes_are_survived(
+            shape in proptest::sample::select(&SHAPES[..]),
+            is_ok in any::<bool>(),
+            rest in proptest::collection::vec(prop_oneof![Just(0_u8), Just(1), Just(0xff), any::<u8>()], 0..200),
+        ) {
+            let mut bytes = if is_ok { vec![0; 4] } else { Vec::new() };
+            bytes.extend(rest);
+            let mut buffer = BytesMut::from(&bytes[..]);
+            if let Ok(Some(reply)) = Scan::default().take(&mut buffer, shape, MAX) {
+                prop_assert!(reply.body.len() + 4 + buffer.len() == bytes.len());
+                let _ = (reply.to_string(), reply.closes(shape), decode(shape, reply.body));
+            }
+        }
+    }
+
+    #[test]
+    fn a_reply_that_claims_to_be_huge_is_refused_at_once_and_nothing_is_allocated_for_it() {
+        let mut buffer = BytesMut::from(&[0, 0, 0, 0, 0xff, 0xff, 0xff, 0x7f][..]);
+        let capacity = buffer.capacity();
+        let refused = Scan::default().take(&mut buffer, Shape::Text, MAX);
+        assert!(matches!(refused, Err(Malformed::TooLong { .. })), "{refused:?}");
+        for shape in [Shape::Texts, Shape::OptionTexts, Shape::Entries] {
+            assert_eq!(Scan::default().take(&mut buffer, shape, MAX), Ok(None));
+        }
+        assert_eq!(buffer.capacity(), capacity);
+    }
+
+    #[test]
+    fn a_refusal_has_a_message_whatever_was_asked() {
+        for shape in SHAPES {
+            for code in 2..=0xff_i32 {
+                let mut bytes = code.to_le_bytes().to_vec();
+                bytes.string(b"why");
+                let mut buffer = BytesMut::from(&bytes[..]);
+                let reply = Scan::default().take(&mut buffer, shape, MAX).unwrap().unwrap();
+                assert_eq!((reply.code, &reply.message()[..]), (code, &b"why"[..]));
+            }
+        }
+    }
 }

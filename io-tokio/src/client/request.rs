@@ -70,6 +70,13 @@ pub(crate) enum Command {
     NodeStatus = 0x50,
 }
 
+impl Command {
+    /// What a request of this command begins with.
+    pub(crate) fn word(self) -> i32 {
+        (MAGIC | u32::from(self as u16)).cast_signed()
+    }
+}
+
 /// A longer argument, or a longer list, is not sent. Nodes take far less.
 const ARGUMENT_LEN_MAX: usize = 1 << 30;
 
@@ -83,7 +90,7 @@ pub(crate) struct Builder {
 impl Builder {
     pub(crate) fn new(command: Command) -> Self {
         let mut bytes = Vec::with_capacity(64);
-        bytes.i32((MAGIC | u32::from(command as u16)).cast_signed());
+        bytes.i32(command.word());
         Self { bytes, too_long: None }
     }
 
@@ -117,30 +124,30 @@ impl Builder {
 
     fn admits(&mut self, argument: &[u8]) -> bool {
         // The sum is limited too, so that many long arguments do not fill the memory before they are refused.
-        let len = self.bytes.len() + argument.len();
+        let len = self.bytes.len() + 4 + argument.len();
         if len > ARGUMENT_LEN_MAX {
             self.too_long = Some(len);
         }
         self.too_long.is_none()
     }
 
-    pub(crate) fn strings<K: AsRef<[u8]>>(mut self, values: impl Iterator<Item = K>) -> Self {
+    /// A list, and how many elements it has.
+    pub(crate) fn strings<K: AsRef<[u8]>>(mut self, values: impl IntoIterator<Item = K>) -> (Self, usize) {
         let count_at = self.bytes.len();
         self.bytes.i32(0);
-        let mut count = 0_i32;
+        let mut count = 0_u32;
         for value in values {
             self = self.string(value);
             // No overflow: each string that is admitted has at least four bytes.
-            count += i32::from(self.too_long.is_none());
+            count += u32::from(self.too_long.is_none());
         }
         self.bytes[count_at..count_at + 4].copy_from_slice(&count.to_le_bytes());
-        self
+        (self, count as usize)
     }
 
     /// `-1` stands for no limit.
     pub(crate) fn max(mut self, max: Option<u32>) -> Self {
-        self.bytes
-            .i32(max.map_or(-1, |max| i32::try_from(max).unwrap_or(i32::MAX)));
+        self.bytes.i32(max.map_or(-1, |max| i32::try_from(max).unwrap_or(i32::MAX)));
         self
     }
 
@@ -167,11 +174,7 @@ impl Builder {
 
     /// A read, for the nodes that can be as fresh as that.
     pub(crate) fn query(self, shape: Shape, consistency: Consistency) -> Result<Request, ClientError> {
-        let target = if consistency == Consistency::Consistent {
-            Target::Master
-        } else {
-            Target::Any
-        };
+        let target = if consistency == Consistency::Consistent { Target::Master } else { Target::Any };
         self.build(shape, target, false)
     }
 
@@ -180,12 +183,7 @@ impl Builder {
             Some(len) => Err(ClientError::invalid(format!(
                 "arguments of {len} bytes and more are over the limit of {ARGUMENT_LEN_MAX}"
             ))),
-            None => Ok(Request {
-                bytes: self.bytes.into(),
-                shape,
-                target,
-                is_update,
-            }),
+            None => Ok(Request { bytes: self.bytes.into(), shape, target, is_update }),
         }
     }
 }
@@ -216,11 +214,6 @@ pub(crate) fn node_status() -> Request {
 impl Request {
     /// A question without arguments.
     pub(crate) fn plain(command: Command, shape: Shape, target: Target) -> Self {
-        Self {
-            bytes: Builder::new(command).bytes.into(),
-            shape,
-            target,
-            is_update: false,
-        }
+        Self { bytes: Builder::new(command).bytes.into(), shape, target, is_update: false }
     }
 }

@@ -23,10 +23,7 @@ impl Sequence {
 
     /// Sets a key, whatever was there.
     pub fn set(self, key: impl AsRef<[u8]>, value: impl AsRef<[u8]>) -> Self {
-        self.and(Update::Set {
-            key: copy(key),
-            value: copy(value),
-        })
+        self.and(Update::Set { key: copy(key), value: copy(value) })
     }
 
     /// Deletes a key; the whole sequence fails when there is none.
@@ -37,27 +34,17 @@ impl Sequence {
     /// Sets a key (or deletes it, with `None`) only if it has the expected value (or is absent, with `None`). When it
     /// has another, the sequence goes on; [`Sequence::assert`] is what makes it fail.
     pub fn test_and_set(self, key: impl AsRef<[u8]>, expected: Option<&[u8]>, wanted: Option<&[u8]>) -> Self {
-        self.and(Update::TestAndSet {
-            key: copy(key),
-            expected: expected.map(copy),
-            wanted: wanted.map(copy),
-        })
+        self.and(Update::TestAndSet { key: copy(key), expected: expected.map(copy), wanted: wanted.map(copy) })
     }
 
     /// Sets a key, or deletes it (with `None`) if it is there.
     pub fn replace(self, key: impl AsRef<[u8]>, wanted: Option<&[u8]>) -> Self {
-        self.and(Update::Replace {
-            key: copy(key),
-            wanted: wanted.map(copy),
-        })
+        self.and(Update::Replace { key: copy(key), wanted: wanted.map(copy) })
     }
 
     /// The whole sequence fails unless the key has this value (or is absent, with `None`).
     pub fn assert(self, key: impl AsRef<[u8]>, expected: Option<&[u8]>) -> Self {
-        self.and(Update::Assert {
-            key: copy(key),
-            expected: expected.map(copy),
-        })
+        self.and(Update::Assert { key: copy(key), expected: expected.map(copy) })
     }
 
     /// The whole sequence fails unless the key exists.
@@ -67,10 +54,10 @@ impl Sequence {
 
     /// The whole sequence fails unless exactly these keys, in any order, have this prefix.
     pub fn assert_range(self, prefix: impl AsRef<[u8]>, keys: impl IntoIterator<Item = impl AsRef<[u8]>>) -> Self {
-        self.and(Update::AssertRange {
-            prefix: copy(prefix),
-            keys: keys.into_iter().map(copy).collect(),
-        })
+        let mut keys: Vec<Bytes> = keys.into_iter().map(copy).collect();
+        // Trialbay's nodes take any order; the original's only this one.
+        keys.sort_unstable_by(|a, b| b.cmp(a));
+        self.and(Update::AssertRange { prefix: copy(prefix), keys })
     }
 
     /// Deletes every key with this prefix.

@@ -292,7 +292,12 @@ impl Driver {
         let count = self.waiting.blames.entry(peer).or_default();
         *count += 1;
         if *count <= BLAMES_LOGGED || *count % 1_000 == 0 {
-            tracing::warn!(peer = self.name(peer), offence, count = self.waiting.blames[&peer], "peer broke the protocol");
+            tracing::warn!(
+                peer = self.name(peer),
+                offence,
+                count = self.waiting.blames[&peer],
+                "peer broke the protocol"
+            );
         }
     }
 

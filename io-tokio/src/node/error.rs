@@ -25,7 +25,9 @@ pub enum NodeError {
     #[error(transparent)]
     Peers(#[from] PeerError),
     /// Clients cannot be listened to.
-    #[error("cannot listen for clients on {address}: {source}; stop the process that has this port, or configure another client address")]
+    #[error(
+        "cannot listen for clients on {address}: {source}; stop the process that has this port, or configure another client address"
+    )]
     ClientAddress {
         /// The address.
         address: String,
@@ -33,7 +35,9 @@ pub enum NodeError {
         source: io::Error,
     },
     /// The log's hash of the history is not what replaying it gives.
-    #[error("the history in the log does not add up at {slot} (recorded {recorded:?}, replayed {replayed:?}): this home is damaged; move it away, and the node gets everything from its peers")]
+    #[error(
+        "the history in the log does not add up at {slot} (recorded {recorded:?}, replayed {replayed:?}): this home is damaged; move it away, and the node gets everything from its peers"
+    )]
     HistoryDamaged {
         /// Where.
         slot: Slot,
@@ -51,13 +55,17 @@ pub enum NodeError {
         source: io::Error,
     },
     /// The disk failed while the node ran. What was acknowledged is safe on the other nodes.
-    #[error("the disk failed: {why}; the node stopped so as not to acknowledge what it cannot keep. Mend the disk and start the node again")]
+    #[error(
+        "the disk failed: {why}; the node stopped so as not to acknowledge what it cannot keep. Mend the disk and start the node again"
+    )]
     StorageFailed {
         /// The error that ended it.
         why: String,
     },
     /// This node decided another history than the master.
-    #[error("this node's history differs from the master's at {slot} ({ours:?} here, {theirs:?} there): it stopped before doing harm. Keep its home for inspection, and start it with an empty one")]
+    #[error(
+        "this node's history differs from the master's at {slot} ({ours:?} here, {theirs:?} there): it stopped before doing harm. Keep its home for inspection, and start it with an empty one"
+    )]
     HistoryDiverged {
         /// Where.
         slot: Slot,

@@ -11,6 +11,7 @@ use tokio::sync::{mpsc, oneshot, watch};
 use trialbay_engine::{NodeId, Refusal, Slot};
 
 use crate::clock::Clock;
+use crate::config::Reads;
 use crate::consistency::Consistency;
 use crate::store::{Snapshot, StoreError, StoreReader};
 pub use crate::update::UpdateResult;
@@ -63,17 +64,6 @@ pub enum ReadRefused {
     /// The store failed.
     #[error(transparent)]
     Store(#[from] StoreError),
-}
-
-/// How `Consistent` reads are made safe.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub enum Reads {
-    /// By the lease: no round trip, and clocks that keep the drift bound.
-    #[default]
-    Lease,
-    /// By a quorum round for each batch of reads: trusts no clock.
-    Quorum,
 }
 
 /// What a node says about itself. `trialbay cluster status` shows one per node.

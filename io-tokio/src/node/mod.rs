@@ -14,6 +14,6 @@ mod options;
 mod start;
 
 pub use error::NodeError;
-pub use handle::{NodeHandle, NodeStatus, PeerView, ReadRefused, Reads, UpdateRefused};
+pub use handle::{NodeHandle, NodeStatus, PeerView, ReadRefused, UpdateRefused};
 pub use options::NodeOptions;
 pub use start::{RunningNode, run};

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use trialbay_engine::NodeId;
 
-use super::handle::Reads;
+use crate::config::Reads;
 use crate::peer::PeerAddress;
 use crate::update::Limits;
 

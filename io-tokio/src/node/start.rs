@@ -14,7 +14,7 @@ use trialbay_engine::{Actions, Config, Engine, HistoryHash, Limits, Recovered, S
 use super::driver::{Driver, Ended, Inboxes, Reply, StorageEvent, Waiting};
 use super::error::NodeError;
 use super::handle::{Ask, NodeHandle, Shared, UpdateRefused};
-use super::home::{self, Home};
+use super::home::{Home, HomeIdentity};
 use super::options::NodeOptions;
 use crate::clock::{BootClock, Clock};
 use crate::disk::RealDisk;
@@ -170,26 +170,15 @@ struct Files {
 fn open_files(options: &NodeOptions) -> Result<Files, NodeError> {
     let home = Home::open(
         &options.home,
-        &home::Identity {
-            cluster_id: options.cluster_id.clone(),
-            node: options.node,
-            name: options.name.clone(),
-        },
+        &HomeIdentity { cluster_id: options.cluster_id.clone(), node: options.node, name: options.name.clone() },
     )?;
-    let identity = store::Identity {
-        cluster_id: options.cluster_id.clone(),
-        node_name: options.name.clone(),
-        node: options.node,
-    };
+    let identity =
+        store::Identity { cluster_id: options.cluster_id.clone(), node_name: options.name.clone(), node: options.node };
     let path = options.home.join("db").join(format!("{}.db", options.name));
     let mut store = Store::open(&path, &identity, store::Options::default())?;
-    let identity = tlog::Identity {
-        cluster_id: options.cluster_id.clone(),
-        node: options.node,
-        node_name: options.name.clone(),
-    };
-    let (tlog, log) =
-        Tlog::open(Arc::new(RealDisk), &options.home, identity, TlogOptions::default(), store.applied())?;
+    let identity =
+        tlog::Identity { cluster_id: options.cluster_id.clone(), node: options.node, node_name: options.name.clone() };
+    let (tlog, log) = Tlog::open(Arc::new(RealDisk), &options.home, identity, TlogOptions::default(), store.applied())?;
     let RecoveredLog { recovered, damage, notes } = log;
     for note in notes {
         tracing::info!(%note, "while opening the log");

@@ -11,10 +11,10 @@ use bytes::{Buf as _, BytesMut};
 use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _};
 use tokio::time::timeout;
 
+use super::decoder::{Decoder, prologue};
 use super::execute::{self, Context};
 use super::pipeline::{Bounds, Pipeline};
 use super::reply::Reply;
-use super::request::{Decoder, prologue};
 
 /// Room for one read from the socket, in bytes.
 const READ_BYTES: usize = 16 * 1024;

@@ -1,11 +1,14 @@
 //! What each request does, and the reply that it gets.
 
+use std::future::ready;
 use std::sync::Arc;
+
+use bytes::Bytes;
 
 use super::ServiceOptions;
 use super::pipeline::{Company, Execution};
 use super::reply::{Budget, ListBuilder, ListTooLong, Order, Reply, code};
-use super::request::{Keys, Read, Refused, Request, Scan};
+use super::request::{Keys, Question, Read, Refused, Request, Scan};
 use crate::consistency::Consistency;
 use crate::node::NodeHandle;
 use crate::store::{Snapshot, StoreError};
@@ -25,7 +28,7 @@ pub(crate) struct Context {
 /// Why a list was not finished.
 enum Unfinished {
     TooLong(ListTooLong),
-    Missing(bytes::Bytes),
+    Missing(Bytes),
     Store(StoreError),
 }
 
@@ -36,7 +39,9 @@ pub(crate) fn begin(request: Request, context: &Arc<Context>) -> (Company, Execu
         Request::Update { command } => {
             (Company::Updates, Box::pin(async move { Reply::of_update(context.handle.update(command).await) }))
         }
-        Request::Confirm { key, value } => (Company::Nobody, Box::pin(async move { context.confirm(key, value).await })),
+        Request::Confirm { key, value } => {
+            (Company::Nobody, Box::pin(async move { context.confirm(key, value).await }))
+        }
         Request::Read { consistency, read } => {
             let company = match read {
                 // These may need much memory, so a connection has one of them at a time.
@@ -50,54 +55,51 @@ pub(crate) fn begin(request: Request, context: &Arc<Context>) -> (Company, Execu
             };
             (company, Box::pin(async move { context.read(consistency, read).await }))
         }
-        about => (Company::Reads, Box::pin(async move { context.about_the_node(about).await })),
+        Request::Question(question) => (Company::Reads, Box::pin(async move { context.answer(question).await })),
+        Request::Refused(refused) => (Company::Reads, Box::pin(ready(refused.reply()))),
     }
 }
 
 impl Context {
-    async fn about_the_node(&self, request: Request) -> Reply {
-        match request {
-            Request::Ping { cluster_id } if cluster_id == self.handle.cluster_id().as_bytes() => {
+    async fn answer(&self, question: Question) -> Reply {
+        match question {
+            Question::Ping { cluster_id } if cluster_id == self.handle.cluster_id().as_bytes() => {
                 Reply::string(concat!("Trialbay ", env!("CARGO_PKG_VERSION")).as_bytes())
             }
-            Request::Ping { .. } => {
+            Question::Ping { .. } => {
                 let message = format!("this is cluster {}", self.handle.cluster_id());
                 Reply::error(code::WRONG_CLUSTER, message)
             }
-            Request::WhoMaster => {
+            Question::WhoMaster => {
                 Reply::ok(|bytes| bytes.option_string(self.handle.master_name().as_deref().map(str::as_bytes)))
             }
-            Request::Version => version(),
-            Request::CurrentState => match self.handle.status().await {
+            Question::Version => version(),
+            Question::CurrentState => match self.handle.status().await {
                 Some(status) => Reply::string(original_state(&status.role).as_bytes()),
                 None => no_answer(),
             },
-            Request::ProgressPossible => match self.handle.status().await {
+            Question::ProgressPossible => match self.handle.status().await {
                 Some(status) => Reply::ok(|bytes| bytes.bool(status.progress_possible)),
                 None => no_answer(),
             },
-            Request::NodeStatus => match self.handle.status().await {
+            Question::Status => match self.handle.status().await {
                 Some(status) => match serde_json::to_vec(&status) {
                     Ok(json) => Reply::string(&json),
                     Err(error) => Reply::error(code::UNKNOWN_FAILURE, error.to_string()),
                 },
                 None => no_answer(),
             },
-            Request::TxId => Reply::ok(|bytes| {
+            Question::TxId => Reply::ok(|bytes| {
                 bytes.push(2);
                 bytes.i64(i64::try_from(self.handle.applied().0).unwrap_or(i64::MAX));
             }),
             // An acknowledged update is in the tlogs and in the store already.
-            Request::FlushStore => Reply::unit(),
-            Request::Refused(refused) => refused.reply(),
-            Request::Read { .. } | Request::Update { .. } | Request::Confirm { .. } => {
-                Reply::error(code::UNKNOWN_FAILURE, "not a question about the node")
-            }
+            Question::FlushStore => Reply::unit(),
         }
     }
 
     /// The value is read first, so that what is there already costs no slot.
-    async fn confirm(&self, key: bytes::Bytes, value: bytes::Bytes) -> Reply {
+    async fn confirm(&self, key: bytes::Bytes, value: Bytes) -> Reply {
         let there = match self.handle.snapshot(Consistency::Consistent).await {
             Ok(snapshot) => snapshot.get(&key),
             Err(refused) => return Reply::of_refused_read(&refused),
@@ -123,13 +125,11 @@ impl Context {
                 None => Reply::error(code::NOT_FOUND, "Not_found"),
             }),
             Read::Exists { key } => snapshot.contains(&key).map(|exists| Reply::ok(|bytes| bytes.bool(exists))),
-            Read::Assert { key, expected } => {
-                snapshot.get(&key).map(|value| asserted(value == expected, &key))
-            }
+            Read::Assert { key, expected } => snapshot.get(&key).map(|value| asserted(value == expected, &key)),
             Read::AssertExists { key } => snapshot.contains(&key).map(|exists| asserted(exists, &key)),
-            Read::KeyCount => snapshot
-                .len()
-                .map(|keys| Reply::ok(|bytes| bytes.i64(i64::try_from(keys).unwrap_or(i64::MAX)))),
+            Read::KeyCount => {
+                snapshot.len().map(|keys| Reply::ok(|bytes| bytes.i64(i64::try_from(keys).unwrap_or(i64::MAX))))
+            }
             Read::UserHook { name } => Ok(Reply::error(code::USERHOOK_NOT_FOUND, name).and_close()),
             Read::MultiGet { keys } => return or_why_not(self.multi_get(&snapshot, &keys).await),
             Read::MultiGetOption { keys } => return or_why_not(self.multi_get_option(&snapshot, &keys).await),
@@ -207,7 +207,7 @@ impl From<ListTooLong> for Unfinished {
 
 /// Lets others run after a piece, or after many small elements: a list of millions must not hold up a whole thread.
 async fn end_of_turn(piece_is_full: bool, list: &ListBuilder) {
-    if piece_is_full || list.count() % ELEMENTS_PER_TURN == 0 {
+    if piece_is_full || list.count().is_multiple_of(ELEMENTS_PER_TURN) {
         tokio::task::yield_now().await;
     }
 }

@@ -1,10 +1,11 @@
 //! The client service: Arakoon's client protocol, served from a node.
 //!
-//! Reading order: [`request`] (what a client may ask), [`pipeline`] (which requests may be under way together),
+//! Reading order: [`request`] (what a client may ask), [`decoder`] (where a request ends), [`pipeline`] (which requests may be under way together),
 //! [`execute`] (what each does), [`reply`] (what it gets), [`connection`] (bytes in, bytes out).
 //! `docs/compatibility.md` lists the commands and every difference from the original.
 
 mod connection;
+mod decoder;
 mod execute;
 mod pipeline;
 mod reply;
@@ -12,17 +13,14 @@ mod request;
 #[cfg(test)]
 mod tests;
 
-use std::future::Future;
-use std::io;
-use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::io::{AsyncRead, AsyncWrite};
-use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{Semaphore, watch};
 use tokio::task::JoinSet;
 
+use crate::net::Listener;
 use crate::node::NodeHandle;
 use crate::update::Limits;
 
@@ -80,30 +78,9 @@ impl Default for ServiceOptions {
     }
 }
 
-/// Where connections come from: TCP in production, something else in the simulator.
-pub trait Listener: Send {
-    /// A connection.
-    type Stream: AsyncRead + AsyncWrite + Unpin + Send + 'static;
-
-    /// Waits for the next connection. Dropping the future loses none.
-    fn accept(&mut self) -> impl Future<Output = io::Result<(Self::Stream, SocketAddr)>> + Send;
-}
-
-impl Listener for TcpListener {
-    type Stream = TcpStream;
-
-    async fn accept(&mut self) -> io::Result<(TcpStream, SocketAddr)> {
-        let (stream, from) = TcpListener::accept(self).await?;
-        if let Err(error) = prepare(&stream) {
-            tracing::debug!(%from, %error, "a connection's options could not be set");
-        }
-        Ok((stream, from))
-    }
-}
-
 /// Serves clients until `stop` becomes true (or its sender is dropped), then ends their connections and returns.
 pub async fn serve<L: Listener>(
-    mut listener: L,
+    listener: L,
     handle: NodeHandle,
     options: ServiceOptions,
     mut stop: watch::Receiver<bool>,
@@ -114,6 +91,7 @@ pub async fn serve<L: Listener>(
     let places = Arc::new(Semaphore::new(connections_max.min(Semaphore::MAX_PERMITS)));
     let refusals = Arc::new(Semaphore::new(REFUSALS_MAX));
     let mut connections = JoinSet::new();
+    let mut failed = false;
     loop {
         let accepted = tokio::select! {
             biased;
@@ -127,10 +105,16 @@ pub async fn serve<L: Listener>(
             accepted = listener.accept() => accepted,
         };
         let (stream, from) = match accepted {
-            Ok(accepted) => accepted,
+            Ok(accepted) => {
+                failed = false;
+                accepted
+            }
             Err(error) => {
                 tracing::warn!(%error, "cannot accept a connection");
-                tokio::time::sleep(ACCEPT_PAUSE).await;
+                // One failure may be that of one client; two in a row are the listener's.
+                if std::mem::replace(&mut failed, true) {
+                    tokio::time::sleep(ACCEPT_PAUSE).await;
+                }
                 continue;
             }
         };
@@ -173,16 +157,6 @@ fn context(handle: NodeHandle, options: ServiceOptions) -> Arc<Context> {
 async fn stopped(mut stop: watch::Receiver<bool>) {
     // A sender that is gone cannot order anything else any more.
     let _ = stop.wait_for(|stop| *stop).await;
-}
-
-/// Small replies must not wait for more, and a client that vanished must be noticed.
-fn prepare(stream: &TcpStream) -> io::Result<()> {
-    stream.set_nodelay(true)?;
-    rustix::net::sockopt::set_socket_keepalive(stream, true)?;
-    rustix::net::sockopt::set_tcp_keepidle(stream, Duration::from_secs(60))?;
-    rustix::net::sockopt::set_tcp_keepintvl(stream, Duration::from_secs(10))?;
-    rustix::net::sockopt::set_tcp_keepcnt(stream, 6)?;
-    Ok(())
 }
 
 /// What the soft limit on open files leaves for clients.

@@ -118,7 +118,9 @@ impl Pipeline {
 
     /// Takes the first reply, if it is there.
     pub(crate) fn take_reply(&mut self) -> Option<Reply> {
-        let State::Done(_) = self.entries.front()?.state else { return None };
+        let State::Done(_) = self.entries.front()?.state else {
+            return None;
+        };
         let first = self.entries.pop_front()?;
         let State::Done(reply) = first.state else { return None };
         self.begun -= 1;
@@ -128,14 +130,18 @@ impl Pipeline {
     }
 
     fn may_begin_next(&self) -> bool {
-        let Some(next) = self.entries.get(self.begun) else { return false };
+        let Some(next) = self.entries.get(self.begun) else {
+            return false;
+        };
         let fits = self.running == 0 || (self.company == next.company && next.company != Company::Nobody);
         fits && (self.begun == 0 || self.reply_bytes < self.bounds.bytes_max)
     }
 
     fn poll_entry(&mut self, index: usize, cx: &mut Context<'_>) {
         let entry = &mut self.entries[index];
-        let State::Running(execution) = &mut entry.state else { return };
+        let State::Running(execution) = &mut entry.state else {
+            return;
+        };
         if let Poll::Ready(reply) = execution.as_mut().poll(cx) {
             self.running -= 1;
             self.reply_bytes += reply.len();
@@ -209,7 +215,9 @@ mod tests {
     #[test]
     fn a_request_of_another_kind_waits_for_all_before_it() {
         use Company::{Nobody, Reads, Updates};
-        for (first, second) in [(Updates, Reads), (Reads, Updates), (Nobody, Nobody), (Nobody, Updates), (Reads, Nobody)] {
+        for (first, second) in
+            [(Updates, Reads), (Reads, Updates), (Nobody, Nobody), (Nobody, Updates), (Reads, Nobody)]
+        {
             let mut scene = Scene::of(&[first, second, second]);
             assert_eq!(scene.poll(), [0], "{first:?} {second:?}");
             scene.end(0);

@@ -110,9 +110,7 @@ impl Reply {
         match result {
             Ok(Ok(Outcome::Done)) => Self::unit(),
             Ok(Ok(Outcome::Previous(value))) => Self::ok(|bytes| bytes.option_string(value.as_deref())),
-            Ok(Ok(Outcome::Deleted(count))) => {
-                Self::ok(|bytes| bytes.i32(i32::try_from(count).unwrap_or(i32::MAX)))
-            }
+            Ok(Ok(Outcome::Deleted(count))) => Self::ok(|bytes| bytes.i32(i32::try_from(count).unwrap_or(i32::MAX))),
             Ok(Err(Failure::NotFound { key })) => Self::error(code::NOT_FOUND, key),
             Ok(Err(Failure::AssertionFailed { message })) => Self::error(code::ASSERTION_FAILED, message),
             Ok(Err(Failure::Undecodable { why })) => Self::error(code::UNKNOWN_FAILURE, why),
@@ -204,16 +202,7 @@ pub(crate) struct ListBuilder {
 
 impl ListBuilder {
     pub(crate) fn new(order: Order, budget: Budget) -> Self {
-        Self {
-            order,
-            budget,
-            paid: None,
-            count: 0,
-            bytes: 0,
-            done: Vec::new(),
-            piece: Vec::new(),
-            starts: Vec::new(),
-        }
+        Self { order, budget, paid: None, count: 0, bytes: 0, done: Vec::new(), piece: Vec::new(), starts: Vec::new() }
     }
 
     /// How many elements there are.
@@ -274,9 +263,7 @@ impl ListBuilder {
 
     fn pay(&mut self, bytes: usize) -> Result<(), ListTooLong> {
         let permits = u32::try_from(bytes.div_ceil(BYTES_PER_PERMIT)).unwrap_or(u32::MAX);
-        let paid = Arc::clone(&self.budget.permits)
-            .try_acquire_many_owned(permits)
-            .map_err(|_| ListTooLong::ForNow)?;
+        let paid = Arc::clone(&self.budget.permits).try_acquire_many_owned(permits).map_err(|_| ListTooLong::ForNow)?;
         match &mut self.paid {
             Some(before) => before.merge(paid),
             None => self.paid = Some(paid),
@@ -355,7 +342,8 @@ mod tests {
 
     #[test]
     fn the_refusal_of_a_slave_names_the_master_or_none() {
-        let refused = |master: Option<&str>| Reply::of_update(Err(UpdateRefused::NotMaster { master: master.map(Into::into) }));
+        let refused =
+            |master: Option<&str>| Reply::of_update(Err(UpdateRefused::NotMaster { master: master.map(Into::into) }));
         assert_eq!(refused(Some("n2")).pieces().concat(), b"\x04\0\0\0\x02\0\0\0n2");
         assert_eq!(refused(None).pieces().concat(), b"\x04\0\0\0\x04\0\0\0None");
     }

@@ -18,7 +18,8 @@ use trialbay_engine::{HistoryHash, Instant, NodeId, Slot, Value};
 use super::reply::code;
 use super::{ServiceOptions, serve, serve_connection};
 use crate::clock::Clock;
-use crate::node::handle::{Ask, Reads, Shared};
+use crate::config::Reads;
+use crate::node::handle::{Ask, Shared};
 use crate::node::{NodeHandle, NodeStatus};
 use crate::store::{Decided, Identity, Options, Store};
 use crate::wire::{MAGIC, Writer as _};
@@ -103,7 +104,7 @@ fn node(master: Option<&str>, updates_together: usize) -> NodeHandle {
     let master = names.iter().find(|(_, name)| Some(name.as_str()) == master).map_or(0, |(id, _)| id.0);
     let cluster_id = vectors::CLUSTER_ID.to_owned();
     let identity = Identity { cluster_id: cluster_id.clone(), node_name: "n1".into(), node: NodeId(1) };
-    let options = Options { cache_bytes: 16 << 20 };
+    let options = Options { cache_bytes: 16 << 20, ..Options::default() };
     let store = Store::open_with_backend(redb::backends::InMemoryBackend::new(), &identity, options).unwrap();
     let (asks, asked) = mpsc::channel(64);
     let (applied_tx, applied) = watch::channel(Slot::ZERO);
@@ -191,7 +192,7 @@ async fn within<T>(future: impl Future<Output = T>) -> T {
 }
 
 fn prologue() -> Vec<u8> {
-    super::request::prologue(vectors::CLUSTER_ID)
+    super::decoder::prologue(vectors::CLUSTER_ID)
 }
 
 fn request(code: u32, arguments: impl FnOnce(&mut Vec<u8>)) -> Vec<u8> {
@@ -229,7 +230,9 @@ fn recorded_requests() -> Vec<Vec<u8>> {
         .map(|line| serde_json::from_str::<serde_json::Value>(line).unwrap())
         .map(|vector| vector["request"].as_str().unwrap().to_owned())
         .collect();
-    let unhex = |text: &String| (0..text.len()).step_by(2).map(|at| u8::from_str_radix(&text[at..at + 2], 16).unwrap()).collect();
+    let unhex = |text: &String| {
+        (0..text.len()).step_by(2).map(|at| u8::from_str_radix(&text[at..at + 2], 16).unwrap()).collect()
+    };
     let mut requests: Vec<Vec<u8>> = texts.iter().map(unhex).collect();
     requests.sort();
     requests
@@ -518,11 +521,13 @@ fn any_bytes_after_the_prologue_are_survived() {
     let recorded = recorded_requests();
     let word = (0..=0x50_u32).prop_map(|code| (MAGIC | code).to_le_bytes().to_vec());
     let noise = prop::collection::vec(prop_oneof![3 => 0..3_u8, 1 => any::<u8>()], 0..40);
-    let altered = (prop::sample::select(recorded), any::<prop::sample::Index>(), any::<u8>()).prop_map(|(mut bytes, at, byte)| {
-        let at = at.index(bytes.len());
-        bytes[at] = byte;
-        bytes
-    });
+    let altered = (prop::sample::select(recorded), any::<prop::sample::Index>(), any::<u8>()).prop_map(
+        |(mut bytes, at, byte)| {
+            let at = at.index(bytes.len());
+            bytes[at] = byte;
+            bytes
+        },
+    );
     let part = prop_oneof![1 => word.prop_flat_map(move |word| noise.clone().prop_map(move |noise| [&word[..], &noise].concat())), 1 => altered];
     let stream = prop::collection::vec(part, 1..5).prop_map(|parts| parts.concat());
     TestRunner::default()

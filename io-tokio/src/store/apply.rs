@@ -142,11 +142,7 @@ fn assert_range<K: KeyValue>(
             Some(_) | None => return range_message(prefix, &expected, overlay).map(Err),
         }
     }
-    if next.is_none() {
-        Ok(Ok(()))
-    } else {
-        range_message(prefix, &expected, overlay).map(Err)
-    }
+    if next.is_none() { Ok(Ok(())) } else { range_message(prefix, &expected, overlay).map(Err) }
 }
 
 /// The original's text, cut short.
@@ -181,11 +177,7 @@ struct ShortList {
 
 impl ShortList {
     fn new(separator: &'static [u8]) -> Self {
-        Self {
-            text: Vec::new(),
-            separator,
-            is_first: true,
-        }
+        Self { text: Vec::new(), separator, is_first: true }
     }
 
     /// Adds a key; `false` when there is no room for more.
@@ -290,19 +282,12 @@ mod tests {
                     b"\" ] actual: ",
                     &found.join(&b","[..]),
                 ];
-                let failure = Failure::AssertionFailed {
-                    message: message.concat().into(),
-                };
-                if found == expected {
-                    Ok(Outcome::Done)
-                } else {
-                    Err(failure)
-                }
+                let failure = Failure::AssertionFailed { message: message.concat().into() };
+                if found == expected { Ok(Outcome::Done) } else { Err(failure) }
             }
-            Update::Sequence(updates) => updates
-                .iter()
-                .try_for_each(|update| reference(update, map).map(drop))
-                .map(|()| Outcome::Done),
+            Update::Sequence(updates) => {
+                updates.iter().try_for_each(|update| reference(update, map).map(drop)).map(|()| Outcome::Done)
+            }
         };
         if outcome.is_err() {
             *map = before;
@@ -320,38 +305,23 @@ mod tests {
     }
 
     fn set(key: &'static str) -> Update {
-        Update::Set {
-            key: Bytes::from(key),
-            value: Bytes::from("v"),
-        }
+        Update::Set { key: Bytes::from(key), value: Bytes::from("v") }
     }
 
     fn delete_prefix(prefix: &'static str) -> Update {
-        Update::DeletePrefix {
-            prefix: Bytes::from(prefix),
-        }
+        Update::DeletePrefix { prefix: Bytes::from(prefix) }
     }
 
     fn assert_range(prefix: &'static str, keys: &[&'static str]) -> Update {
-        Update::AssertRange {
-            prefix: Bytes::from(prefix),
-            keys: keys.iter().map(|key| Bytes::from(*key)).collect(),
-        }
+        Update::AssertRange { prefix: Bytes::from(prefix), keys: keys.iter().map(|key| Bytes::from(*key)).collect() }
     }
 
     #[test]
     fn a_failed_sequence_changes_nothing_not_even_by_delete_prefix() {
         let mut store = map(&["a", "b"]);
         let missing = Update::Delete { key: Bytes::from("m") };
-        let sequence = Update::Sequence(vec![
-            set("c"),
-            delete_prefix("a"),
-            Update::Sequence(vec![set("d"), missing]),
-        ]);
-        assert_eq!(
-            applied(&sequence, &mut store),
-            Err(Failure::NotFound { key: Bytes::from("m") })
-        );
+        let sequence = Update::Sequence(vec![set("c"), delete_prefix("a"), Update::Sequence(vec![set("d"), missing])]);
+        assert_eq!(applied(&sequence, &mut store), Err(Failure::NotFound { key: Bytes::from("m") }));
         assert_eq!(store, map(&["a", "b"]));
     }
 
@@ -379,27 +349,16 @@ mod tests {
             let sequence = Update::Sequence(vec![set("p4"), delete.clone(), assert_range("p", keys)]);
             assert_eq!(applied(&sequence, &mut start.clone()).is_ok(), holds, "{keys:?}");
         }
-        let emptied = Update::Sequence(vec![
-            delete_prefix("p"),
-            assert_range("p", &[]),
-            assert_range("", &["q"]),
-        ]);
+        let emptied = Update::Sequence(vec![delete_prefix("p"), assert_range("p", &[]), assert_range("", &["q"])]);
         assert_eq!(applied(&emptied, &mut start.clone()), Ok(Outcome::Done));
     }
 
     #[test]
     fn the_message_of_a_failed_assert_range_is_short() {
-        let long: Vec<Bytes> = (0..2000_u32)
-            .map(|i| Bytes::from(vec![b'k'; 10 + i as usize]))
-            .collect();
+        let long: Vec<Bytes> = (0..2000_u32).map(|i| Bytes::from(vec![b'k'; 10 + i as usize])).collect();
         let mut store: Map = long.iter().map(|key| (key.clone(), Bytes::new())).collect();
-        let assertion = Update::AssertRange {
-            prefix: Bytes::new(),
-            keys: long[1..].to_vec(),
-        };
-        let Err(Failure::AssertionFailed { message }) = applied(&assertion, &mut store) else {
-            panic!("it is wrong")
-        };
+        let assertion = Update::AssertRange { prefix: Bytes::new(), keys: long[1..].to_vec() };
+        let Err(Failure::AssertionFailed { message }) = applied(&assertion, &mut store) else { panic!("it is wrong") };
         assert!(message.len() < 3 * SHOWN_BYTES_MAX, "{}", message.len());
     }
 
@@ -412,10 +371,7 @@ mod tests {
         };
         let why = |why: &str| Err(Failure::Undecodable { why: why.to_string() });
         assert_eq!(apply_bytes(b""), why("the bytes of the command end within its header"));
-        assert_eq!(
-            apply_bytes(b"\x09\x00"),
-            why("version 9 of the command format is not known here")
-        );
+        assert_eq!(apply_bytes(b"\x09\x00"), why("version 9 of the command format is not known here"));
         assert_eq!(apply_bytes(b"\x01\x00\x0e\x00\x00\x00"), why("the bytes end too early"));
         assert_eq!(store, map(&["a"]));
     }

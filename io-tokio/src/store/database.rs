@@ -19,7 +19,7 @@ use redb::{
 use trialbay_engine::{HistoryHash, NodeId, Slot, Value};
 
 use super::apply::{KeyValue, apply_command};
-use super::error::StoreError;
+use super::error::{StoreError, damaged};
 use super::range::KeyRange;
 use super::reader::StoreReader;
 use crate::update::UpdateResult;
@@ -84,13 +84,7 @@ impl Store {
         drop((found, meta, transaction));
         let database = Arc::new(database);
         let reader = StoreReader::new(database.clone());
-        Ok(Self {
-            database,
-            reader,
-            applied,
-            has_undurable: false,
-            has_failed: false,
-        })
+        Ok(Self { database, reader, applied, has_undurable: false, has_failed: false })
     }
 
     /// The last applied slot and the history hash there.
@@ -122,10 +116,8 @@ impl Store {
         }
         let results = self.write(durable, |transaction| {
             let mut data = DataTable(transaction.open_table(DATA)?);
-            let results = batch
-                .iter()
-                .map(|decided| apply_value(&decided.value, &mut data))
-                .collect::<Result<_, _>>()?;
+            let results =
+                batch.iter().map(|decided| apply_value(&decided.value, &mut data)).collect::<Result<_, _>>()?;
             let mut meta = transaction.open_table(META)?;
             meta.insert(APPLIED, encode_applied(applied).as_slice())?;
             Ok(results)
@@ -139,11 +131,7 @@ impl Store {
     /// # Errors
     /// When the store cannot be written; it is then of no more use.
     pub fn flush(&mut self) -> Result<(), StoreError> {
-        if self.has_undurable {
-            self.write(true, |_| Ok(()))
-        } else {
-            Ok(())
-        }
+        if self.has_undurable || self.has_failed { self.write(true, |_| Ok(())) } else { Ok(()) }
     }
 
     /// Makes everything durable and closes the file; snapshots that are still about cannot be read any more.
@@ -197,22 +185,14 @@ fn write<R>(
 
 fn apply_value(value: &Value, data: &mut DataTable<'_>) -> Result<Vec<UpdateResult>, StorageError> {
     // Of a malformed batch, every node applies the commands before the damage: it is in the log of all of them.
-    value
-        .commands()
-        .map_while(Result::ok)
-        .map(|command| apply_command(command, data))
-        .collect()
+    value.commands().map_while(Result::ok).map(|command| apply_command(command, data)).collect()
 }
 
 fn has_meta(database: &Database) -> Result<bool, StoreError> {
     let transaction = database.begin_read().map_err(StoreError::from_redb)?;
     let tables: Vec<_> = transaction.list_tables().map_err(StoreError::from_redb)?.collect();
     let has_meta = tables.iter().any(|table| table.name() == META.name());
-    if has_meta || tables.is_empty() {
-        Ok(has_meta)
-    } else {
-        Err(damaged("it is a redb file, but not a store"))
-    }
+    if has_meta || tables.is_empty() { Ok(has_meta) } else { Err(damaged("it is a redb file, but not a store")) }
 }
 
 fn initialise(database: &Database, identity: &Identity) -> Result<(), StoreError> {
@@ -240,20 +220,14 @@ fn check_identity(bytes: &[u8], expected: &Identity) -> Result<(), StoreError> {
     let unreadable = |_| damaged("it does not say legibly whose it is");
     let format = reader.i32().map_err(unreadable)?;
     if format != FORMAT {
-        return Err(StoreError::Format {
-            found: format,
-            known: FORMAT,
-        });
+        return Err(StoreError::Format { found: format, known: FORMAT });
     }
     let cluster_id = reader.string().map_err(unreadable)?;
     let node_name = reader.string().map_err(unreadable)?;
     let node = reader.i32().map_err(unreadable)?;
     if cluster_id != expected.cluster_id {
         let found = String::from_utf8_lossy(&cluster_id).into_owned();
-        return Err(StoreError::OtherCluster {
-            found,
-            expected: expected.cluster_id.clone(),
-        });
+        return Err(StoreError::OtherCluster { found, expected: expected.cluster_id.clone() });
     }
     if node_name != expected.node_name || node != i32::from(expected.node.0) {
         let found = format!("{:?} (number {node})", String::from_utf8_lossy(&node_name));
@@ -275,10 +249,6 @@ pub(super) fn decode_applied(bytes: &[u8]) -> Result<(Slot, HistoryHash), StoreE
         ([slot, hash], []) => Ok((Slot(u64::from_le_bytes(*slot)), HistoryHash(u64::from_le_bytes(*hash)))),
         _ => Err(damaged("it does not say legibly what it has applied")),
     }
-}
-
-pub(super) fn damaged(why: &str) -> StoreError {
-    StoreError::Damaged { why: why.to_string() }
 }
 
 /// The clients' keys, as updates change them.

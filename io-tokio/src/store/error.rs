@@ -1,6 +1,7 @@
 //! What can go wrong with the store, and what to do about it.
 
 use std::io;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 
 /// Why the store could not be opened, read or written.
 #[derive(Debug, thiserror::Error)]
@@ -52,8 +53,11 @@ pub enum StoreError {
     /// The store was closed.
     #[error("the store is closed")]
     Closed,
-    /// A bug in the store's code: the thread that writes it panicked.
-    #[error("the thread that writes the store panicked (see the log): start the node again, and report it")]
+    /// The thread that writes the store panicked: a bug, or damage that redb stumbled over.
+    #[error(
+        "the thread that writes the store panicked (see the log): start the node again. If it comes again, move the \
+         store's file (db/<node>.db) away"
+    )]
     Panicked,
 }
 
@@ -71,4 +75,14 @@ impl StoreError {
             other => Self::Damaged { why: other.to_string() },
         }
     }
+}
+
+/// Runs `work`, which may read pages. redb says of itself that it may panic on a file that was altered by others; that
+/// must be neither the end of the node nor of the task that reads.
+pub(super) fn guarded<R>(work: impl FnOnce() -> Result<R, StoreError>) -> Result<R, StoreError> {
+    catch_unwind(AssertUnwindSafe(work)).unwrap_or_else(|_| Err(damaged("its pages do not fit together")))
+}
+
+pub(super) fn damaged(why: &str) -> StoreError {
+    StoreError::Damaged { why: why.to_string() }
 }

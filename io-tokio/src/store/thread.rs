@@ -33,10 +33,7 @@ pub struct WriterLimits {
 
 impl Default for WriterLimits {
     fn default() -> Self {
-        Self {
-            queue_bytes_max: 128 << 20,
-            group_bytes_max: 4 << 20,
-        }
+        Self { queue_bytes_max: 128 << 20, group_bytes_max: 4 << 20 }
     }
 }
 
@@ -108,15 +105,8 @@ impl<T: Send + 'static> StoreWriter<T> {
             waiting_bytes: waiting_bytes.clone(),
             report,
         };
-        let thread = std::thread::Builder::new()
-            .name("store".to_string())
-            .spawn(move || writer.run())?;
-        Ok(Self {
-            jobs,
-            waiting_bytes,
-            limits,
-            thread,
-        })
+        let thread = std::thread::Builder::new().name("store".to_string()).spawn(move || writer.run())?;
+        Ok(Self { jobs, waiting_bytes, limits, thread })
     }
 
     /// Hands over the next slot. Never blocks.
@@ -201,21 +191,13 @@ impl<T, R: FnMut(Result<Applied<T>, StoreError>)> Writer<T, R> {
             group_bytes += job_bytes(&job);
             batch.push(job.decided);
             replies.push(job.replies);
-            next = if group_bytes < self.limits.group_bytes_max {
-                self.queue.try_recv().ok()
-            } else {
-                None
-            };
+            next = if group_bytes < self.limits.group_bytes_max { self.queue.try_recv().ok() } else { None };
         }
         let results = self.store.apply(&batch, false)?;
-        self.policy
-            .applied(self.clock.now(), batch.iter().map(|decided| decided.value.size()).sum());
+        self.policy.applied(self.clock.now(), batch.iter().map(|decided| decided.value.size()).sum());
         self.waiting_bytes.fetch_sub(group_bytes, Ordering::AcqRel);
         let (upto, _) = self.store.applied();
-        (self.report)(Ok(Applied {
-            upto,
-            slots: results.into_iter().zip(replies).collect(),
-        }));
+        (self.report)(Ok(Applied { upto, slots: results.into_iter().zip(replies).collect() }));
         Ok(())
     }
 }

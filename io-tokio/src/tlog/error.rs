@@ -29,7 +29,9 @@ pub enum TlogError {
         theirs: String,
     },
     /// The segment was written by another node.
-    #[error("{path} belongs to node {their_name:?} ({their_node}), this is node {our_name:?} ({our_node}): give it its own home directory")]
+    #[error(
+        "{path} belongs to node {their_name:?} ({their_node}), this is node {our_name:?} ({our_node}): give it its own home directory"
+    )]
     OtherNode {
         /// The segment.
         path: PathBuf,

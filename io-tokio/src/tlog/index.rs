@@ -84,7 +84,9 @@ impl Index {
         let mut forgotten = 0;
         while let Some(run) = self.runs.last_mut() {
             let kept = match slot.0.checked_sub(run.first) {
-                Some(distance) => run.locations.len().min(usize::try_from(distance).unwrap_or(usize::MAX).saturating_add(1)),
+                Some(distance) => {
+                    run.locations.len().min(usize::try_from(distance).unwrap_or(usize::MAX).saturating_add(1))
+                }
                 None => 0,
             };
             forgotten += (run.locations.len() - kept) as u64;

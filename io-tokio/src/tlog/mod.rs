@@ -18,9 +18,12 @@ mod scan;
 mod segment;
 #[cfg(test)]
 mod testing;
+#[cfg(test)]
+mod tests;
 mod writer;
 
-use std::path::{Path, PathBuf};
+use std::collections::BTreeMap;
+use std::path::Path;
 use std::sync::Arc;
 
 use trialbay_engine::{HistoryHash, Record, Slot};
@@ -35,7 +38,7 @@ pub use self::writer::{LogEvent, LogWriter, OnLogEvent};
 use self::error::io_error;
 use self::index::Location;
 use self::recovery::Tail;
-use self::segment::{HEADER_BYTES, Segment, file_name};
+use self::segment::{HEADER_BYTES, Place, Segment};
 use crate::disk::Disk;
 
 /// The most that may wait for one sync; with it, every offset in a segment fits into 32 bits.
@@ -53,11 +56,8 @@ pub struct TlogOptions {
 
 /// A transaction log, opened for writing. Single-threaded and blocking: [`LogWriter`] gives it a thread.
 pub struct Tlog {
-    disk: Arc<dyn Disk>,
-    dir: PathBuf,
-    identity: Identity,
+    place: Arc<Place>,
     segment_bytes: u64,
-    reserve_bytes: u64,
     segment: Segment,
     /// Frames that wait for the next sync. Its memory is used again and again.
     group: Vec<u8>,
@@ -96,22 +96,16 @@ impl Tlog {
         disk.create_dir(&dir).map_err(io_error("create", &dir))?;
         disk.sync_dir(home).map_err(io_error("sync", home))?;
         let segment_bytes = options.segment_bytes.min(UNSYNCED_BYTES_MAX as u64);
-        let reserve_bytes = segment_bytes.min(RESERVE_BYTES);
-        let mut survey = recovery::survey(&*disk, &dir, &identity, store_applied)?;
+        let place = Arc::new(Place { disk, dir, identity, reserve_bytes: segment_bytes.min(RESERVE_BYTES) });
 
-        let mut segments = std::mem::take(&mut survey.segments);
-        let (segment, sealed) = open_tail(&*disk, &dir, &identity, survey.tail, reserve_bytes, &mut |number, bytes| {
-            segments.insert(number, bytes);
-        })?;
-        let index = survey.take_index();
-        let reader = LogReader::new(Arc::clone(&disk), dir.clone(), identity.clone(), index, segments);
+        let mut survey = recovery::survey(&place, store_applied)?;
+        let mut segments = survey.take_segments();
+        let (segment, sealed) = open_tail(&place, survey.tail, &mut segments)?;
+        let reader = LogReader::new(Arc::clone(&place), survey.take_index(), segments);
         let recovered = survey.conclude(&reader)?;
         let mut tlog = Self {
-            disk,
-            dir,
-            identity,
+            place,
             segment_bytes,
-            reserve_bytes,
             segment,
             group: Vec::new(),
             group_slots: Vec::new(),
@@ -214,7 +208,7 @@ impl Tlog {
         let number = self.segment.number;
         let next = number.checked_add(1).ok_or(TlogError::OutOfNumbers(number))?;
         let bytes = self.segment.close()?;
-        self.segment = Segment::create(&*self.disk, &self.dir, &self.identity, next, bytes, self.reserve_bytes)?;
+        self.segment = Segment::create(&self.place, next, bytes)?;
         let mut state = self.reader.state();
         state.segments.insert(number, bytes);
         state.segments.insert(next, self.segment.reserved());
@@ -222,52 +216,32 @@ impl Tlog {
     }
 }
 
-/// Opens the segment that the log goes on in, durable as it is, and says whether it is sealed; tells `resized` what
-/// length each file has that was changed.
-fn open_tail(
-    disk: &dyn Disk,
-    dir: &Path,
-    identity: &Identity,
-    tail: Tail,
-    reserve_bytes: u64,
-    resized: &mut dyn FnMut(u32, u64),
-) -> Result<(Segment, bool), TlogError> {
+/// Opens the segment that the log goes on in, durable as it is, and says whether it is sealed. Keeps `segments` right.
+fn open_tail(place: &Place, tail: Tail, segments: &mut BTreeMap<u32, u64>) -> Result<(Segment, bool), TlogError> {
     let (segment, sealed) = match tail {
-        Tail::Continue { number, end, cut, sealed } => {
-            let segment = Segment::reopen(disk, dir, identity, number, end, cut, reserve_bytes)?;
-            (segment, sealed)
-        }
+        Tail::Continue { number, end, cut, sealed } => (Segment::reopen(place, number, end, cut)?, sealed),
         Tail::Fresh { number, last } => {
-            let mut previous_bytes = 0;
             if let Some((last, end)) = last {
-                let segment = Segment::reopen(disk, dir, identity, last, end.unwrap_or(0), end.is_some(), reserve_bytes)?;
-                previous_bytes = segment.reserved();
-                resized(last, previous_bytes);
+                let segment = Segment::reopen(place, last, end.unwrap_or(0), end.is_some())?;
+                segments.insert(last, segment.reserved());
             }
-            (Segment::create(disk, dir, identity, number, previous_bytes, reserve_bytes)?, true)
+            (Segment::create(place, number, bytes_before(number, segments))?, true)
         }
         Tail::Recreate { number } => {
-            let path = dir.join(file_name(number));
-            disk.remove(&path).map_err(io_error("remove", &path))?;
-            let previous_bytes = match number.checked_sub(1) {
-                Some(previous) => size_of(disk, &dir.join(file_name(previous)))?,
-                None => 0,
-            };
-            (Segment::create(disk, dir, identity, number, previous_bytes, reserve_bytes)?, true)
+            let path = place.path(number);
+            place.disk.remove(&path).map_err(io_error("remove", &path))?;
+            (Segment::create(place, number, bytes_before(number, segments))?, true)
         }
     };
     // The last process may have died between creating a file and making its name durable.
-    disk.sync_dir(dir).map_err(io_error("sync", dir))?;
-    resized(segment.number, segment.reserved());
+    place.sync_names()?;
+    segments.insert(segment.number, segment.reserved());
     Ok((segment, sealed))
 }
 
-/// The length of a file; 0 when there is none.
-fn size_of(disk: &dyn Disk, path: &Path) -> Result<u64, TlogError> {
-    match disk.open_to_read(path).and_then(|file| file.size()) {
-        Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(0),
-        outcome => outcome.map_err(io_error("read", path)),
-    }
+/// The length of the segment before this one; 0 when there is none.
+fn bytes_before(number: u32, segments: &BTreeMap<u32, u64>) -> u64 {
+    number.checked_sub(1).and_then(|before| segments.get(&before)).copied().unwrap_or(0)
 }
 
 fn offset_in_segment(bytes: u64) -> u32 {

@@ -10,8 +10,7 @@ use super::error::{TlogError, io_error};
 use super::index::{Index, Location};
 use super::record::{self, Content, HEAD_BYTES, Head, Salt};
 use super::scan::Window;
-use super::segment::{Identity, file_name};
-use crate::disk::Disk;
+use super::segment::Place;
 
 /// How many slots one read gives at most.
 const SLOTS_MAX: usize = 4096;
@@ -44,9 +43,7 @@ pub struct Entries {
 
 /// What the log and its readers share.
 pub(super) struct Shared {
-    disk: Arc<dyn Disk>,
-    dir: PathBuf,
-    identity: Identity,
+    place: Arc<Place>,
     state: Mutex<State>,
 }
 
@@ -57,14 +54,8 @@ pub(super) struct State {
 }
 
 impl LogReader {
-    pub(super) fn new(
-        disk: Arc<dyn Disk>,
-        dir: PathBuf,
-        identity: Identity,
-        index: Index,
-        segments: BTreeMap<u32, u64>,
-    ) -> Self {
-        Self(Arc::new(Shared { disk, dir, identity, state: Mutex::new(State { index, segments }) }))
+    pub(super) fn new(place: Arc<Place>, index: Index, segments: BTreeMap<u32, u64>) -> Self {
+        Self(Arc::new(Shared { place, state: Mutex::new(State { index, segments }) }))
     }
 
     /// The entries of consecutive slots beginning with `from`: at least one, none above `upto`, and about `bytes_max` bytes
@@ -160,10 +151,11 @@ impl LogReader {
     }
 
     fn open(&self, number: u32) -> Result<OpenSegment, TlogError> {
-        let path = self.0.dir.join(file_name(number));
-        let file = self.0.disk.open_to_read(&path).map_err(io_error("open", &path))?;
+        let place = &self.0.place;
+        let path = place.path(number);
+        let file = place.disk.open_to_read(&path).map_err(io_error("open", &path))?;
         let window = Window::new(file, CHUNK_BYTES).map_err(io_error("read", &path))?;
-        Ok(OpenSegment { window, salt: self.0.identity.salt(number), path })
+        Ok(OpenSegment { window, salt: place.salt(number), path })
     }
 }
 
@@ -202,8 +194,11 @@ struct OpenSegment {
 impl OpenSegment {
     fn entry(&mut self, slot: Slot, offset: u64) -> Result<SlotEntry, TlogError> {
         let head = self.window.bytes(offset, HEAD_BYTES).map_err(io_error("read", &self.path))?;
-        let frame_bytes =
-            head.and_then(|head| head.first_chunk()).map(Head::parse).filter(Head::has_possible_length).map(|head| head.frame_bytes());
+        let frame_bytes = head
+            .and_then(|head| head.first_chunk())
+            .map(Head::parse)
+            .filter(Head::has_possible_length)
+            .map(|head| head.frame_bytes());
         let frame = match frame_bytes {
             Some(len) => self.window.bytes(offset, len).map_err(io_error("read", &self.path))?,
             None => None,
@@ -212,5 +207,66 @@ impl OpenSegment {
             Some(Content::Record(Record::Accepted(entry))) if entry.slot == slot => Ok(entry),
             _ => Err(TlogError::Damaged { slot, path: self.path.clone(), offset }),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::testing::*;
+    use super::*;
+
+    fn log_of_ten(disk: &MemDisk) -> LogReader {
+        let (mut tlog, _) = open(disk, 1024, NOTHING_APPLIED).unwrap();
+        for slot in 1..=10 {
+            tlog.append(&[accepted(slot, 1, &[slot as u8; 100])]).unwrap();
+            tlog.sync().unwrap();
+        }
+        assert!(tlog.reader().usage().segments > 2);
+        tlog.reader()
+    }
+
+    #[test]
+    fn reads_are_consecutive_bounded_and_never_empty() {
+        let reader = log_of_ten(&MemDisk::default());
+        let entries: Vec<_> = (1..=10).map(|slot| entry(slot, 1, &[slot as u8; 100])).collect();
+        for from in 1..=10_usize {
+            for upto in from..=11 {
+                for bytes_max in [0, 99, 100, 250, 300, usize::MAX] {
+                    let read = reader.read(Slot(from as u64), Slot(upto as u64), bytes_max).unwrap();
+                    let count = (bytes_max / 100).clamp(1, upto.min(10) - from + 1);
+                    assert_eq!(read, entries[from - 1..from - 1 + count]);
+                }
+            }
+        }
+        assert_eq!(reader.read(Slot(5), Slot(4), 100).unwrap(), []);
+        assert_eq!((reader.log_start(), reader.log_end()), (Some(Slot(1)), Some(Slot(10))));
+        let all = reader.entries(Slot(1), Slot(10)).collect::<Result<Vec<_>, _>>();
+        assert_eq!(all.unwrap(), entries);
+        assert_eq!(reader.entries(Slot(3), Slot(2)).count(), 0);
+        let missing: Vec<_> = reader.entries(Slot(9), Slot(12)).collect();
+        assert!(matches!(missing[..], [Ok(_), Ok(_), Err(TlogError::NotInLog { slot: Slot(11), log_start: Slot(1) })]));
+    }
+
+    #[test]
+    fn what_is_not_synced_is_not_read() {
+        let (mut tlog, _) = open(&MemDisk::default(), 1024, NOTHING_APPLIED).unwrap();
+        tlog.append(&[accepted(1, 1, b"one")]).unwrap();
+        let reader = tlog.reader();
+        assert!(matches!(reader.read(Slot(1), Slot(1), 9), Err(TlogError::NotInLog { slot: Slot(1), .. })));
+        assert_eq!((reader.log_start(), reader.log_end()), (None, None));
+        tlog.sync().unwrap();
+        assert_eq!(reader.read(Slot(1), Slot(1), 9).unwrap(), [entry(1, 1, b"one")]);
+    }
+
+    #[test]
+    fn damage_is_told_to_whoever_asks_for_it() {
+        let disk = MemDisk::default();
+        let reader = log_of_ten(&disk);
+        disk.damage("001.tlog", 560);
+        let sound = reader.read(Slot(1), Slot(10), usize::MAX).unwrap();
+        assert_eq!(sound.last().unwrap().slot, Slot(3));
+        let error = reader.read(Slot(4), Slot(10), usize::MAX).unwrap_err();
+        assert!(matches!(error, TlogError::Damaged { slot: Slot(4), offset: 512, .. }), "{error}");
+        assert!(reader.read(Slot(5), Slot(10), usize::MAX).is_ok());
     }
 }

@@ -147,9 +147,7 @@ pub(super) fn decode(frame: &[u8]) -> Option<Content> {
             let value = Value::from_parts(tag, Bytes::copy_from_slice(std::mem::take(&mut rest)))?;
             Record::Accepted(SlotEntry { slot, entry: Entry { ballot, value } })
         }
-        DECIDED => {
-            Record::Decided { upto: Slot(take_u64(&mut rest)?), hash: HistoryHash(take_u64(&mut rest)?) }
-        }
+        DECIDED => Record::Decided { upto: Slot(take_u64(&mut rest)?), hash: HistoryHash(take_u64(&mut rest)?) },
         MEMORY_BEGAN => Record::MemoryBegan(Incarnation(take_u64(&mut rest)?)),
         VOTE_REGAINED => {
             let incarnation = Incarnation(take_u64(&mut rest)?);
@@ -300,7 +298,28 @@ mod tests {
         encode_sealed(&mut sealed);
         finish(&mut sealed, SALT, 640, 640);
         all += &format!("Sealed\n  {}\n", hex(&sealed));
-        insta::assert_snapshot!(all, @"");
+        insta::assert_snapshot!(all, @r"
+        Promised(3.n1)
+          10000000e7ed31ad01015802000003000000000000000100
+        Accepted(s7=noop@5.n2)
+          19000000eb93e6e801025802000007000000000000000500000000000000020000
+        Accepted(s7=commands(1, 6 B)@5.n2)
+          1f000000cb55312601025802000007000000000000000500000000000000020001020000006162
+        Accepted(s7=master(n9)@5.n2)
+          1b000000d1eca292010258020000070000000000000005000000000000000200020900
+        Accepted(s7=configuration(1 B)@5.n2)
+          1a000000f7bd90500102580200000700000000000000050000000000000002000363
+        Decided { upto: s6, hash: 000000000000feed }
+          1600000055cc94050103580200000600000000000000edfe000000000000
+        MemoryBegan(0000000000000abc)
+          0e0000008f2964e9010458020000bc0a000000000000
+        VoteRegained { incarnation: 0000000000000abc, genesis: [] }
+          0e000000ea11b6d9010558020000bc0a000000000000
+        VoteRegained { incarnation: 0000000000000001, genesis: [(n1, 0000000000000001), (n2, 0000000000000008)] }
+          2200000026f0305e01055802000001000000000000000100010000000000000002000800000000000000
+        Sealed
+          0600000077721b78010680020000
+        ");
     }
 
     #[test]

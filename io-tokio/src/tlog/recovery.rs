@@ -20,8 +20,7 @@ use super::index::{Index, Location};
 use super::reader::LogReader;
 use super::record::Content;
 use super::scan::{BadFrame, Ending, Scan, Scanned, Visitor};
-use super::segment::{HEADER_BYTES, Identity, file_name, number_in};
-use crate::disk::Disk;
+use super::segment::{HEADER_BYTES, Place, number_in};
 
 /// How many damaged places are told one by one.
 const DAMAGE_LISTED_MAX: usize = 256;
@@ -85,7 +84,9 @@ pub enum Damage {
         offset: u64,
     },
     /// The store has applied more than the log ever held: the log, or its end, was lost while the store remained.
-    #[error("the tlog ends at {log_end} and the store has applied {store_applied}: the log was lost, wholly or in part")]
+    #[error(
+        "the tlog ends at {log_end} and the store has applied {store_applied}: the log was lost, wholly or in part"
+    )]
     LogBehindStore {
         /// The last slot that the log knows of.
         log_end: Slot,
@@ -142,7 +143,7 @@ pub(super) enum Tail {
 
 /// What all segments together say.
 pub(super) struct Survey {
-    pub(super) segments: BTreeMap<u32, u64>,
+    segments: BTreeMap<u32, u64>,
     pub(super) tail: Tail,
     findings: Findings,
 }
@@ -170,14 +171,9 @@ struct Listener<'a> {
     damaged: bool,
 }
 
-/// Reads and checks every segment in `dir`; changes nothing.
-pub(super) fn survey(
-    disk: &dyn Disk,
-    dir: &Path,
-    identity: &Identity,
-    store: (Slot, HistoryHash),
-) -> Result<Survey, TlogError> {
-    let numbers = numbers_in(disk, dir)?;
+/// Reads and checks every segment; changes nothing.
+pub(super) fn survey(place: &Place, store: (Slot, HistoryHash)) -> Result<Survey, TlogError> {
+    let numbers = numbers_in(place)?;
     let mut findings = Findings::new(store);
     let mut segments = BTreeMap::new();
     let mut tail = Tail::Fresh { number: 0, last: None };
@@ -189,7 +185,7 @@ pub(super) fn survey(
         }
         let before = number.checked_sub(1).and_then(|before| segments.get(&before).copied());
         let is_last = numbers.last() == Some(number);
-        let (bytes, next) = survey_segment(disk, dir, identity, *number, before, is_last, &mut findings)?;
+        let (bytes, next) = survey_segment(place, *number, before, is_last, &mut findings)?;
         segments.insert(*number, bytes);
         tail = next;
         expected = number.checked_add(1);
@@ -199,19 +195,17 @@ pub(super) fn survey(
 
 /// Reads and checks one segment; gives its length on disk, and how the log would go on if it is the last one.
 fn survey_segment(
-    disk: &dyn Disk,
-    dir: &Path,
-    identity: &Identity,
+    place: &Place,
     number: u32,
     before: Option<u64>,
     is_last: bool,
     findings: &mut Findings,
 ) -> Result<(u64, Tail), TlogError> {
-    let path = dir.join(file_name(number));
-    let file = disk.open_to_read(&path).map_err(io_error("open", &path))?;
-    let mut scan = Scan::new(file, &path, identity.salt(number))?;
+    let path = place.path(number);
+    let file = place.disk.open_to_read(&path).map_err(io_error("open", &path))?;
+    let mut scan = Scan::new(file, &path, place.salt(number))?;
     let bytes = scan.file_bytes();
-    let header = identity.check_header(scan.header_bytes()?, number, &path)?;
+    let header = place.identity.check_header(scan.header_bytes()?, number, &path)?;
     match header {
         None if is_last && scan.is_zero_from(HEADER_BYTES)? => {
             findings.notes.push(Note::Recreated { segment: number });
@@ -250,12 +244,12 @@ fn survey_segment(
     Ok((bytes, tail))
 }
 
-/// The numbers of the segments in `dir`, in order.
-fn numbers_in(disk: &dyn Disk, dir: &Path) -> Result<Vec<u32>, TlogError> {
-    let names = disk.list(dir).map_err(io_error("list", dir))?;
+/// The numbers of all segments, in order.
+fn numbers_in(place: &Place) -> Result<Vec<u32>, TlogError> {
+    let names = place.disk.list(&place.dir).map_err(io_error("list", &place.dir))?;
     // Closed segments are to be compressed one day. Not to see them would be to take them for lost.
     if let Some(name) = names.iter().find(|name| name.ends_with(".tlx")) {
-        return Err(TlogError::NewerFormat { path: dir.join(name) });
+        return Err(TlogError::NewerFormat { path: place.dir.join(name) });
     }
     let mut numbers: Vec<u32> = names.iter().filter_map(|name| number_in(name)).collect();
     numbers.sort_unstable();
@@ -263,6 +257,11 @@ fn numbers_in(disk: &dyn Disk, dir: &Path) -> Result<Vec<u32>, TlogError> {
 }
 
 impl Survey {
+    /// Hands the lengths of the segments over to who keeps them.
+    pub(super) fn take_segments(&mut self) -> BTreeMap<u32, u64> {
+        std::mem::take(&mut self.segments)
+    }
+
     /// Hands the index over to the log's reader.
     pub(super) fn take_index(&mut self) -> Index {
         std::mem::take(&mut self.findings.index)
@@ -374,7 +373,9 @@ impl Findings {
 impl Visitor for Listener<'_> {
     fn record(&mut self, offset: u64, content: Content) -> Result<(), TlogError> {
         let segment = self.segment;
-        let Content::Record(record) = content else { return Ok(()) };
+        let Content::Record(record) = content else {
+            return Ok(());
+        };
         // A segment is rolled long before its offsets need more than 32 bits.
         let short = u32::try_from(offset).map_err(|_| TlogError::NewerFormat { path: self.path.to_owned() })?;
         self.findings.record((segment, offset), Location { segment, offset: short }, record)

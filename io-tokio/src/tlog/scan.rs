@@ -125,7 +125,9 @@ impl Window {
 
     /// The `len` bytes at `offset`; `None` when the file ends before them.
     pub(super) fn bytes(&mut self, offset: u64, len: usize) -> io::Result<Option<&[u8]>> {
-        let Some(rest) = self.file_bytes.checked_sub(offset) else { return Ok(None) };
+        let Some(rest) = self.file_bytes.checked_sub(offset) else {
+            return Ok(None);
+        };
         if rest < len as u64 {
             return Ok(None);
         }
@@ -194,7 +196,9 @@ impl<'a> Scan<'a> {
         let mut sealed = false;
         loop {
             let why = match self.check(offset)? {
-                Check::EndOfFile => return Ok(Scanned { end: offset, ending: Ending::Clean, sealed }),
+                Check::EndOfFile => {
+                    return Ok(Scanned { end: offset, ending: Ending::Clean, sealed });
+                }
                 Check::Sound { content, synced, end } => {
                     sealed = content == Content::Sealed;
                     visitor.record(offset, content)?;
@@ -237,7 +241,9 @@ impl<'a> Scan<'a> {
         if offset == self.file_bytes() {
             return Ok(Check::EndOfFile);
         }
-        let Some(head) = self.head(offset)? else { return Ok(Check::Bad(BadFrame::Incomplete)) };
+        let Some(head) = self.head(offset)? else {
+            return Ok(Check::Bad(BadFrame::Incomplete));
+        };
         if head.is_unwritten() {
             return Ok(Check::Bad(BadFrame::Unwritten));
         }
@@ -245,7 +251,9 @@ impl<'a> Scan<'a> {
             return Ok(Check::Bad(BadFrame::Length));
         }
         let bytes = self.window.bytes(offset, head.frame_bytes()).map_err(io_error("read", self.path))?;
-        let Some(frame) = bytes else { return Ok(Check::Bad(BadFrame::Incomplete)) };
+        let Some(frame) = bytes else {
+            return Ok(Check::Bad(BadFrame::Incomplete));
+        };
         if !record::is_sound(frame, self.salt, offset) {
             return Ok(Check::Bad(BadFrame::Checksum));
         }
@@ -312,5 +320,54 @@ impl<'a> Scan<'a> {
     fn head(&mut self, offset: u64) -> Result<Option<Head>, TlogError> {
         let bytes = self.window.bytes(offset, HEAD_BYTES).map_err(io_error("read", self.path))?;
         Ok(bytes.and_then(|bytes| bytes.first_chunk()).map(Head::parse))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::testing::MemDisk;
+    use super::*;
+    use crate::disk::Disk as _;
+
+    struct Nobody;
+
+    impl Visitor for Nobody {
+        fn record(&mut self, _: u64, _: Content) -> Result<(), TlogError> {
+            panic!("there are no records");
+        }
+        fn damage(&mut self, offset: u64, why: BadFrame) {
+            assert_eq!((offset, why), (HEADER_BYTES, BadFrame::Checksum));
+        }
+    }
+
+    #[test]
+    fn a_search_among_false_records_is_given_up_and_nothing_is_cut() {
+        // Every byte begins something of 257 bytes that is a record, but for its checksum.
+        let mut bytes = vec![1; 4096];
+        bytes[HEADER_BYTES as usize..].chunks_mut(4).for_each(|chunk| chunk.copy_from_slice(&[1, 1, 0, 0]));
+        for at in (HEADER_BYTES as usize..4000).step_by(16) {
+            bytes[at + 8] = 1;
+            bytes[at + 10..at + 14].copy_from_slice(&(HEADER_BYTES as u32).to_le_bytes());
+        }
+        let path = Path::new("home/tlogs/000.tlog");
+        let disk = MemDisk::from_image(&[("000.tlog".to_owned(), bytes)].into());
+        for (search_bytes_left, ending) in [(SEARCH_BYTES_MAX, Ending::Torn), (10_000, Ending::Unsearched)] {
+            let mut scan = Scan::new(disk.open(path).unwrap(), path, Salt(0)).unwrap();
+            scan.search_bytes_left = search_bytes_left;
+            let scanned = scan.run(true, &mut Nobody).unwrap();
+            assert_eq!(scanned, Scanned { end: HEADER_BYTES, ending, sealed: false });
+        }
+    }
+
+    #[test]
+    fn a_window_gives_what_the_file_has_and_no_more() {
+        let path = Path::new("home/tlogs/000.tlog");
+        let bytes: Vec<u8> = (0..5000).map(|at| at as u8).collect();
+        let disk = MemDisk::from_image(&[("000.tlog".to_owned(), bytes.clone())].into());
+        let mut window = Window::new(disk.open(path).unwrap(), 300).unwrap();
+        for (at, len) in [(0, 10), (290, 20), (4990, 10), (4990, 11), (5000, 0), (5001, 0), (10, 4000), (3000, 5)] {
+            assert_eq!(window.bytes(at as u64, len).unwrap(), bytes.get(at..at + len), "{at} {len}");
+        }
+        assert_eq!(window.bytes(u64::MAX, 1).unwrap(), None);
     }
 }

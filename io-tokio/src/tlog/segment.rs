@@ -19,6 +19,7 @@
 //! reserved and zero, and no frame has a length of zero. A closed segment ends with its last frame.
 
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use trialbay_engine::NodeId;
 
@@ -45,6 +46,15 @@ pub struct Identity {
     pub node: NodeId,
     /// The node's name.
     pub node_name: String,
+}
+
+/// Where a log is kept, whose it is, and on what.
+pub(super) struct Place {
+    pub(super) disk: Arc<dyn Disk>,
+    pub(super) dir: PathBuf,
+    pub(super) identity: Identity,
+    /// How much of a segment is reserved at a time.
+    pub(super) reserve_bytes: u64,
 }
 
 /// What a sound header says beyond the identity.
@@ -101,7 +111,9 @@ impl Identity {
     /// # Errors
     /// When they are sound and say that this is another log's file.
     pub(super) fn check_header(&self, bytes: &[u8], segment: u32, path: &Path) -> Result<Option<Header>, TlogError> {
-        let Some(header) = bytes.first_chunk::<HEADER_LEN>() else { return Ok(None) };
+        let Some(header) = bytes.first_chunk::<HEADER_LEN>() else {
+            return Ok(None);
+        };
         let u16_at = |at: usize| u16::from_le_bytes([header[at], header[at + 1]]);
         let u32_at = |at: usize| u32::from_le_bytes([header[at], header[at + 1], header[at + 2], header[at + 3]]);
         if header[..8] != MAGIC || u32_at(CHECKSUM_AT) != crc32c::crc32c(&header[..CHECKSUM_AT]) {
@@ -132,47 +144,47 @@ impl Identity {
     }
 }
 
+impl Place {
+    pub(super) fn path(&self, segment: u32) -> PathBuf {
+        self.dir.join(file_name(segment))
+    }
+
+    pub(super) fn salt(&self, segment: u32) -> Salt {
+        self.identity.salt(segment)
+    }
+
+    /// Makes the names of the segments durable.
+    pub(super) fn sync_names(&self) -> Result<(), TlogError> {
+        self.disk.sync_dir(&self.dir).map_err(io_error("sync", &self.dir))
+    }
+}
+
 impl Segment {
     /// Makes a new segment; its header and its name are durable when this returns.
-    pub(super) fn create(
-        disk: &dyn Disk,
-        dir: &Path,
-        identity: &Identity,
-        number: u32,
-        previous_bytes: u64,
-        reserve_bytes: u64,
-    ) -> Result<Self, TlogError> {
-        let reserve_bytes = reserve_bytes.max(HEADER_BYTES);
-        let path = dir.join(file_name(number));
-        let file = disk.create(&path).map_err(io_error("create", &path))?;
+    pub(super) fn create(place: &Place, number: u32, previous_bytes: u64) -> Result<Self, TlogError> {
+        let path = place.path(number);
+        let reserve_bytes = place.reserve_bytes.max(HEADER_BYTES);
+        let file = place.disk.create(&path).map_err(io_error("create", &path))?;
         file.allocate(0, reserve_bytes).map_err(io_error("reserve space in", &path))?;
-        file.write_at(&identity.header(number, previous_bytes), 0).map_err(io_error("write", &path))?;
+        let header = place.identity.header(number, previous_bytes);
+        file.write_at(&header, 0).map_err(io_error("write", &path))?;
         file.sync_all().map_err(io_error("sync", &path))?;
-        disk.sync_dir(dir).map_err(io_error("sync", dir))?;
-        let salt = identity.salt(number);
-        let (written, reserved) = (HEADER_BYTES, reserve_bytes);
+        place.sync_names()?;
+        let (salt, written, reserved) = (place.salt(number), HEADER_BYTES, reserve_bytes);
         Ok(Self { number, salt, path, file, written, synced: written, reserved, reserve_bytes })
     }
 
-    /// Opens the last segment again, whose records end at `written`. All of it is durable when this returns: what was
-    /// read from it may never have been synced by the process that wrote it.
-    pub(super) fn reopen(
-        disk: &dyn Disk,
-        dir: &Path,
-        identity: &Identity,
-        number: u32,
-        written: u64,
-        cut: bool,
-        reserve_bytes: u64,
-    ) -> Result<Self, TlogError> {
-        let path = dir.join(file_name(number));
-        let file = disk.open(&path).map_err(io_error("open", &path))?;
+    /// Opens a segment again whose records end at `written`, and cuts off what lies behind if `cut` says so. All of it
+    /// is durable when this returns: what was read from it may never have been synced by the process that wrote it.
+    pub(super) fn reopen(place: &Place, number: u32, written: u64, cut: bool) -> Result<Self, TlogError> {
+        let path = place.path(number);
+        let file = place.disk.open(&path).map_err(io_error("open", &path))?;
         if cut {
             file.truncate(written).map_err(io_error("truncate", &path))?;
         }
         file.sync_all().map_err(io_error("sync", &path))?;
         let reserved = file.size().map_err(io_error("read", &path))?;
-        let salt = identity.salt(number);
+        let (salt, reserve_bytes) = (place.salt(number), place.reserve_bytes);
         Ok(Self { number, salt, path, file, written, synced: written, reserved, reserve_bytes })
     }
 
@@ -217,7 +229,7 @@ impl Segment {
 }
 
 /// The name of a segment's file.
-pub(super) fn file_name(number: u32) -> String {
+fn file_name(number: u32) -> String {
     format!("{number:03}.tlog")
 }
 
@@ -239,9 +251,12 @@ mod tests {
     fn the_bytes_of_a_header_stay_as_they_are() {
         let header = identity().header(3, 0x1122);
         let hex = |bytes: &[u8]| bytes.iter().map(|byte| format!("{byte:02x}")).collect::<String>();
-        insta::assert_snapshot!(hex(&header[..40]), @"");
+        assert_eq!(
+            hex(&header[..40]),
+            "5442414c746c6f6701000100030000002211000000000000030002006465766e3100000000000000"
+        );
         assert!(header[40..CHECKSUM_AT].iter().all(|byte| *byte == 0));
-        insta::assert_snapshot!(hex(&header[CHECKSUM_AT..]), @"");
+        assert_eq!(hex(&header[CHECKSUM_AT..]), "406bf95c");
     }
 
     #[test]
@@ -265,10 +280,19 @@ mod tests {
         let refuse = |identity: Identity, number| {
             identity.check_header(&header, number, Path::new("x.tlog")).unwrap_err().to_string()
         };
-        insta::assert_snapshot!(refuse(Identity { cluster_id: "prod".into(), ..identity() }, 3), @"");
-        insta::assert_snapshot!(refuse(Identity { node_name: "n2".into(), ..identity() }, 3), @"");
-        insta::assert_snapshot!(refuse(Identity { node: NodeId(2), ..identity() }, 3), @"");
-        insta::assert_snapshot!(refuse(identity(), 4), @"");
+        assert_eq!(
+            refuse(Identity { cluster_id: "prod".into(), ..identity() }, 3),
+            "x.tlog belongs to cluster \"dev\", this node to \"prod\": give it its own home directory"
+        );
+        assert_eq!(
+            refuse(Identity { node_name: "n2".into(), ..identity() }, 3),
+            "x.tlog belongs to node \"n1\" (n1), this is node \"n2\" (n1): give it its own home directory"
+        );
+        assert_eq!(
+            refuse(Identity { node: NodeId(2), ..identity() }, 3),
+            "x.tlog belongs to node \"n1\" (n1), this is node \"n1\" (n2): give it its own home directory"
+        );
+        assert_eq!(refuse(identity(), 4), "x.tlog was written as segment 3: give it back its name");
         let mut newer = header;
         newer[8] = 2;
         let checksum = crc32c::crc32c(&newer[..CHECKSUM_AT]);
@@ -287,7 +311,17 @@ mod tests {
             assert_eq!(file_name(number), name);
             assert_eq!(number_in(name), Some(number));
         }
-        for name in ["0.tlog", "0000.tlog", "-01.tlog", "+01.tlog", "4294967296.tlog", "000.tlx", ".tlog", "x000.tlog", "0x0.tlog"] {
+        for name in [
+            "0.tlog",
+            "0000.tlog",
+            "-01.tlog",
+            "+01.tlog",
+            "4294967296.tlog",
+            "000.tlx",
+            ".tlog",
+            "x000.tlog",
+            "0x0.tlog",
+        ] {
             assert_eq!(number_in(name), None, "{name}");
         }
     }

@@ -113,3 +113,110 @@ fn write_group(tlog: &mut Tlog, queue: &Receiver<Batch>, first: Batch) -> Result
     tlog.sync()?;
     Ok((last, is_idle))
 }
+
+#[cfg(test)]
+mod tests {
+    use std::io::ErrorKind;
+
+    use trialbay_engine::Slot;
+
+    use super::super::testing::*;
+    use super::*;
+
+    /// A writer whose events, each with the changes of the disk before it, come out of a channel.
+    fn start(disk: &MemDisk) -> (LogWriter, Receiver<(LogEvent, Vec<String>)>) {
+        let (tlog, _) = open(disk, 4096, NOTHING_APPLIED).unwrap();
+        disk.take_calls();
+        let (events, heard) = mpsc::channel();
+        let calls = disk.clone();
+        let on_event = move |event| events.send((event, calls.take_calls())).unwrap();
+        (LogWriter::start(tlog, Box::new(on_event)).unwrap(), heard)
+    }
+
+    fn persisted(event: &LogEvent) -> PersistId {
+        match event {
+            LogEvent::Persisted(id) => *id,
+            LogEvent::Failed(error) => panic!("{error}"),
+        }
+    }
+
+    #[test]
+    fn a_batch_is_reported_after_its_sync() {
+        let disk = MemDisk::default();
+        let (writer, heard) = start(&disk);
+        for id in 1..=20 {
+            writer.persist(PersistId(id), vec![accepted(id, 1, b"x")]);
+            let (event, calls) = heard.recv().unwrap();
+            assert_eq!(persisted(&event), PersistId(id));
+            // The seal of the batch before may come first.
+            let calls: Vec<_> = calls.iter().map(|call| &call[..5]).collect();
+            assert!(matches!(calls[..], ["write", "sync "] | ["write", "write", "sync "]), "{calls:?}");
+        }
+    }
+
+    #[test]
+    fn what_waits_is_synced_together_and_reported_in_order() {
+        let disk = MemDisk::default();
+        let (writer, heard) = {
+            let (tlog, _) = open(&disk, 1 << 20, NOTHING_APPLIED).unwrap();
+            let (events, heard) = mpsc::channel();
+            // The writer is held up by the first event, until the test lets it go on.
+            let (go, held) = mpsc::channel::<()>();
+            let on_event = move |event| {
+                events.send(event).unwrap();
+                let _ = held.recv();
+            };
+            let writer = LogWriter::start(tlog, Box::new(on_event)).unwrap();
+            writer.persist(PersistId(1), vec![accepted(1, 1, b"x")]);
+            assert_eq!(persisted(&heard.recv().unwrap()), PersistId(1));
+            disk.take_calls();
+            for id in 2..=100 {
+                writer.persist(PersistId(id), vec![accepted(id, 1, b"x")]);
+            }
+            drop(go);
+            (writer, heard)
+        };
+        assert_eq!(persisted(&heard.recv().unwrap()), PersistId(100));
+        writer.stop();
+        assert!(heard.recv().is_err(), "nothing else is reported");
+        let syncs = disk.take_calls().iter().filter(|call| call.starts_with("sync ")).count();
+        assert_eq!(syncs, 1);
+        assert_eq!(open(&disk, 1 << 20, NOTHING_APPLIED).unwrap().1.recovered.undecided.len(), 100);
+    }
+
+    #[test]
+    fn stopping_persists_what_was_given() {
+        let disk = MemDisk::default();
+        let (writer, heard) = start(&disk);
+        for id in 1..=50 {
+            writer.persist(PersistId(id), vec![accepted(id, 1, &[1; 200])]);
+        }
+        writer.stop();
+        let reported: Vec<_> = heard.iter().map(|(event, _)| persisted(&event)).collect();
+        assert!(reported.is_sorted_by(|a, b| a < b));
+        assert_eq!(reported.last(), Some(&PersistId(50)));
+        let (tlog, found) = open(&disk, 4096, NOTHING_APPLIED).unwrap();
+        assert_eq!(found.notes, []);
+        assert_eq!(tlog.reader().log_end(), Some(Slot(50)));
+    }
+
+    #[test]
+    fn a_failure_is_reported_once_and_nothing_is_persisted_after_it() {
+        for call in ["write", "sync"] {
+            let disk = MemDisk::default();
+            let (writer, heard) = start(&disk);
+            writer.persist(PersistId(1), vec![accepted(1, 1, b"x")]);
+            assert_eq!(persisted(&heard.recv().unwrap().0), PersistId(1));
+            disk.fail(call, ErrorKind::Other);
+            writer.persist(PersistId(2), vec![accepted(2, 1, b"x")]);
+            let mut events = vec![heard.recv().unwrap().0];
+            disk.fail("nothing", ErrorKind::Other);
+            let before = disk.image();
+            writer.persist(PersistId(3), vec![accepted(3, 1, b"x")]);
+            writer.stop();
+            events.extend(heard.iter().map(|(event, _)| event));
+            assert!(matches!(events[..], [LogEvent::Failed(TlogError::Io { .. })]), "{call}: {events:?}");
+            assert_eq!(disk.image(), before, "{call}");
+        }
+    }
+}

@@ -60,12 +60,7 @@ impl Update {
     /// # Errors
     /// When no update that this node knows begins there. `reader` is then somewhere inside it.
     pub fn decode(reader: &mut Reader) -> Result<Self, NotAnUpdate> {
-        Decoder {
-            reader,
-            depth: 0,
-            count: 0,
-        }
-        .update()
+        Decoder { reader, depth: 0, count: 0 }.update()
     }
 
     /// Appends the bytes of this update to `out`.
@@ -148,13 +143,8 @@ impl Decoder<'_> {
     fn update(&mut self) -> Result<Update, NotAnUpdate> {
         self.count_one()?;
         Ok(match self.reader.i32()? {
-            SET => Update::Set {
-                key: self.reader.string()?,
-                value: self.reader.string()?,
-            },
-            DELETE => Update::Delete {
-                key: self.reader.string()?,
-            },
+            SET => Update::Set { key: self.reader.string()?, value: self.reader.string()? },
+            DELETE => Update::Delete { key: self.reader.string()? },
             TEST_AND_SET => Update::TestAndSet {
                 key: self.reader.string()?,
                 expected: self.reader.option_string()?,
@@ -162,34 +152,18 @@ impl Decoder<'_> {
             },
             SEQUENCE | SYNCED_SEQUENCE => self.sequence()?,
             NOP => Update::Nop,
-            ASSERT => Update::Assert {
-                key: self.reader.string()?,
-                expected: self.reader.option_string()?,
-            },
-            DELETE_PREFIX => Update::DeletePrefix {
-                prefix: self.reader.string()?,
-            },
-            ASSERT_EXISTS => Update::AssertExists {
-                key: self.reader.string()?,
-            },
-            REPLACE => Update::Replace {
-                key: self.reader.string()?,
-                wanted: self.reader.option_string()?,
-            },
+            ASSERT => Update::Assert { key: self.reader.string()?, expected: self.reader.option_string()? },
+            DELETE_PREFIX => Update::DeletePrefix { prefix: self.reader.string()? },
+            ASSERT_EXISTS => Update::AssertExists { key: self.reader.string()? },
+            REPLACE => Update::Replace { key: self.reader.string()?, wanted: self.reader.option_string()? },
             ASSERT_RANGE => self.assert_range()?,
             MASTER_SET => return Err(NotAnUpdate::MasterChange),
             USER_FUNCTION => {
-                return Err(NotAnUpdate::UserFunction {
-                    name: self.reader.string()?,
-                });
+                return Err(NotAnUpdate::UserFunction { name: self.reader.string()? });
             }
             tag @ ADMIN_SET..=SET_ROUTING_DELTA => return Err(NotAnUpdate::Nursery { tag }),
             tag => {
-                return Err(Malformed::UnknownTag {
-                    what: "update",
-                    tag: tag.into(),
-                }
-                .into());
+                return Err(Malformed::UnknownTag { what: "update", tag: tag.into() }.into());
             }
         })
     }
@@ -197,12 +171,7 @@ impl Decoder<'_> {
     fn sequence(&mut self) -> Result<Update, NotAnUpdate> {
         if self.depth == NESTING_MAX {
             let (len, max) = (NESTING_MAX as u64 + 1, NESTING_MAX as u64);
-            return Err(Malformed::TooLong {
-                what: "nesting of sequences",
-                len,
-                max,
-            }
-            .into());
+            return Err(Malformed::TooLong { what: "nesting of sequences", len, max }.into());
         }
         self.depth += 1;
         let count = self.reader.len()?;
@@ -219,11 +188,7 @@ impl Decoder<'_> {
         let prefix = self.reader.string()?;
         let kind = self.reader.i32()?;
         if kind != CONTAINS_EXACTLY {
-            return Err(Malformed::UnknownTag {
-                what: "range assertion",
-                tag: kind.into(),
-            }
-            .into());
+            return Err(Malformed::UnknownTag { what: "range assertion", tag: kind.into() }.into());
         }
         let count = self.reader.len()?;
         let mut keys = Vec::new();
@@ -237,15 +202,7 @@ impl Decoder<'_> {
     fn count_one(&mut self) -> Result<(), Malformed> {
         self.count += 1;
         let (len, max) = (self.count as u64, UPDATES_MAX as u64);
-        if self.count <= UPDATES_MAX {
-            Ok(())
-        } else {
-            Err(Malformed::TooLong {
-                what: "sequence",
-                len,
-                max,
-            })
-        }
+        if self.count <= UPDATES_MAX { Ok(()) } else { Err(Malformed::TooLong { what: "sequence", len, max }) }
     }
 }
 
@@ -278,15 +235,11 @@ pub(crate) mod tests {
             2 => text().prop_map(|prefix| Update::DeletePrefix { prefix }),
             2 => (text(), prop::option::of(text())).prop_map(|(key, wanted)| Update::Replace { key, wanted }),
         ];
-        leaf.prop_recursive(3, 24, 6, |inner| {
-            prop::collection::vec(inner, 0..6).prop_map(Update::Sequence)
-        })
+        leaf.prop_recursive(3, 24, 6, |inner| prop::collection::vec(inner, 0..6).prop_map(Update::Sequence))
     }
 
     pub(crate) fn hex(text: &str) -> Bytes {
-        text.split_whitespace()
-            .map(|byte| u8::from_str_radix(byte, 16).unwrap())
-            .collect()
+        text.split_whitespace().map(|byte| u8::from_str_radix(byte, 16).unwrap()).collect()
     }
 
     fn decode(bytes: &[u8]) -> Result<Update, NotAnUpdate> {
@@ -307,29 +260,19 @@ pub(crate) mod tests {
     #[test]
     fn the_bytes_are_those_of_the_client_protocol() {
         let sequence = Update::Sequence(vec![
-            Update::Set {
-                key: bytes("a"),
-                value: bytes("1"),
-            },
+            Update::Set { key: bytes("a"), value: bytes("1") },
             Update::Delete { key: bytes("b") },
-            Update::Assert {
-                key: bytes("c"),
-                expected: None,
-            },
+            Update::Assert { key: bytes("c"), expected: None },
         ]);
         let golden = hex("05 00 00 00 03 00 00 00 01 00 00 00 01 00 00 00 61 01 00 00 00 31 \
              02 00 00 00 01 00 00 00 62 08 00 00 00 01 00 00 00 63 00");
         assert_eq!(encode(&sequence), golden);
         assert_eq!(decode(&golden), Ok(sequence));
 
-        let assert_range = Update::Sequence(vec![Update::AssertRange {
-            prefix: bytes("k"),
-            keys: vec![bytes("k2"), bytes("k1")],
-        }]);
-        let golden = hex(
-            "05 00 00 00 01 00 00 00 11 00 00 00 01 00 00 00 6b 01 00 00 00 02 00 00 00 \
-             02 00 00 00 6b 32 02 00 00 00 6b 31",
-        );
+        let assert_range =
+            Update::Sequence(vec![Update::AssertRange { prefix: bytes("k"), keys: vec![bytes("k2"), bytes("k1")] }]);
+        let golden = hex("05 00 00 00 01 00 00 00 11 00 00 00 01 00 00 00 6b 01 00 00 00 02 00 00 00 \
+             02 00 00 00 6b 32 02 00 00 00 6b 31");
         assert_eq!(encode(&assert_range), golden);
         assert_eq!(decode(&golden), Ok(assert_range));
     }
@@ -338,48 +281,23 @@ pub(crate) mod tests {
     fn each_kind_has_its_tag_and_its_fields_in_order() {
         let (key, value, none) = (bytes("k"), bytes("v"), None);
         let kinds = [
-            (
-                Update::Set {
-                    key: key.clone(),
-                    value: value.clone(),
-                },
-                "01 00 00 00 01 00 00 00 6b 01 00 00 00 76",
-            ),
+            (Update::Set { key: key.clone(), value: value.clone() }, "01 00 00 00 01 00 00 00 6b 01 00 00 00 76"),
             (Update::Delete { key: key.clone() }, "02 00 00 00 01 00 00 00 6b"),
             (
-                Update::TestAndSet {
-                    key: key.clone(),
-                    expected: none.clone(),
-                    wanted: Some(value.clone()),
-                },
+                Update::TestAndSet { key: key.clone(), expected: none.clone(), wanted: Some(value.clone()) },
                 "03 00 00 00 01 00 00 00 6b 00 01 01 00 00 00 76",
             ),
             (Update::Sequence(vec![]), "05 00 00 00 00 00 00 00"),
             (Update::Nop, "06 00 00 00"),
             (
-                Update::Assert {
-                    key: key.clone(),
-                    expected: Some(value.clone()),
-                },
+                Update::Assert { key: key.clone(), expected: Some(value.clone()) },
                 "08 00 00 00 01 00 00 00 6b 01 01 00 00 00 76",
             ),
-            (
-                Update::DeletePrefix { prefix: key.clone() },
-                "0e 00 00 00 01 00 00 00 6b",
-            ),
+            (Update::DeletePrefix { prefix: key.clone() }, "0e 00 00 00 01 00 00 00 6b"),
             (Update::AssertExists { key: key.clone() }, "0f 00 00 00 01 00 00 00 6b"),
+            (Update::Replace { key: key.clone(), wanted: none }, "10 00 00 00 01 00 00 00 6b 00"),
             (
-                Update::Replace {
-                    key: key.clone(),
-                    wanted: none,
-                },
-                "10 00 00 00 01 00 00 00 6b 00",
-            ),
-            (
-                Update::AssertRange {
-                    prefix: key.clone(),
-                    keys: vec![],
-                },
+                Update::AssertRange { prefix: key.clone(), keys: vec![] },
                 "11 00 00 00 01 00 00 00 6b 01 00 00 00 00 00 00 00",
             ),
         ];
@@ -392,50 +310,31 @@ pub(crate) mod tests {
 
     #[test]
     fn a_synced_sequence_is_a_sequence() {
-        assert_eq!(
-            decode(&hex("0d 00 00 00 01 00 00 00 06 00 00 00")),
-            Ok(Update::Sequence(vec![Update::Nop]))
-        );
+        assert_eq!(decode(&hex("0d 00 00 00 01 00 00 00 06 00 00 00")), Ok(Update::Sequence(vec![Update::Nop])));
     }
 
     #[test]
     fn what_is_not_offered_is_refused_by_name() {
-        assert_eq!(
-            decode(&hex("04 00 00 00 01 00 00 00 6b")),
-            Err(NotAnUpdate::MasterChange)
-        );
+        assert_eq!(decode(&hex("04 00 00 00 01 00 00 00 6b")), Err(NotAnUpdate::MasterChange));
         let function = hex("05 00 00 00 01 00 00 00 07 00 00 00 01 00 00 00 66 00");
         assert_eq!(decode(&function), Err(NotAnUpdate::UserFunction { name: bytes("f") }));
         for tag in 9..=12 {
             assert_eq!(decode(&[tag, 0, 0, 0]), Err(NotAnUpdate::Nursery { tag: tag.into() }));
         }
         for tag in [0, 18, -1] {
-            let expected = Malformed::UnknownTag {
-                what: "update",
-                tag: tag.into(),
-            };
+            let expected = Malformed::UnknownTag { what: "update", tag: tag.into() };
             assert_eq!(decode(&i32::to_le_bytes(tag)), Err(expected.into()));
         }
         let other_assertion = hex("11 00 00 00 01 00 00 00 6b 02 00 00 00 00 00 00 00");
-        let expected = Malformed::UnknownTag {
-            what: "range assertion",
-            tag: 2,
-        };
+        let expected = Malformed::UnknownTag { what: "range assertion", tag: 2 };
         assert_eq!(decode(&other_assertion), Err(expected.into()));
     }
 
     #[test]
     fn every_cut_of_an_update_is_truncated() {
         let update = Update::Sequence(vec![
-            Update::TestAndSet {
-                key: bytes("key"),
-                expected: Some(bytes("e")),
-                wanted: Some(bytes("w")),
-            },
-            Update::AssertRange {
-                prefix: bytes("k"),
-                keys: vec![bytes("k1")],
-            },
+            Update::TestAndSet { key: bytes("key"), expected: Some(bytes("e")), wanted: Some(bytes("w")) },
+            Update::AssertRange { prefix: bytes("k"), keys: vec![bytes("k1")] },
         ]);
         let whole = encode(&update);
         for len in 0..whole.len() {
@@ -452,20 +351,10 @@ pub(crate) mod tests {
 
     #[test]
     fn a_tower_of_sequences_is_refused_at_its_limit() {
-        let tower = |depth: usize| {
-            [
-                hex("05 00 00 00 01 00 00 00").repeat(depth),
-                hex("06 00 00 00").to_vec(),
-            ]
-            .concat()
-        };
+        let tower = |depth: usize| [hex("05 00 00 00 01 00 00 00").repeat(depth), hex("06 00 00 00").to_vec()].concat();
         assert!(decode(&tower(NESTING_MAX)).is_ok());
         for depth in [NESTING_MAX + 1, 1_000_000] {
-            let expected = Malformed::TooLong {
-                what: "nesting of sequences",
-                len: 65,
-                max: 64,
-            };
+            let expected = Malformed::TooLong { what: "nesting of sequences", len: 65, max: 64 };
             assert_eq!(decode(&tower(depth)), Err(expected.into()));
         }
         let side_by_side = Update::Sequence(vec![Update::Sequence(vec![]); 3 * NESTING_MAX]);
@@ -475,25 +364,12 @@ pub(crate) mod tests {
     #[test]
     fn a_count_beyond_the_limit_or_the_bytes_is_refused() {
         let nops = |count: i32, present: usize| {
-            [
-                &SEQUENCE.to_le_bytes()[..],
-                &count.to_le_bytes(),
-                &NOP.to_le_bytes().repeat(present),
-            ]
-            .concat()
+            [&SEQUENCE.to_le_bytes()[..], &count.to_le_bytes(), &NOP.to_le_bytes().repeat(present)].concat()
         };
         assert_eq!(decode(&nops(i32::MAX, 3)), Err(Malformed::Truncated.into()));
         assert_eq!(decode(&nops(-1, 3)), Err(Malformed::NegativeLength(-1).into()));
         let over = decode(&nops(1 << 20, 1 << 20));
-        assert_eq!(
-            over,
-            Err(Malformed::TooLong {
-                what: "sequence",
-                len: (1 << 20) + 1,
-                max: 1 << 20
-            }
-            .into())
-        );
+        assert_eq!(over, Err(Malformed::TooLong { what: "sequence", len: (1 << 20) + 1, max: 1 << 20 }.into()));
     }
 
     proptest! {

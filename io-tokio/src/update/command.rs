@@ -89,11 +89,7 @@ pub fn decode_command(bytes: Bytes) -> Result<Command, NotACommand> {
         unknown => return Err(NotACommand::Flags(unknown)),
     };
     let update = Update::decode(&mut reader)?;
-    if reader.0.is_empty() {
-        Ok(Command { session, update })
-    } else {
-        Err(NotACommand::TrailingBytes(reader.0.len()))
-    }
+    if reader.0.is_empty() { Ok(Command { session, update }) } else { Err(NotACommand::TrailingBytes(reader.0.len())) }
 }
 
 #[cfg(test)]
@@ -115,23 +111,10 @@ mod tests {
     #[test]
     fn a_session_is_understood() {
         let bytes = hex("01 01 02 00 00 00 00 00 00 80 03 00 00 00 00 00 00 00 06 00 00 00");
-        let session = Some(Session {
-            client: (1 << 63) + 2,
-            sequence: 3,
-        });
-        assert_eq!(
-            decode_command(bytes.clone()),
-            Ok(Command {
-                session,
-                update: Update::Nop
-            })
-        );
+        let session = Some(Session { client: (1 << 63) + 2, sequence: 3 });
+        assert_eq!(decode_command(bytes.clone()), Ok(Command { session, update: Update::Nop }));
         for len in 0..18 {
-            assert_eq!(
-                decode_command(bytes.slice(..len)),
-                Err(NotACommand::Truncated),
-                "cut at {len}"
-            );
+            assert_eq!(decode_command(bytes.slice(..len)), Err(NotACommand::Truncated), "cut at {len}");
         }
     }
 
@@ -139,10 +122,7 @@ mod tests {
     fn what_is_unknown_is_refused() {
         assert_eq!(decode_command(hex("02 00 06 00 00 00")), Err(NotACommand::Version(2)));
         assert_eq!(decode_command(hex("01 02 06 00 00 00")), Err(NotACommand::Flags(2)));
-        assert_eq!(
-            decode_command(hex("01 00 06 00 00 00 00")),
-            Err(NotACommand::TrailingBytes(1))
-        );
+        assert_eq!(decode_command(hex("01 00 06 00 00 00 00")), Err(NotACommand::TrailingBytes(1)));
     }
 
     proptest! {

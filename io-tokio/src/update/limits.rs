@@ -16,11 +16,7 @@ pub struct Limits {
 
 impl Default for Limits {
     fn default() -> Self {
-        Self {
-            key_bytes_max: 64 << 10,
-            value_bytes_max: 8 << 20,
-            update_bytes_max: 32 << 20,
-        }
+        Self { key_bytes_max: 64 << 10, value_bytes_max: 8 << 20, update_bytes_max: 32 << 20 }
     }
 }
 
@@ -74,11 +70,7 @@ impl Update {
             |key: &[u8]| at_most(key.len(), limits.key_bytes_max).map_err(|(len, max)| TooLarge::Key { len, max });
         let value = |value: &[u8]| {
             let (len, max) = (value.len(), limits.value_bytes_max);
-            if len < max {
-                Ok(())
-            } else {
-                Err(TooLarge::Value { len, max })
-            }
+            if len < max { Ok(()) } else { Err(TooLarge::Value { len, max }) }
         };
         match self {
             Self::Nop => Ok(()),
@@ -94,9 +86,7 @@ impl Update {
                 keys.iter().try_for_each(|k| key(k))
             }
             Self::Sequence(_) if depth == NESTING_MAX => Err(TooLarge::Nesting { max: NESTING_MAX }),
-            Self::Sequence(updates) => updates
-                .iter()
-                .try_for_each(|update| update.check_parts(limits, depth + 1)),
+            Self::Sequence(updates) => updates.iter().try_for_each(|update| update.check_parts(limits, depth + 1)),
         }
     }
 }
@@ -111,11 +101,7 @@ mod tests {
 
     use super::*;
 
-    const LIMITS: Limits = Limits {
-        key_bytes_max: 3,
-        value_bytes_max: 5,
-        update_bytes_max: 100,
-    };
+    const LIMITS: Limits = Limits { key_bytes_max: 3, value_bytes_max: 5, update_bytes_max: 100 };
 
     fn bytes(len: usize) -> Bytes {
         Bytes::from(vec![b'x'; len])
@@ -123,26 +109,10 @@ mod tests {
 
     fn each_with(key: usize, value: usize) -> Vec<Update> {
         vec![
-            Update::Set {
-                key: bytes(key),
-                value: bytes(value),
-            },
-            Update::TestAndSet {
-                key: bytes(key),
-                expected: None,
-                wanted: Some(bytes(value)),
-            },
-            Update::Replace {
-                key: bytes(key),
-                wanted: Some(bytes(value)),
-            },
-            Update::Sequence(vec![
-                Update::Nop,
-                Update::Set {
-                    key: bytes(key),
-                    value: bytes(value),
-                },
-            ]),
+            Update::Set { key: bytes(key), value: bytes(value) },
+            Update::TestAndSet { key: bytes(key), expected: None, wanted: Some(bytes(value)) },
+            Update::Replace { key: bytes(key), wanted: Some(bytes(value)) },
+            Update::Sequence(vec![Update::Nop, Update::Set { key: bytes(key), value: bytes(value) }]),
         ]
     }
 
@@ -152,18 +122,10 @@ mod tests {
             assert_eq!(update.check(&LIMITS), Ok(()), "{update:?}");
         }
         for update in each_with(4, 4) {
-            assert_eq!(
-                update.check(&LIMITS),
-                Err(TooLarge::Key { len: 4, max: 3 }),
-                "{update:?}"
-            );
+            assert_eq!(update.check(&LIMITS), Err(TooLarge::Key { len: 4, max: 3 }), "{update:?}");
         }
         for update in each_with(3, 5) {
-            assert_eq!(
-                update.check(&LIMITS),
-                Err(TooLarge::Value { len: 5, max: 5 }),
-                "{update:?}"
-            );
+            assert_eq!(update.check(&LIMITS), Err(TooLarge::Value { len: 5, max: 5 }), "{update:?}");
         }
     }
 
@@ -171,26 +133,13 @@ mod tests {
     fn every_kind_of_key_and_prefix_is_checked() {
         for update in [
             Update::Delete { key: bytes(4) },
-            Update::Assert {
-                key: bytes(4),
-                expected: None,
-            },
+            Update::Assert { key: bytes(4), expected: None },
             Update::AssertExists { key: bytes(4) },
             Update::DeletePrefix { prefix: bytes(4) },
-            Update::AssertRange {
-                prefix: bytes(4),
-                keys: vec![],
-            },
-            Update::AssertRange {
-                prefix: bytes(1),
-                keys: vec![bytes(3), bytes(4)],
-            },
+            Update::AssertRange { prefix: bytes(4), keys: vec![] },
+            Update::AssertRange { prefix: bytes(1), keys: vec![bytes(3), bytes(4)] },
         ] {
-            assert_eq!(
-                update.check(&LIMITS),
-                Err(TooLarge::Key { len: 4, max: 3 }),
-                "{update:?}"
-            );
+            assert_eq!(update.check(&LIMITS), Err(TooLarge::Key { len: 4, max: 3 }), "{update:?}");
         }
     }
 
@@ -207,9 +156,6 @@ mod tests {
         let nested = |depth| (0..depth).fold(Update::Nop, |update, _| Update::Sequence(vec![update]));
         let limits = Limits::default();
         assert_eq!(nested(NESTING_MAX).check(&limits), Ok(()));
-        assert_eq!(
-            nested(NESTING_MAX + 1).check(&limits),
-            Err(TooLarge::Nesting { max: NESTING_MAX })
-        );
+        assert_eq!(nested(NESTING_MAX + 1).check(&limits), Err(TooLarge::Nesting { max: NESTING_MAX }));
     }
 }

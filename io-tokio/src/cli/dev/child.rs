@@ -1,5 +1,6 @@
 //! One node process of `trialbay dev`: started, watched, started again, stopped.
 
+use std::ffi::OsStr;
 use std::fs::File;
 use std::io::{Read as _, Seek as _, SeekFrom, Write as _};
 use std::path::{Path, PathBuf};
@@ -7,7 +8,7 @@ use std::process::{ExitStatus, Stdio};
 use std::time::{Duration, Instant};
 
 use rustix::process::{Pid, Signal, kill_process};
-use tokio::process::{Child, Command};
+use tokio::process::{Child, ChildStdin, Command};
 use tokio::sync::watch;
 
 use super::super::exit::ExitCode;
@@ -33,39 +34,61 @@ pub(super) struct ChildPlan {
     pub(super) log: PathBuf,
 }
 
-/// Runs a node until `stopping` says so; starts it again when it dies. Ends early, with its exit code, when it would
-/// only die again.
-pub(super) async fn supervise(plan: ChildPlan, mut stopping: watch::Receiver<bool>) -> Option<ExitCode> {
+/// A node's process, and what it says.
+pub(super) struct Running {
+    child: Child,
+    log: LogTail,
+    started: Instant,
+    pid: u32,
+    /// Nobody writes to this pipe: it ends when this process does, however it does, and the node with it.
+    _stdin: Option<ChildStdin>,
+}
+
+impl ChildPlan {
+    /// Starts the node.
+    pub(super) fn start(&self) -> std::io::Result<Running> {
+        let log = File::options().create(true).append(true).open(&self.log)?;
+        let tail = LogTail::new(&self.log)?;
+        let mut command = Command::new(&self.program);
+        command.arg("node").arg("--config").arg(&self.config).args(["--name", &self.name, "--exit-with-parent"]);
+        // The file has every setting already, and says which cluster it is.
+        let ours = |name: &OsStr| name.as_encoded_bytes().starts_with(b"TRIALBAY_") && name != "TRIALBAY_LOG";
+        for (name, _) in std::env::vars_os().filter(|(name, _)| ours(name)) {
+            command.env_remove(name);
+        }
+        command.stdin(Stdio::piped()).stdout(Stdio::null()).stderr(log);
+        // In a group of its own, Ctrl-C reaches this process only, which then stops the nodes in order.
+        command.process_group(0).kill_on_drop(true);
+        let mut child = command.spawn()?;
+        let (pid, stdin) = (child.id().unwrap_or_default(), child.stdin.take());
+        say(&format!("  {}  pid {pid}  client {}  log {}", self.name, self.client, self.log.display()));
+        Ok(Running { child, log: tail, started: Instant::now(), pid, _stdin: stdin })
+    }
+}
+
+/// Watches a node until `stopping` says so, and starts it again when it dies. Ends early, with its exit code, when it
+/// would only die again.
+pub(super) async fn supervise(
+    plan: ChildPlan,
+    mut running: Running,
+    mut stopping: watch::Receiver<bool>,
+) -> Option<ExitCode> {
     let name = &plan.name;
     let mut delay = DELAY_MIN;
     loop {
-        let started = Instant::now();
-        let (mut child, mut log) = match spawn(&plan) {
-            Ok(spawned) => spawned,
-            Err(error) => {
-                complain(&format!("{name} cannot be started: {error}"));
-                return Some(ExitCode::Other);
-            }
-        };
-        // `wait` would close this pipe, which tells the node that its parent lives.
-        let _stdin = child.stdin.take();
-        let pid = child.id().unwrap_or_default();
-        say(&format!("  {name}  pid {pid}  client {}  log {}", plan.client, plan.log.display()));
         let status = tokio::select! {
-            status = watch(&mut child, &mut log, name) => status,
+            status = running.ended(name) => status,
             () = stop_asked(&mut stopping) => {
-                stop(&mut child, name).await;
-                log.repeat_errors(name);
+                running.stop(name).await;
                 return None;
             }
         };
-        log.repeat_errors(name);
-        let how = describe(status);
+        let (pid, how) = (running.pid, describe(status));
         if let Some(exit) = status.code().and_then(ExitCode::from_code).filter(|exit| exit.is_lasting()) {
-            complain(&format!("{name} (pid {pid}) {how}: {}; it is not started again", exit.meaning()));
+            complain(&format!("{name} (pid {pid}) {how}: it is not started again, since that would not help"));
             return Some(exit);
         }
-        if started.elapsed() > SETTLED {
+        if running.started.elapsed() > SETTLED {
             delay = DELAY_MIN;
         }
         complain(&format!("{name} (pid {pid}) {how}; it is started again in {:.1} s", delay.as_secs_f64()));
@@ -74,52 +97,48 @@ pub(super) async fn supervise(plan: ChildPlan, mut stopping: watch::Receiver<boo
             () = stop_asked(&mut stopping) => return None,
         }
         delay = (delay * 2).min(DELAY_MAX);
+        running = match plan.start() {
+            Ok(running) => running,
+            Err(error) => {
+                complain(&format!("{name} cannot be started: {error}"));
+                return Some(ExitCode::Other);
+            }
+        };
+    }
+}
+
+impl Running {
+    /// Waits for the end of the process, and repeats its errors meanwhile.
+    async fn ended(&mut self, name: &str) -> ExitStatus {
+        let mut poll = tokio::time::interval(LOG_POLL);
+        let status = loop {
+            tokio::select! {
+                status = self.child.wait() => break status,
+                _ = poll.tick() => self.log.repeat_errors(name),
+            }
+        };
+        self.log.repeat_errors(name);
+        // It fails only for a process that is not a child, or was waited for already.
+        status.unwrap_or_default()
+    }
+
+    /// Asks the process to stop, and kills it if it does not.
+    async fn stop(&mut self, name: &str) {
+        // Without an id the node has ended already, and the number may be another process's.
+        if let Some(pid) = self.child.id().and_then(|pid| i32::try_from(pid).ok()).and_then(Pid::from_raw) {
+            let _ = kill_process(pid, Signal::TERM);
+        }
+        if tokio::time::timeout(STOP_WAIT_MAX, self.child.wait()).await.is_err() {
+            complain(&format!("{name} did not stop within {} s: it is killed", STOP_WAIT_MAX.as_secs()));
+            let _ = self.child.kill().await;
+        }
+        self.log.repeat_errors(name);
     }
 }
 
 async fn stop_asked(stopping: &mut watch::Receiver<bool>) {
     // An error means that whoever could ask is gone, which asks as well.
     let _ = stopping.wait_for(|stopping| *stopping).await;
-}
-
-fn spawn(plan: &ChildPlan) -> std::io::Result<(Child, LogTail)> {
-    let log = File::options().create(true).append(true).open(&plan.log)?;
-    let tail = LogTail::new(&plan.log)?;
-    let mut command = Command::new(&plan.program);
-    command.arg("node").arg("--config").arg(&plan.config).args(["--name", &plan.name, "--exit-with-parent"]);
-    // The file has every setting already, and says which cluster it is.
-    let overrides = std::env::vars_os().map(|(name, _)| name);
-    for name in overrides.filter(|name| name.as_encoded_bytes().starts_with(b"TRIALBAY_") && name != "TRIALBAY_LOG") {
-        command.env_remove(name);
-    }
-    // Nobody writes to the pipe: it ends when this process does, however it does, and the node with it.
-    command.stdin(Stdio::piped()).stdout(Stdio::null()).stderr(log);
-    // In a group of its own, Ctrl-C reaches this process only, which then stops the nodes in order.
-    command.process_group(0).kill_on_drop(true);
-    Ok((command.spawn()?, tail))
-}
-
-async fn watch(child: &mut Child, log: &mut LogTail, name: &str) -> ExitStatus {
-    let mut poll = tokio::time::interval(LOG_POLL);
-    let status = loop {
-        tokio::select! {
-            status = child.wait() => break status,
-            _ = poll.tick() => log.repeat_errors(name),
-        }
-    };
-    // It fails only for a process that is not a child, or was waited for already.
-    status.unwrap_or_default()
-}
-
-async fn stop(child: &mut Child, name: &str) {
-    // Without an id the node has ended already, and the number may be another process's.
-    if let Some(pid) = child.id().and_then(|pid| i32::try_from(pid).ok()).and_then(Pid::from_raw) {
-        let _ = kill_process(pid, Signal::TERM);
-    }
-    if tokio::time::timeout(STOP_WAIT_MAX, child.wait()).await.is_err() {
-        complain(&format!("{name} did not stop within {} s: it is killed", STOP_WAIT_MAX.as_secs()));
-        let _ = child.kill().await;
-    }
 }
 
 fn describe(status: ExitStatus) -> String {
@@ -241,11 +260,22 @@ mod tests {
         ChildPlan { program, config: "c".into(), name, client: "127.0.0.1:1".to_owned(), log: dir.join("n1.log") }
     }
 
+    async fn supervised(plan: ChildPlan, stopping: watch::Receiver<bool>) -> Option<ExitCode> {
+        // A process that another test starts just now may still hold the script open for writing.
+        let running = loop {
+            match plan.start() {
+                Err(error) if error.kind() == std::io::ErrorKind::ExecutableFileBusy => tokio::task::yield_now().await,
+                started => break started.unwrap(),
+            }
+        };
+        supervise(plan, running, stopping).await
+    }
+
     #[tokio::test]
     async fn a_node_that_would_only_die_again_is_given_up() {
         let dir = tempfile::tempdir().unwrap();
         let (_stop, stopping) = watch::channel(false);
-        let exit = supervise(plan(dir.path(), "exit 10"), stopping).await;
+        let exit = supervised(plan(dir.path(), "exit 10"), stopping).await;
         assert_eq!(exit, Some(ExitCode::ForeignHome));
     }
 
@@ -255,7 +285,7 @@ mod tests {
         let (stop, stopping) = watch::channel(false);
         // Dies the first time; the second time it waits, as a node does, for the end of its input or a signal.
         let script = "cd \"$(dirname \"$0\")\"\nif [ -e again ]; then touch up; exec cat; fi\ntouch again\nkill -9 $$";
-        let supervisor = tokio::spawn(supervise(plan(dir.path(), script), stopping));
+        let supervisor = tokio::spawn(supervised(plan(dir.path(), script), stopping));
         while !dir.path().join("up").exists() {
             tokio::time::sleep(Duration::from_millis(10)).await;
         }

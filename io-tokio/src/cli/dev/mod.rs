@@ -63,7 +63,10 @@ pub(crate) async fn run(args: DevArgs, global: &Global, environment: Environment
             client: node.client.clone(),
             log: dir.join(format!("{}.log", node.name)),
         };
-        children.spawn(supervise(plan, stopping.clone()));
+        let running = plan
+            .start()
+            .map_err(|error| Failure::new(ExitCode::Other, format!("{} cannot be started: {error}", plan.name)))?;
+        children.spawn(supervise(plan, running, stopping.clone()));
     }
     let hint = hint(&program, &args, &config_path);
     let mut ready = std::pin::pin!(announce_master(&config, &hint));
