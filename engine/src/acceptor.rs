@@ -136,9 +136,13 @@ impl Engine {
         if !self.follow(from, ballot) {
             return;
         }
+        if ballot == self.acceptor.resigned {
+            // It serves nobody any more, and `Granted` would be a word not kept.
+            return;
+        }
         self.canvasses = 0;
         self.acceptor.gap_told = None;
-        if self.franchise.votes && ballot != self.acceptor.resigned {
+        if self.franchise.votes {
             // Rule L1: a whole lease from now, on our clock.
             self.grant.give(from, self.now + self.config.lease);
         }

@@ -8,8 +8,10 @@
 //!   for promises, so nothing that the earlier life promised lies above it.
 //! * **V3** It votes once its decided prefix covers the highest slot that any of them accepted: whatever was chosen
 //!   with the earlier life's acceptance was accepted by another voter as well, so it is decided and known by then.
-//! * **V4** At a cluster's birth all memories are empty and there is nothing to recall. Who saw that all voters
-//!   were blank at once notes their incarnations, the genesis; a node that finds its own in another's genesis votes.
+//! * **V4** At a cluster's birth all memories are empty and there is nothing to recall. One node alone, the lowest of the
+//!   voters, may say so: when all others told it that they are blank, it notes their incarnations, the genesis. A node
+//!   that finds its own in a genesis votes. Were everybody allowed to, a node with an old answer could begin a second
+//!   history with a node that was wiped after it had a part in the first.
 //!
 //! Answers of nodes without a vote are worth nothing (but for V4): when a majority was wiped, the cluster refuses to go on.
 
@@ -79,7 +81,8 @@ impl Franchise {
             return Some((Record::VoteRegained { incarnation, genesis }, Ballot::ZERO));
         }
         let answers = answers?;
-        if blank && answers.iter().all(|(_, answer)| answer.blank && !answer.votes) {
+        let founder = voters.first() == Some(&me);
+        if founder && blank && answers.iter().all(|(_, answer)| answer.blank && !answer.votes) {
             let mut genesis: Vec<_> = answers.iter().map(|(node, answer)| (*node, answer.incarnation)).collect();
             genesis.push((me, incarnation));
             genesis.sort_unstable();
