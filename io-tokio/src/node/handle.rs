@@ -2,13 +2,14 @@
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
 use bytes::Bytes;
 use tokio::sync::{mpsc, oneshot, watch};
 use trialbay_engine::{NodeId, Refusal, Slot};
 
+use super::serving::Serving;
 pub use crate::client::{NodeStatus, PeerView};
 use crate::clock::Clock;
 use crate::config::Reads;
@@ -87,8 +88,7 @@ pub(crate) struct Shared {
     pub(crate) clock: Arc<dyn Clock>,
     pub(crate) store: StoreReader,
     pub(crate) asks: mpsc::Sender<Ask>,
-    /// The end of the time in which `Consistent` reads may be served, in nanoseconds on `clock`; 0 when they may not.
-    pub(crate) serves_until: AtomicU64,
+    pub(crate) serving: Serving,
     /// The master's node id; 0 (which no configuration allows) when unknown.
     pub(crate) master: AtomicU32,
     /// The applied slot, for those who wait for it.
@@ -119,7 +119,7 @@ impl NodeHandle {
 
     /// Whether this node is the master and its lease has not run out.
     pub fn is_serving(&self) -> bool {
-        self.0.clock.now().0 < self.0.serves_until.load(Ordering::Acquire)
+        self.0.serving.is_on(self.0.clock.now())
     }
 
     /// Proposes an update (the bytes of a command, see `update.rs`) and waits until it is decided and applied.
@@ -151,9 +151,11 @@ impl NodeHandle {
             }
             Consistency::Consistent => match self.0.reads {
                 Reads::Lease => {
-                    // Rule R1: what is read is fixed first; only then is the lease looked at.
+                    // Rule R1: the lease is looked at before what is read is fixed, and again after.
+                    let first = self.0.serving.look().ok_or_else(|| self.not_master())?;
                     let snapshot = self.0.store.snapshot()?;
-                    if self.is_serving() { Ok(snapshot) } else { Err(self.not_master()) }
+                    let held = self.0.serving.held_since(first, self.0.clock.now());
+                    if held { Ok(snapshot) } else { Err(self.not_master()) }
                 }
                 Reads::Quorum => self.quorum_snapshot().await,
             },

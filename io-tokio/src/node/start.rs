@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::io;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU32, AtomicU64};
+use std::sync::atomic::AtomicU32;
 use std::time::Duration;
 
 use tokio::net::TcpListener;
@@ -16,6 +16,7 @@ use super::error::NodeError;
 use super::handle::{Ask, NodeHandle, Shared, UpdateRefused};
 use super::home::{Home, HomeIdentity};
 use super::options::NodeOptions;
+use super::serving::Serving;
 use crate::clock::{BootClock, Clock};
 use crate::disk::RealDisk;
 use crate::net::RealNetwork;
@@ -287,7 +288,7 @@ fn share(
         clock,
         store,
         asks,
-        serves_until: AtomicU64::new(0),
+        serving: Serving::default(),
         master: AtomicU32::new(0),
         applied,
     }

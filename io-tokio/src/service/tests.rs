@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, HashSet};
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU32, AtomicU64};
+use std::sync::atomic::AtomicU32;
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -20,6 +20,7 @@ use super::{ServiceOptions, serve, serve_connection};
 use crate::clock::Clock;
 use crate::config::Reads;
 use crate::node::handle::{Ask, Shared};
+use crate::node::serving::Serving;
 use crate::node::{NodeHandle, NodeStatus};
 use crate::store::{Decided, Identity, Options, Store};
 use crate::wire::{MAGIC, Writer as _};
@@ -108,6 +109,8 @@ fn node(master: Option<&str>, updates_together: usize) -> NodeHandle {
     let store = Store::open_with_backend(redb::backends::InMemoryBackend::new(), &identity, options).unwrap();
     let (asks, asked) = mpsc::channel(64);
     let (applied_tx, applied) = watch::channel(Slot::ZERO);
+    let serving = Serving::default();
+    serving.publish((master == 1).then_some(Instant(u64::MAX)));
     let handle = NodeHandle::new(Arc::new(Shared {
         cluster_id,
         node: NodeId(1),
@@ -116,7 +119,7 @@ fn node(master: Option<&str>, updates_together: usize) -> NodeHandle {
         clock: Arc::new(StoppedClock),
         store: store.reader(),
         asks,
-        serves_until: AtomicU64::new(if master == 1 { u64::MAX } else { 0 }),
+        serving,
         master: AtomicU32::new(u32::from(master)),
         applied,
     }));
