@@ -63,27 +63,33 @@ impl World {
                 self.step(id, Event::ReadRequested(read))
             }
             Ask::Read { by_lease: true, .. } => {
-                // Rule R1: what is read is fixed first; only then is the lease looked at.
+                // Rule R1: what is read is fixed between two looks at one and the same lease. With the second alone, a
+                // read of a store that was behind would be served by a node that becomes master in between.
                 let value = self.read_value(id, op);
+                let first = self.node(id).is_serving(now);
                 let served = match self.mutant {
                     Some(Mutant::LeaseUnchecked) => Some(true),
-                    Some(Mutant::LeaseCheckedFirst) => Some(self.node(id).is_serving(now)),
-                    _ => None,
+                    Some(Mutant::LeaseCheckedFirst) => Some(first),
+                    Some(Mutant::LeaseCheckedLast) => None,
+                    _ if first => None,
+                    _ => Some(false),
                 };
                 let value = if self.mutant == Some(Mutant::LeaseCheckedFirst) { u64::MAX } else { value };
                 let node = self.node(id);
+                let since = node.serving_since;
                 let delay = if node.rng.chance(0.1) { node.rng.magnitude(MS, 2 * LEASE) } else { node.rng.below(MS) };
                 let life = node.life;
-                self.schedule(delay, Happening::CheckLease { node: id, life, op, value, served });
+                self.schedule(delay, Happening::CheckLease { node: id, life, op, value, since, served });
                 Ok(())
             }
         }
     }
 
-    pub(crate) fn check_lease(&mut self, id: NodeId, op: u64, value: u64, served: Option<bool>) {
+    pub(crate) fn check_lease(&mut self, id: NodeId, op: u64, value: u64, since: u64, served: Option<bool>) {
         let now = self.now;
         let value = if value == u64::MAX { self.read_value(id, op) } else { value };
-        if served.unwrap_or_else(|| self.node(id).is_serving(now)) {
+        let same = self.mutant == Some(Mutant::LeaseCheckedLast) || self.node(id).serving_since == since;
+        if served.unwrap_or_else(|| same && self.node(id).is_serving(now)) {
             self.mark("lease reads");
             self.respond(op, Response::Value(value));
         } else {

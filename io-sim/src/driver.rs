@@ -99,7 +99,11 @@ impl World {
         let Some(engine) = &mut node.engine else { return Ok(()) };
         let mut actions = Actions::new();
         caught(|| engine.step(local, event, &mut actions))?;
-        node.serves_until = engine.serves_until();
+        let serves_until = engine.serves_until();
+        if serves_until.is_some() && node.serves_until.is_none() {
+            node.serving_since += 1;
+        }
+        node.serves_until = serves_until;
         let is_master = engine.role() == Role::Master;
         let became_master = is_master && !node.was_master;
         let lost = node.was_master && !is_master;

@@ -16,6 +16,8 @@ pub enum Mutant {
     LeaseUnchecked,
     /// Reads look at the lease before they read, and not after.
     LeaseCheckedFirst,
+    /// Reads look at the lease after they read, and not before.
+    LeaseCheckedLast,
     /// A quorum read does not wait for the slot that it must see.
     ReadBeforeApplied,
     /// A wiped node is told that it votes.
@@ -41,13 +43,14 @@ pub enum Mutant {
 }
 
 /// All of them.
-pub const MUTANTS: [Mutant; 17] = [
+pub const MUTANTS: [Mutant; 18] = [
     Mutant::PersistedEarly,
     Mutant::PromisesForgotten,
     Mutant::SyncLies,
     Mutant::ClocksBeyondBound,
     Mutant::LeaseUnchecked,
     Mutant::LeaseCheckedFirst,
+    Mutant::LeaseCheckedLast,
     Mutant::ReadBeforeApplied,
     Mutant::WipedNodeVotes,
     Mutant::GrantsForgotten,

@@ -41,6 +41,8 @@ pub(crate) struct Node {
     pub(crate) ordered_upto: Slot,
     /// What readers of the store look at.
     pub(crate) serves_until: Option<Instant>,
+    /// Counts the times at which it began to serve: a read must begin and end within one.
+    pub(crate) serving_since: u64,
     pub(crate) updates: BTreeMap<RequestId, u64>,
     pub(crate) reads: BTreeMap<ReadId, u64>,
     pub(crate) waiting_reads: Vec<(Slot, u64)>,
@@ -74,6 +76,7 @@ impl Node {
             applying: false,
             ordered_upto: Slot::ZERO,
             serves_until: None,
+            serving_since: 0,
             updates: BTreeMap::new(),
             reads: BTreeMap::new(),
             waiting_reads: Vec::new(),

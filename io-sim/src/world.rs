@@ -40,7 +40,7 @@ pub(crate) enum Happening {
     FetchHead { node: NodeId, life: u64, from: NodeId },
     Checkpoint { node: NodeId, life: u64 },
     Submit { node: NodeId, life: u64, op: u64 },
-    CheckLease { node: NodeId, life: u64, op: u64, value: u64, served: Option<bool> },
+    CheckLease { node: NodeId, life: u64, op: u64, value: u64, since: u64, served: Option<bool> },
     Resume { node: NodeId },
     ClientNext { client: u64 },
     ClientTimeout { op: u64 },
@@ -294,8 +294,8 @@ impl World {
             Happening::FetchHead { node, from, .. } => self.fetch_head(node, from),
             Happening::Checkpoint { node, .. } => self.checkpoint(node),
             Happening::Submit { node, op, .. } => self.submit(node, op),
-            Happening::CheckLease { node, op, value, served, .. } => {
-                self.check_lease(node, op, value, served);
+            Happening::CheckLease { node, op, value, since, served, .. } => {
+                self.check_lease(node, op, value, since, served);
                 Ok(())
             }
             Happening::Resume { node } => self.resume(node),
