@@ -323,7 +323,10 @@ impl Ledger {
                 let durable = book.entries.get(&slot);
                 return violation(
                     "K3",
-                    format!("{node} accepts up to {upto} in {ballot}, and its disk has {durable:?} in {slot} (its store has {})", book.stored),
+                    format!(
+                        "{node} accepts up to {upto} in {ballot}, and its disk has {durable:?} in {slot} (its store has {})",
+                        book.stored
+                    ),
                 );
             }
         }

@@ -19,10 +19,11 @@ use super::reply::code;
 use super::{ServiceOptions, serve, serve_connection};
 use crate::clock::Clock;
 use crate::config::Reads;
+use crate::identity::Identity;
 use crate::node::handle::{Ask, Shared};
 use crate::node::serving::Serving;
 use crate::node::{NodeHandle, NodeStatus};
-use crate::store::{Decided, Identity, Options, Store};
+use crate::store::{Decided, Options, Store};
 use crate::wire::{MAGIC, Writer as _};
 
 #[path = "../../../tests/harness/vectors.rs"]
@@ -104,7 +105,7 @@ fn node(master: Option<&str>, updates_together: usize) -> NodeHandle {
     let names = BTreeMap::from([(NodeId(1), "n1".to_owned()), (NodeId(2), "n2".to_owned())]);
     let master = names.iter().find(|(_, name)| Some(name.as_str()) == master).map_or(0, |(id, _)| id.0);
     let cluster_id = vectors::CLUSTER_ID.to_owned();
-    let identity = Identity { cluster_id: cluster_id.clone(), node_name: "n1".into(), node: NodeId(1) };
+    let identity = Identity { cluster_id: cluster_id.clone(), name: "n1".into(), node: NodeId(1) };
     let options = Options { cache_bytes: 16 << 20, ..Options::default() };
     let store = Store::open_with_backend(redb::backends::InMemoryBackend::new(), &identity, options).unwrap();
     let (asks, asked) = mpsc::channel(64);

@@ -219,9 +219,7 @@ fn an_unknown_record_or_file_stops_the_start() {
 fn the_log_of_another_node_is_refused_and_left_alone() {
     let (image, _) = small_log(true);
     let disk = MemDisk::from_image(&image);
-    for other in
-        [Identity { cluster_id: "prod".into(), ..identity() }, Identity { node_name: "n2".into(), ..identity() }]
-    {
+    for other in [Identity { cluster_id: "prod".into(), ..identity() }, Identity { name: "n2".into(), ..identity() }] {
         let options = TlogOptions::default();
         assert!(Tlog::open(Arc::new(disk.clone()), Path::new("home"), other, options, NOTHING_APPLIED).is_err());
     }
