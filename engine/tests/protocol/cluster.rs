@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use trialbay_engine::{
-    Action, Actions, Ballot, Config, Engine, Event, HistoryHash, Incarnation, Instant, Limits, Memory, Message, NodeId,
+    Action, Actions, Ballot, Config, Engine, Entry, Event, HistoryHash, Incarnation, Instant, Limits, Memory, Message, NodeId,
     PersistId, ReadId, Record, Recovered, Refusal, Request, RequestId, Role, Slot, SlotEntry, Value,
 };
 
@@ -76,16 +76,31 @@ impl Cluster {
         cluster
     }
 
-    /// A cluster of `count` after its birth, with node 1 its master: three slots decided at most, no message under way.
+    /// A cluster of `count` after its birth: all vote, and nobody is master.
+    pub(crate) fn born(count: u16) -> Self {
+        Self::born_with_limits(count, Limits::default())
+    }
+
+    fn born_with_limits(count: u16, limits: Limits) -> Self {
+        let mut cluster = Self::with_limits(count, limits);
+        cluster.muted(|cluster| {
+            cluster.run();
+            cluster.wait_ms(LEASE_MS / 2);
+            cluster.tick_all();
+            cluster.run();
+        });
+        assert!(cluster.ids().into_iter().all(|id| cluster.engine(id).status().votes), "not all vote");
+        cluster
+    }
+
+    /// A cluster of `count` with node 1 its serving master, and no message under way.
     pub(crate) fn with_master(count: u16) -> Self {
         Self::with_master_and_limits(count, Limits::default())
     }
 
     pub(crate) fn with_master_and_limits(count: u16, limits: Limits) -> Self {
-        let mut cluster = Self::with_limits(count, limits);
+        let mut cluster = Self::born_with_limits(count, limits);
         cluster.muted(|cluster| {
-            cluster.tick_all();
-            cluster.run();
             cluster.wait_ms(LEASE_MS);
             cluster.elect(1);
         });
@@ -115,8 +130,9 @@ impl Cluster {
         self.now = self.now + Duration::from_millis(millis);
     }
 
-    pub(crate) fn now(&self) -> Instant {
-        self.now
+    /// The one of these nodes that ticks first if nothing else happens.
+    pub(crate) fn first_due(&self, ids: &[u16]) -> u16 {
+        *ids.iter().min_by_key(|id| self.engine(**id).next_deadline()).expect("one node at least")
     }
 
     /// Time passes until this node's next deadline, if that has not come yet, and it ticks.
@@ -205,6 +221,23 @@ impl Cluster {
         self.step(to.0, Event::Received { from, message });
     }
 
+    /// The youngest message from one node to the other.
+    pub(crate) fn take_last(&mut self, from: u16, to: u16) -> Option<Message> {
+        let index = self.wire.iter().rposition(|(f, t, _)| (f.0, t.0) == (from, to))?;
+        Some(self.wire.remove(index).2)
+    }
+
+    /// The next thing that happens between these two nodes: a message arrives, or a disk finishes, or else `a` ticks.
+    pub(crate) fn deliver_or_tick(&mut self, a: u16, b: u16) {
+        if let Some(message) = self.take(a, b) {
+            self.receive(node(a), node(b), message);
+        } else if let Some(message) = self.take(b, a) {
+            self.receive(node(b), node(a), message);
+        } else if !(self.persist_if_any(a) | self.persist_if_any(b)) {
+            self.tick(a);
+        }
+    }
+
     /// This node's disk finishes all that it was given.
     pub(crate) fn persist(&mut self, id: u16) {
         assert!(self.persist_if_any(id), "n{id} has nothing to persist");
@@ -284,6 +317,7 @@ impl Cluster {
             let count = self.lives.iter().filter(|(_, name)| name.starts_with(&format!("n{id}#"))).count();
             self.lives.push((life, format!("n{id}#{}", count + 1)));
         }
+        self.step(id, Event::Ticked);
         for other in self.ids() {
             if other != id {
                 self.step(other, Event::Connected(node(id)));
@@ -345,8 +379,14 @@ impl Cluster {
                 store.unapplied = Some(slot);
                 store.applied.insert(slot, value);
             }
-            Action::ReadLog { peer, from, upto, .. } => {
-                let entries = entries(&self.node(id).durable, from, upto);
+            Action::ReadLog { peer, from, upto, bytes_max } => {
+                let mut entries = entries(&self.node(id).durable, from, upto);
+                let mut bytes = 0;
+                let fits = |entry: &&SlotEntry| {
+                    bytes += entry.entry.value.size();
+                    bytes <= bytes_max
+                };
+                entries.truncate(entries.iter().take_while(fits).count().max(1));
                 self.step(id, Event::LogRead { peer, entries });
             }
             Action::Halt(_) => self.node(id).engine = None,
@@ -405,8 +445,10 @@ impl Cluster {
                 let records: Vec<String> = records.iter().map(|record| self.record(record)).collect();
                 format!("persist {id:?} [{}]", records.join(", "))
             }
-            Action::Apply { slot, value, requests, .. } if requests.is_empty() => format!("apply {slot}={value:?}"),
-            Action::Apply { slot, value, requests, .. } => format!("apply {slot}={value:?} for {requests:?}"),
+            Action::Apply { slot, value, requests, .. } if requests.is_empty() => {
+                format!("apply {slot}={}", text(value))
+            }
+            Action::Apply { slot, value, requests, .. } => format!("apply {slot}={} for {requests:?}", text(value)),
             Action::Refuse { requests, reason } => format!("refuse {requests:?}: {}", refusal(*reason)),
             Action::ServeRead { read, at } => format!("serve {read:?} at {at}"),
             Action::RefuseRead { read, reason } => format!("refuse {read:?}: {}", refusal(*reason)),
@@ -420,7 +462,7 @@ impl Cluster {
     fn record(&self, record: &Record) -> String {
         match record {
             Record::Promised(ballot) => format!("promised {ballot}"),
-            Record::Accepted(entry) => format!("accepted {entry:?}"),
+            Record::Accepted(entry) => format!("accepted {}", slot_entry(entry)),
             Record::Decided { upto, .. } => format!("decided {upto}"),
             Record::MemoryBegan(life) => format!("memory began {}", self.life(*life)),
             Record::VoteRegained { incarnation, genesis } if genesis.is_empty() => {
@@ -438,9 +480,13 @@ impl Cluster {
                 format!("Canvassed {ballot} {willing} promised {promised} decided {decided_upto}")
             }
             Message::Prepare { ballot, decided_upto } => format!("Prepare {ballot} decided {decided_upto}"),
-            Message::Promise { ballot, accepted, .. } => format!("Promise {ballot} accepted {accepted:?}"),
+            Message::Promise { ballot, accepted, .. } => {
+                let accepted: Vec<String> = accepted.0.iter().map(slot_entry).collect();
+                format!("Promise {ballot} accepted [{}]", accepted.join(", "))
+            }
             Message::Accept { ballot, first, values, decided_upto, .. } => {
-                format!("Accept {ballot} from {first} {values:?} decided {decided_upto}")
+                let values: Vec<String> = values.0.iter().map(text).collect();
+                format!("Accept {ballot} from {first} [{}] decided {decided_upto}", values.join(", "))
             }
             Message::Accepted { ballot, votes, upto, .. } => format!("Accepted {ballot} upto {upto}{}", vote(*votes)),
             Message::Heartbeat { ballot, asked_at, sent_upto, stream_start, decided_upto, .. } => format!(
@@ -462,7 +508,8 @@ impl Cluster {
             }
             Message::Fetch { from } => format!("Fetch from {from}"),
             Message::Fetched { first, entries, decided_upto } => {
-                format!("Fetched from {first} {entries:?} decided {decided_upto}")
+                let entries: Vec<String> = entries.0.iter().map(|entry| entry_text(entry)).collect();
+                format!("Fetched from {first} [{}] decided {decided_upto}", entries.join(", "))
             }
             Message::Gone { log_start } => format!("Gone before {log_start}"),
             Message::Recall { incarnation } => format!("Recall {}", self.life(*incarnation)),
@@ -536,6 +583,20 @@ fn entries(records: &[Record], from: Slot, upto: Slot) -> Vec<SlotEntry> {
 /// The history hash after these values, the first of which is slot 1's.
 pub(crate) fn hash_of(values: &[Value]) -> HistoryHash {
     values.iter().zip(1..).fold(HistoryHash::default(), |hash, (value, slot)| hash.extend(Slot(slot), value))
+}
+
+/// The commands of a batch joined by `+`, or the kind of another value.
+fn text(value: &Value) -> String {
+    let commands: Vec<Bytes> = value.commands().map(|command| command.unwrap()).collect();
+    if commands.is_empty() { format!("{value:?}") } else { String::from_utf8(commands.join(&b'+')).unwrap() }
+}
+
+fn entry_text(entry: &Entry) -> String {
+    format!("{}@{}", text(&entry.value), entry.ballot)
+}
+
+fn slot_entry(found: &SlotEntry) -> String {
+    format!("{}={}", found.slot, entry_text(&found.entry))
 }
 
 fn ballot_of(message: &Message) -> Option<Ballot> {
