@@ -172,23 +172,23 @@ impl Disk {
         let mut promised = Ballot::ZERO;
         let mut known: BTreeMap<Slot, HistoryHash> = BTreeMap::from([(Slot::ZERO, HistoryHash::default())]);
         let mut memory = None;
+        let mut lost = false;
         for (index, record) in self.records.iter().enumerate() {
-            if self.damaged_at.contains(&index) {
-                memory = None;
-            }
+            lost |= self.damaged_at.contains(&index);
             match record {
                 Record::Promised(ballot) => promised = promised.max(*ballot),
                 Record::Accepted(slot_entry) => promised = promised.max(slot_entry.entry.ballot),
                 Record::Decided { upto, hash } => {
                     known.insert(*upto, *hash);
                 }
-                Record::MemoryBegan(incarnation) => memory = Some(life(*incarnation, false, &[])),
+                Record::MemoryBegan(incarnation) => {
+                    lost = false;
+                    memory = Some(life(*incarnation, false, &[]));
+                }
                 Record::VoteRegained { incarnation, genesis } => memory = Some(life(*incarnation, true, genesis)),
             }
         }
-        if self.damaged_at.contains(&self.records.len()) {
-            memory = None;
-        }
+        lost |= self.damaged_at.contains(&self.records.len());
         known.insert(store.applied, store.hash);
         let mut log_start = Slot(1);
         let mut known = known.into_iter();
@@ -197,6 +197,7 @@ impl Disk {
             let proved = self.prove(last, upto) == Some(hash);
             if upto > store.applied {
                 if !proved {
+                    lost = true;
                     break;
                 }
                 self.replay(store, upto);
@@ -206,13 +207,16 @@ impl Disk {
             last = (upto, hash);
         }
         let decided_upto = store.applied;
+        let undecided = self.read(decided_upto.next(), Slot(u64::MAX - 1), usize::MAX);
+        let end = Slot(decided_upto.0 + undecided.len() as u64);
+        lost |= self.entries.last_key_value().is_some_and(|(slot, _)| *slot > end);
         Recovered {
             promised,
             decided_upto,
             decided_hash: store.hash,
-            undecided: self.read(decided_upto.next(), Slot(u64::MAX - 1), usize::MAX),
+            undecided,
             log_start: log_start.min(decided_upto.next()),
-            memory,
+            memory: memory.filter(|_| !lost),
         }
     }
 
