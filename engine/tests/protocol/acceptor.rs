@@ -3,7 +3,9 @@
 use std::time::Duration;
 
 use trialbay_engine::message::List;
-use trialbay_engine::{Action, Ballot, Event, HaltReason, HistoryHash, Message, NodeId, Offence, Record, Recovered, Slot, Value};
+use trialbay_engine::{
+    Action, Ballot, Event, HaltReason, HistoryHash, Message, NodeId, Offence, Record, Recovered, Slot, Value,
+};
 
 use crate::cluster::hash_of;
 use crate::node::{LEASE, Node, accept, accepted_entry, ballot, config, heartbeat, life, memory, value};
@@ -214,7 +216,11 @@ fn a_node_whose_history_differs_from_its_masters_stops_itself() {
 
 #[test]
 fn messages_with_anothers_ballot_or_an_impossible_one_are_blamed_and_change_nothing() {
-    let impossible = [(ballot(1, 3), Offence::ForeignBallot), (ballot(0, 2), Offence::OutOfBounds), (ballot(1 << 63, 2), Offence::OutOfBounds)];
+    let impossible = [
+        (ballot(1, 3), Offence::ForeignBallot),
+        (ballot(0, 2), Offence::OutOfBounds),
+        (ballot(1 << 63, 2), Offence::OutOfBounds),
+    ];
     for (theirs, offence) in impossible {
         let messages = [
             Message::Prepare { ballot: theirs, decided_upto: Slot(0) },

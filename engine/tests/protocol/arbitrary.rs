@@ -148,8 +148,11 @@ fn any_message() -> BoxedStrategy<Message> {
     ];
     let catch_up = prop_oneof![
         any_slot().prop_map(|from| Message::Fetch { from }),
-        (any_slot(), list(any_entry()), any_slot())
-            .prop_map(|(first, entries, decided_upto)| Message::Fetched { first, entries, decided_upto }),
+        (any_slot(), list(any_entry()), any_slot()).prop_map(|(first, entries, decided_upto)| Message::Fetched {
+            first,
+            entries,
+            decided_upto
+        }),
         any_slot().prop_map(|log_start| Message::Gone { log_start }),
         any_life().prop_map(|incarnation| Message::Recall { incarnation }),
         (
@@ -258,7 +261,9 @@ impl Player {
             Happening::Connected(peer) => Event::Connected(peer),
             Happening::Disconnected(peer) => Event::Disconnected(peer),
             Happening::Requested(sizes) => {
-                let requests = sizes.iter().map(|size| Request { id: RequestId(self.id()), command: vec![7; usize::from(*size)].into() });
+                let requests = sizes
+                    .iter()
+                    .map(|size| Request { id: RequestId(self.id()), command: vec![7; usize::from(*size)].into() });
                 let requests: Vec<Request> = requests.collect();
                 self.unanswered += requests.len();
                 Event::Requested(requests)
@@ -283,7 +288,10 @@ impl Player {
             Happening::HeadFetched(ahead) => {
                 self.installing = false;
                 match ahead {
-                    Some(ahead) => Event::HeadInstalled { slot: Slot(status.decided_upto.0 + u64::from(ahead)), hash: HistoryHash(1) },
+                    Some(ahead) => Event::HeadInstalled {
+                        slot: Slot(status.decided_upto.0 + u64::from(ahead)),
+                        hash: HistoryHash(1),
+                    },
                     None => Event::HeadFailed,
                 }
             }

@@ -172,7 +172,9 @@ fn a_candidate_that_a_quorum_refused_gives_up_at_once() {
     }
     // And its next campaign goes above what it has heard of.
     let given = node.tick();
-    assert!(given.sent.iter().any(|(_, message)| matches!(message, Message::Canvass { ballot, .. } if *ballot == crate::node::ballot(8, 1))));
+    assert!(given.sent.iter().any(
+        |(_, message)| matches!(message, Message::Canvass { ballot, .. } if *ballot == crate::node::ballot(8, 1))
+    ));
 }
 
 #[test]

@@ -7,8 +7,8 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use trialbay_engine::{
-    Action, Actions, Ballot, Config, Engine, Entry, Event, HistoryHash, Incarnation, Instant, Limits, Memory, Message, NodeId,
-    PersistId, ReadId, Record, Recovered, Refusal, Request, RequestId, Role, Slot, SlotEntry, Value,
+    Action, Actions, Ballot, Config, Engine, Entry, Event, HistoryHash, Incarnation, Instant, Limits, Memory, Message,
+    NodeId, PersistId, ReadId, Record, Recovered, Refusal, Request, RequestId, Role, Slot, SlotEntry, Value,
 };
 
 /// The lease of every cluster here, in milliseconds; clocks do not drift.

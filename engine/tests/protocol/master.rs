@@ -3,7 +3,8 @@
 use std::time::Duration;
 
 use trialbay_engine::{
-    Action, Ballot, Config, Event, HaltReason, Incarnation, Limits, Message, NodeId, Offence, ReadId, Refusal, RequestId, Role, Slot,
+    Action, Ballot, Config, Event, HaltReason, Incarnation, Limits, Message, NodeId, Offence, ReadId, Refusal,
+    RequestId, Role, Slot,
 };
 
 use crate::node::{Given, LEASE, ME, Node, accepted, accepted_entry, ballot, config, life, memory, promise, value};
@@ -23,7 +24,8 @@ fn a_slot_is_decided_exactly_when_a_quorum_has_it_durable_the_master_itself_only
         let mut node = Node::master(config(5));
         node.request(&["a"]);
         for (count, voter) in (1..).zip(&order) {
-            let given = if *voter == 1 { node.persist() } else { node.receive(*voter, accepted(ballot(1, 1), *voter, 2)) };
+            let given =
+                if *voter == 1 { node.persist() } else { node.receive(*voter, accepted(ballot(1, 1), *voter, 2)) };
             let expected = if count == 3 { vec![(Slot(2), value("a"), requests([1]))] } else { Vec::new() };
             assert_eq!(given.applied, expected, "{order:?} after {count}");
         }
@@ -63,7 +65,12 @@ fn acknowledgements_are_cumulative_and_never_go_back() {
 #[test]
 fn acknowledgements_that_do_not_count_decide_nothing() {
     let mine = ballot(2, 1);
-    let message = |ballot: Ballot, incarnation: Incarnation, votes: bool| Message::Accepted { ballot, incarnation, votes, upto: Slot(2) };
+    let message = |ballot: Ballot, incarnation: Incarnation, votes: bool| Message::Accepted {
+        ballot,
+        incarnation,
+        votes,
+        upto: Slot(2),
+    };
     let cases: [(&str, u16, Message); 6] = [
         ("the same node again", 2, message(mine, life(2), true)),
         ("a node without a vote", 3, message(mine, life(3), false)),
@@ -194,7 +201,12 @@ fn windows_and_batches_are_bounded_in_bytes_but_for_a_single_large_command() {
 #[test]
 fn a_full_queue_refuses_what_does_not_fit_and_loses_nothing() {
     let bounded = |requests, bytes| {
-        limits(Limits { in_flight_slots_max: 1, queued_requests_max: requests, queued_bytes_max: bytes, ..Limits::default() })
+        limits(Limits {
+            in_flight_slots_max: 1,
+            queued_requests_max: requests,
+            queued_bytes_max: bytes,
+            ..Limits::default()
+        })
     };
     for (config, fits) in [(bounded(2, 1000), 2), (bounded(9, 30), 3)] {
         let mut node = Node::master(config);
