@@ -219,6 +219,11 @@ impl Engine {
             if master.queue.is_empty() || !master.has_room(&self.log, &self.config.limits) {
                 return;
             }
+            // Slaves whose disks are faster decide without this one, but what it has to write must not pile up.
+            if !self.has_room_for_values() {
+                return;
+            }
+            let Mastership::Master(master) = &mut self.mastership else { return };
             let (value, requests) = master.next_batch(&self.config.limits);
             self.propose(self.acceptor.received_upto.next(), value, requests);
         }
