@@ -102,15 +102,12 @@ impl Engine {
         incarnation: Incarnation,
         decided_upto: Slot,
     ) {
-        if !self.franchise.counts(from, incarnation) {
-            return;
-        }
         let Mastership::Campaigning(Campaign { ballot: ours, phase: Phase::Canvass { willing: nodes } }) =
             &mut self.mastership
         else {
             return;
         };
-        if *ours != ballot {
+        if *ours != ballot || !self.franchise.counts(from, incarnation) {
             return;
         }
         if willing {
@@ -161,16 +158,13 @@ impl Engine {
         incarnation: Incarnation,
         accepted: Vec<SlotEntry>,
     ) {
-        if !self.franchise.counts(from, incarnation) {
-            return;
-        }
         let decided_upto = self.log.decided_upto();
         let Mastership::Campaigning(Campaign { ballot: ours, phase: Phase::One { promises, .. } }) =
             &mut self.mastership
         else {
             return;
         };
-        if *ours != ballot {
+        if *ours != ballot || !self.franchise.counts(from, incarnation) {
             return;
         }
         let in_bounds = accepted.iter().all(|slot_entry| {

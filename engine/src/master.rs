@@ -262,14 +262,11 @@ impl Engine {
         votes: bool,
         upto: Slot,
     ) {
-        if !self.franchise.counts(from, incarnation) {
-            return;
-        }
         let accepted_upto = self.log.accepted_upto();
         let Mastership::Master(master) = &mut self.mastership else {
             return;
         };
-        if master.ballot != ballot {
+        if master.ballot != ballot || !self.franchise.counts(from, incarnation) {
             return;
         }
         if upto > accepted_upto {
@@ -431,13 +428,10 @@ impl Engine {
         received_upto: Slot,
         applied_upto: Slot,
     ) {
-        if !self.franchise.counts(from, incarnation) {
-            return;
-        }
         let Mastership::Master(master) = &mut self.mastership else {
             return;
         };
-        if master.ballot != ballot {
+        if master.ballot != ballot || !self.franchise.counts(from, incarnation) {
             return;
         }
         let Some(slave) = master.slaves.get_mut(&from) else {

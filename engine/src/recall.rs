@@ -66,6 +66,9 @@ impl Franchise {
     }
 
     /// Whether a vote of `from`, given in this incarnation, counts (rule V1).
+    ///
+    /// Ask this only of a vote for the current ballot: the first life heard of is taken for the newest, and a late
+    /// message to an earlier run of this node may come from one that is over.
     pub(crate) fn counts(&mut self, from: NodeId, incarnation: Incarnation) -> bool {
         *self.known.entry(from).or_insert(incarnation) == incarnation
     }
