@@ -57,7 +57,8 @@ struct Slave {
     /// The latest asking to which it answered with a grant (rule L2).
     granted_at: Option<Instant>,
     votes: bool,
-    /// When the last heartbeat was sent to it, and the end of what had been sent by then.
+    /// When the first heartbeat that it has not answered was sent to it, and the end of what had been sent by then. Later
+    /// ones do not take its place: under a stream of reads the latest one is never answered.
     heartbeat: Option<(Instant, Slot)>,
 }
 
@@ -405,7 +406,7 @@ impl Engine {
             return;
         };
         let sent_upto = slave.next.prev();
-        slave.heartbeat = Some((self.now, sent_upto));
+        slave.heartbeat.get_or_insert((self.now, sent_upto));
         let message = Message::Heartbeat {
             ballot: master.ballot,
             asked_at: self.now,
@@ -448,11 +449,10 @@ impl Engine {
         slave.received_upto = slave.received_upto.max(received_upto);
         slave.next = slave.next.max(received_upto.next());
         // What had been sent before the heartbeat and has not arrived with it is lost.
-        if let Some((sent_at, sent_upto)) = slave.heartbeat
-            && sent_at == asked_at
+        if let Some((_, sent_upto)) = slave.heartbeat.take_if(|(sent_at, _)| *sent_at <= asked_at)
             && received_upto < sent_upto
         {
-            (slave.next, slave.received_upto, slave.heartbeat) = (received_upto.next(), received_upto, None);
+            (slave.next, slave.received_upto) = (received_upto.next(), received_upto);
         }
         self.serve_reads();
         self.set_lapse_timer();
