@@ -170,6 +170,11 @@ impl Engine {
         self.franchise.answers.clear();
         self.timers.clear(Timer::Recall);
         self.wait_for_master();
+        // What was acknowledged without a vote counts from now on, and its master may be waiting for just that.
+        let (ballot, upto) = (self.acceptor.promised, self.acceptor.received_upto);
+        if ballot.node != self.config.node && self.quorum.contains(ballot.node) {
+            self.disk.when_durable(Due::Accepted { ballot, upto });
+        }
     }
 
     /// Whether this node's log has never held anything.
