@@ -14,7 +14,7 @@ use crate::timers::Timer;
 use crate::value::{Entry, SlotEntry, Value};
 
 /// No honest acceptor has accepted this far beyond an up-to-date candidate's decided prefix: windows are far smaller.
-const UNDECIDED_SLOTS_MAX: u64 = 1 << 20;
+pub(crate) const UNDECIDED_SLOTS_MAX: u64 = 1 << 20;
 
 /// A campaign in progress.
 #[derive(Debug)]

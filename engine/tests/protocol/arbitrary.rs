@@ -387,3 +387,15 @@ fn a_master_takes_no_more_than_its_own_disk_can_follow() {
     }
     assert!(bytes < 1000, "{bytes} bytes wait for the disk");
 }
+
+/// Values without bytes are bounded by no window of bytes.
+#[test]
+fn a_slave_does_not_take_values_that_are_never_decided_without_end() {
+    let mut node = Node::rested(config(3), memory(Ballot::ZERO, &[], Vec::new()));
+    let chunk = 1 << 17;
+    for first in (0..10).map(|count| 1 + count * chunk) {
+        node.receive(2, accept(ballot(1, 2), first, vec![Value::Noop; chunk as usize]));
+        node.persist();
+    }
+    assert!(node.engine.status().accepted_upto <= Slot((1 << 20) + chunk));
+}
