@@ -277,7 +277,8 @@ fn reads_are_refused_by_slaves_and_beyond_their_limit() {
 /// Rule M5.
 #[test]
 fn whoever_waits_for_a_master_that_steps_down_is_answered() {
-    let depositions: [(&str, fn(&mut Node) -> Given); 3] = [
+    type Depose = fn(&mut Node) -> Given;
+    let depositions: [(&str, Depose); 3] = [
         ("a lease without a quorum", |node| {
             node.now = node.now + LEASE + LEASE;
             node.step(Event::Ticked)
@@ -430,10 +431,9 @@ fn a_lost_value_is_sent_again_although_reads_keep_asking_for_heartbeats() {
         if let Message::Granted { received_upto, .. } = &mut granted {
             *received_upto = Slot(1);
         }
-        if let Some(late) = answer.replace(granted) {
-            if accepts_to(&node.receive(2, late), 2) == [(2, 1)] {
-                return;
-            }
+        let late = answer.replace(granted);
+        if late.is_some_and(|late| accepts_to(&node.receive(2, late), 2) == [(2, 1)]) {
+            return;
         }
     }
     panic!("never sent again");
