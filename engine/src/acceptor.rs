@@ -160,6 +160,11 @@ impl Engine {
                 applied_upto: self.log.applied_upto(),
             },
         );
+        let upto = self.acceptor.received_upto;
+        if upto > decided_upto {
+            // An acknowledgement may have been lost, and no value may follow whose acknowledgement would cover it.
+            self.disk.when_durable(Due::Accepted { ballot, upto });
+        }
         let missing = self.acceptor.received_upto < sent_upto.max(decided_upto);
         if missing && self.acceptor.received_upto.next() < stream_start {
             self.fetch_from(from, decided_upto);

@@ -50,8 +50,12 @@ pub struct Recovered {
     pub undecided: Vec<SlotEntry>,
     /// The first slot that the log can still serve to others; `decided_upto.next()` when it holds none.
     pub log_start: Slot,
-    /// This node's life and whether its votes count. `None` in an empty log, and when records were lost since the last
-    /// `VoteRegained`: the engine then begins a new life.
+    /// This node's life and whether its votes count: the engine begins a new life when there is none. `None`
+    /// 1. in an empty log;
+    /// 2. when a record was lost after the last `MemoryBegan` (one before the last `VoteRegained` counts too: what a
+    ///    node accepted before it regained its vote it acknowledges afterwards);
+    /// 3. when records are missing, from whatever life, without which the decided prefix ends before the last `Decided`
+    ///    record, or `undecided` before the last accepted slot: the present life may have accepted what lies beyond.
     pub memory: Option<Memory>,
 }
 

@@ -309,19 +309,19 @@ impl Payload {
 
     /// A list in the order of the wire.
     pub(crate) fn texts(mut self) -> Result<Vec<Bytes>, Malformed> {
-        let count = self.0.len()?;
+        let count = self.0.length()?;
         (0..count).map(|_| self.0.string()).collect()
     }
 
     /// A list in the order of the wire.
     pub(crate) fn option_texts(mut self) -> Result<Vec<Option<Bytes>>, Malformed> {
-        let count = self.0.len()?;
+        let count = self.0.length()?;
         (0..count).map(|_| self.0.option_string()).collect()
     }
 
     /// A list in the order of the wire.
     pub(crate) fn entries(mut self) -> Result<Vec<Entry>, Malformed> {
-        let count = self.0.len()?;
+        let count = self.0.length()?;
         (0..count).map(|_| Ok((self.0.string()?, self.0.string()?))).collect()
     }
 

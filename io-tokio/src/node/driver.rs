@@ -223,13 +223,14 @@ impl Driver {
 
     /// Makes the engine's state known to connections.
     fn publish(&self) {
-        let serves_until = self.engine.serves_until().map_or(0, |until| until.0);
-        let before = self.shared.serves_until.swap(serves_until, Ordering::AcqRel);
+        let was_serving = self.shared.serving.look().is_some();
+        let serves_until = self.engine.serves_until();
+        self.shared.serving.publish(serves_until);
+        let serving = serves_until.is_some();
         let master = self.engine.known_master().map_or(0, |master| u32::from(master.0));
         let known = self.shared.master.swap(master, Ordering::AcqRel);
-        if (before == 0) != (serves_until == 0) || known != master {
+        if was_serving != serving || known != master {
             let role = role_name(self.engine.role());
-            let serving = serves_until != 0;
             let master = u16::try_from(master).ok().and_then(|id| self.shared.names.get(&NodeId(id)));
             tracing::info!(role, serving, master = master.map_or("unknown", String::as_str), "mastership");
         }
@@ -291,7 +292,7 @@ impl Driver {
     fn blame(&mut self, peer: NodeId, offence: &str) {
         let count = self.waiting.blames.entry(peer).or_default();
         *count += 1;
-        if *count <= BLAMES_LOGGED || *count % 1_000 == 0 {
+        if *count <= BLAMES_LOGGED || count.is_multiple_of(1_000) {
             tracing::warn!(
                 peer = self.name(peer),
                 offence,

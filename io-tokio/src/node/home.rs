@@ -9,6 +9,7 @@
 //! A log of another node, voted with, could break every promise of the cluster: a home that is not provably this node's
 //! is refused.
 
+use crate::identity::Identity;
 use std::fs::{DirBuilder, File, OpenOptions};
 use std::io::{self, Read as _, Write as _};
 use std::path::{Path, PathBuf};
@@ -23,23 +24,6 @@ const FORMAT: u32 = 1;
 /// An identity file is far smaller. What is larger is something else.
 const IDENTITY_LEN_MAX: u64 = 64 << 10;
 const CHECKSUM_KEY: &str = "crc32c = ";
-
-/// Whose home a directory is.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct HomeIdentity {
-    /// The cluster's id.
-    pub cluster_id: String,
-    /// The node.
-    pub node: NodeId,
-    /// The node's name.
-    pub name: String,
-}
-
-impl std::fmt::Display for HomeIdentity {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(f, "node {:?} (id {}) of cluster {:?}", self.name, self.node.0, self.cluster_id)
-    }
-}
 
 /// Why a directory cannot be this node's home.
 #[derive(Debug, thiserror::Error)]
@@ -58,9 +42,9 @@ pub enum HomeError {
         /// The home.
         home: PathBuf,
         /// Whose it is.
-        theirs: Box<HomeIdentity>,
+        theirs: Box<Identity>,
         /// Whose it should be.
-        ours: Box<HomeIdentity>,
+        ours: Box<Identity>,
     },
     /// The identity file is damaged.
     #[error("{} is damaged ({why}): restore it from a backup, or move the home away and start {ours} with an empty one, which its peers fill", .file.display())]
@@ -70,7 +54,7 @@ pub enum HomeError {
         /// What is wrong with it.
         why: String,
         /// Who found it so.
-        ours: HomeIdentity,
+        ours: Identity,
     },
     /// The identity file was written by a later version of the program.
     #[error("{} has format {found} and this program knows {FORMAT}: run the version that wrote it, or a later one", .file.display())]
@@ -86,7 +70,7 @@ pub enum HomeError {
         /// The directory that is not empty.
         dir: PathBuf,
         /// Who found it so.
-        ours: HomeIdentity,
+        ours: Identity,
     },
     /// Files cannot be made in it.
     #[error("cannot write to {}: {source}; give the user that runs the node write permission, and the disk room", .dir.display())]
@@ -124,7 +108,7 @@ impl Home {
     ///
     /// # Errors
     /// When another process runs on it, it is not this node's, or it cannot be written to.
-    pub fn open(path: &Path, identity: &HomeIdentity) -> Result<Self, HomeError> {
+    pub fn open(path: &Path, identity: &Identity) -> Result<Self, HomeError> {
         create_dir(path)?;
         let lock = lock(path)?;
         let home = Self { path: path.to_owned(), lock };
@@ -150,7 +134,7 @@ impl Home {
         self.path.join("tlogs")
     }
 
-    fn check_identity(&self, ours: &HomeIdentity) -> Result<(), HomeError> {
+    fn check_identity(&self, ours: &Identity) -> Result<(), HomeError> {
         let file = self.path.join("IDENTITY");
         let Some(text) = read_identity_file(&file)? else {
             for dir in [self.tlog_dir(), self.db_dir()] {
@@ -290,7 +274,7 @@ enum Unreadable {
     Format(u32),
 }
 
-fn encode(identity: &HomeIdentity) -> String {
+fn encode(identity: &Identity) -> String {
     let file = IdentityFile {
         format: FORMAT,
         cluster_id: identity.cluster_id.clone(),
@@ -302,7 +286,7 @@ fn encode(identity: &HomeIdentity) -> String {
     format!("{text}{CHECKSUM_KEY}\"{checksum:08x}\"\n")
 }
 
-fn decode(bytes: &[u8]) -> Result<HomeIdentity, Unreadable> {
+fn decode(bytes: &[u8]) -> Result<Identity, Unreadable> {
     #[derive(Deserialize)]
     struct Format {
         format: u32,
@@ -320,7 +304,7 @@ fn decode(bytes: &[u8]) -> Result<HomeIdentity, Unreadable> {
         return Err(Unreadable::Format(format));
     }
     let file: IdentityFile = toml::from_str(text).map_err(malformed)?;
-    Ok(HomeIdentity { cluster_id: file.cluster_id, node: NodeId(file.node), name: file.name })
+    Ok(Identity { cluster_id: file.cluster_id, node: NodeId(file.node), name: file.name })
 }
 
 #[cfg(test)]
@@ -329,8 +313,8 @@ mod tests {
 
     use super::*;
 
-    fn identity() -> HomeIdentity {
-        HomeIdentity { cluster_id: "dev".into(), node: NodeId(1), name: "n1".into() }
+    fn identity() -> Identity {
+        Identity { cluster_id: "dev".into(), node: NodeId(1), name: "n1".into() }
     }
 
     fn temp() -> TempDir {
@@ -363,7 +347,7 @@ mod tests {
     #[test]
     fn any_name_survives_the_identity_file() {
         for name in ["n1", "", "two\nlines", "crc32c = \"00000000\"\n", "\u{0}\u{7f}ü\\\"'''"] {
-            let identity = HomeIdentity { name: name.into(), cluster_id: name.into(), node: NodeId(u16::MAX) };
+            let identity = Identity { name: name.into(), cluster_id: name.into(), node: NodeId(u16::MAX) };
             assert_eq!(decode(encode(&identity).as_bytes()).ok(), Some(identity));
         }
     }
@@ -386,9 +370,9 @@ mod tests {
         let temp = temp();
         drop(Home::open(temp.path(), &identity()).unwrap());
         for other in [
-            HomeIdentity { cluster_id: "prod".into(), ..identity() },
-            HomeIdentity { node: NodeId(2), ..identity() },
-            HomeIdentity { name: "n2".into(), ..identity() },
+            Identity { cluster_id: "prod".into(), ..identity() },
+            Identity { node: NodeId(2), ..identity() },
+            Identity { name: "n2".into(), ..identity() },
         ] {
             let error = Home::open(temp.path(), &other).unwrap_err();
             assert!(matches!(error, HomeError::Foreign { .. }), "{error:?}");

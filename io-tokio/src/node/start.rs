@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::io;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU32, AtomicU64};
+use std::sync::atomic::AtomicU32;
 use std::time::Duration;
 
 use tokio::net::TcpListener;
@@ -14,15 +14,17 @@ use trialbay_engine::{Actions, Config, Engine, HistoryHash, Limits, Recovered, S
 use super::driver::{Driver, Ended, Inboxes, Reply, StorageEvent, Waiting};
 use super::error::NodeError;
 use super::handle::{Ask, NodeHandle, Shared, UpdateRefused};
-use super::home::{Home, HomeIdentity};
+use super::home::Home;
 use super::options::NodeOptions;
+use super::serving::Serving;
 use crate::clock::{BootClock, Clock};
 use crate::disk::RealDisk;
+use crate::identity::Identity;
 use crate::net::RealNetwork;
 use crate::peer::{PeerLimits, PeerNetwork, PeerOptions, PeerTiming};
 use crate::service::{self, ServiceOptions};
 use crate::store::{self, Applied, CommitPolicy, Decided, Store, StoreError, StoreReader, StoreWriter, WriterLimits};
-use crate::tlog::{self, LogEvent, LogReader, LogWriter, RecoveredLog, Tlog, TlogOptions};
+use crate::tlog::{LogEvent, LogReader, LogWriter, RecoveredLog, Tlog, TlogOptions};
 
 /// Messages of peers that wait for the driver; their bytes are bounded for each peer by the peer network.
 const PEER_INBOX_MAX: usize = 4_096;
@@ -168,17 +170,11 @@ struct Files {
 }
 
 fn open_files(options: &NodeOptions) -> Result<Files, NodeError> {
-    let home = Home::open(
-        &options.home,
-        &HomeIdentity { cluster_id: options.cluster_id.clone(), node: options.node, name: options.name.clone() },
-    )?;
-    let identity =
-        store::Identity { cluster_id: options.cluster_id.clone(), node_name: options.name.clone(), node: options.node };
-    let path = options.home.join("db").join(format!("{}.db", options.name));
+    let identity = Identity { cluster_id: options.cluster_id.clone(), node: options.node, name: options.name.clone() };
+    let home = Home::open(&options.home, &identity)?;
+    let path = home.db_dir().join(format!("{}.db", options.name));
     let mut store = Store::open(&path, &identity, store::Options::default())?;
-    let identity =
-        tlog::Identity { cluster_id: options.cluster_id.clone(), node: options.node, node_name: options.name.clone() };
-    let (tlog, log) = Tlog::open(Arc::new(RealDisk), &options.home, identity, TlogOptions::default(), store.applied())?;
+    let (tlog, log) = Tlog::open(Arc::new(RealDisk), home.path(), identity, TlogOptions::default(), store.applied())?;
     let RecoveredLog { recovered, damage, notes } = log;
     for note in notes {
         tracing::info!(%note, "while opening the log");
@@ -287,7 +283,7 @@ fn share(
         clock,
         store,
         asks,
-        serves_until: AtomicU64::new(0),
+        serving: Serving::default(),
         master: AtomicU32::new(0),
         applied,
     }

@@ -199,7 +199,7 @@ fn max(from: &mut Reader) -> Result<Option<usize>, Malformed> {
 }
 
 fn keys(mut from: Reader) -> Result<Keys, Malformed> {
-    from.len()?;
+    from.length()?;
     Ok(Keys(from.0))
 }
 

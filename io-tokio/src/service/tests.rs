@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, HashSet};
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU32, AtomicU64};
+use std::sync::atomic::AtomicU32;
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -19,9 +19,11 @@ use super::reply::code;
 use super::{ServiceOptions, serve, serve_connection};
 use crate::clock::Clock;
 use crate::config::Reads;
+use crate::identity::Identity;
 use crate::node::handle::{Ask, Shared};
+use crate::node::serving::Serving;
 use crate::node::{NodeHandle, NodeStatus};
-use crate::store::{Decided, Identity, Options, Store};
+use crate::store::{Decided, Options, Store};
 use crate::wire::{MAGIC, Writer as _};
 
 #[path = "../../../tests/harness/vectors.rs"]
@@ -103,11 +105,13 @@ fn node(master: Option<&str>, updates_together: usize) -> NodeHandle {
     let names = BTreeMap::from([(NodeId(1), "n1".to_owned()), (NodeId(2), "n2".to_owned())]);
     let master = names.iter().find(|(_, name)| Some(name.as_str()) == master).map_or(0, |(id, _)| id.0);
     let cluster_id = vectors::CLUSTER_ID.to_owned();
-    let identity = Identity { cluster_id: cluster_id.clone(), node_name: "n1".into(), node: NodeId(1) };
+    let identity = Identity { cluster_id: cluster_id.clone(), name: "n1".into(), node: NodeId(1) };
     let options = Options { cache_bytes: 16 << 20, ..Options::default() };
     let store = Store::open_with_backend(redb::backends::InMemoryBackend::new(), &identity, options).unwrap();
     let (asks, asked) = mpsc::channel(64);
     let (applied_tx, applied) = watch::channel(Slot::ZERO);
+    let serving = Serving::default();
+    serving.publish((master == 1).then_some(Instant(u64::MAX)));
     let handle = NodeHandle::new(Arc::new(Shared {
         cluster_id,
         node: NodeId(1),
@@ -116,7 +120,7 @@ fn node(master: Option<&str>, updates_together: usize) -> NodeHandle {
         clock: Arc::new(StoppedClock),
         store: store.reader(),
         asks,
-        serves_until: AtomicU64::new(if master == 1 { u64::MAX } else { 0 }),
+        serving,
         master: AtomicU32::new(u32::from(master)),
         applied,
     }));

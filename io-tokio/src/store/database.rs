@@ -16,12 +16,13 @@ use redb::{
     Database, Durability, ReadableDatabase as _, ReadableTable, StorageError, Table, TableDefinition, TableHandle as _,
     WriteTransaction,
 };
-use trialbay_engine::{HistoryHash, NodeId, Slot, Value};
+use trialbay_engine::{HistoryHash, Slot, Value};
 
 use super::apply::{KeyValue, apply_command};
 use super::error::{StoreError, damaged};
 use super::range::KeyRange;
 use super::reader::StoreReader;
+use crate::identity::Identity;
 use crate::update::UpdateResult;
 use crate::wire::{Reader, Writer as _};
 
@@ -32,17 +33,6 @@ pub(super) const DATA: TableDefinition<'_, &[u8], &[u8]> = TableDefinition::new(
 pub(super) const META: TableDefinition<'_, &str, &[u8]> = TableDefinition::new("meta");
 const IDENTITY: &str = "identity";
 pub(super) const APPLIED: &str = "applied";
-
-/// Whose store a file is. Written into it when it is made, and checked whenever it is opened.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Identity {
-    /// The cluster's id.
-    pub cluster_id: String,
-    /// The node's name.
-    pub node_name: String,
-    /// The node's number.
-    pub node: NodeId,
-}
 
 /// One decided slot.
 #[derive(Clone, Debug)]
@@ -210,7 +200,7 @@ fn encode_identity(identity: &Identity) -> Vec<u8> {
     let mut out = Vec::new();
     out.i32(FORMAT);
     out.string(identity.cluster_id.as_bytes());
-    out.string(identity.node_name.as_bytes());
+    out.string(identity.name.as_bytes());
     out.i32(identity.node.0.into());
     out
 }
@@ -229,9 +219,9 @@ fn check_identity(bytes: &[u8], expected: &Identity) -> Result<(), StoreError> {
         let found = String::from_utf8_lossy(&cluster_id).into_owned();
         return Err(StoreError::OtherCluster { found, expected: expected.cluster_id.clone() });
     }
-    if node_name != expected.node_name || node != i32::from(expected.node.0) {
+    if node_name != expected.name || node != i32::from(expected.node.0) {
         let found = format!("{:?} (number {node})", String::from_utf8_lossy(&node_name));
-        let expected = format!("{:?} (number {})", expected.node_name, expected.node.0);
+        let expected = format!("{:?} (number {})", expected.name, expected.node.0);
         return Err(StoreError::OtherNode { found, expected });
     }
     Ok(())

@@ -21,7 +21,7 @@ mod thread;
 mod tests;
 
 pub use apply::{KeyValue, apply, apply_command};
-pub use database::{Decided, Identity, Store};
+pub use database::{Decided, Store};
 pub use error::StoreError;
 pub use open::Options;
 pub use policy::CommitPolicy;

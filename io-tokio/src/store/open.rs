@@ -6,8 +6,9 @@ use std::path::{Path, PathBuf};
 
 use redb::{Builder, StorageBackend};
 
-use super::database::{Identity, Store};
+use super::database::Store;
 use super::error::{StoreError, guarded};
+use crate::identity::Identity;
 
 /// How to open a store.
 #[derive(Clone, Copy, Debug)]

@@ -12,12 +12,13 @@ use trialbay_engine::{HistoryHash, Instant, NodeId, Slot, Value};
 
 use super::*;
 use crate::clock::Clock;
+use crate::identity::Identity;
 use crate::update::{Failure, Outcome, Update, encode_command};
 
 const OPTIONS: Options = Options { cache_bytes: 8 << 20, check_on_open: false };
 
 fn identity() -> Identity {
-    Identity { cluster_id: "tests".to_string(), node_name: "n1".to_string(), node: NodeId(1) }
+    Identity { cluster_id: "tests".to_string(), name: "n1".to_string(), node: NodeId(1) }
 }
 
 /// A disk in memory that tells what a power cut leaves: what was there at the last sync.
@@ -245,7 +246,7 @@ fn the_store_of_another_cluster_or_node_is_refused_by_name() {
     let refusal = |other: Identity| Store::open_with_backend(disk.clone(), &other, OPTIONS).err().unwrap().to_string();
     let cluster = refusal(Identity { cluster_id: "other".to_string(), ..identity() });
     assert!(cluster.contains("belongs to cluster \"tests\", not to \"other\""), "{cluster}");
-    let node = refusal(Identity { node_name: "n2".to_string(), node: NodeId(2), ..identity() });
+    let node = refusal(Identity { name: "n2".to_string(), node: NodeId(2), ..identity() });
     assert!(node.contains("belongs to node \"n1\" (number 1), not to \"n2\" (number 2)"), "{node}");
     let renumbered = refusal(Identity { node: NodeId(3), ..identity() });
     assert!(renumbered.contains("not to \"n1\" (number 3)"), "{renumbered}");

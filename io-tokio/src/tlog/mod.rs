@@ -32,7 +32,6 @@ pub use self::error::TlogError;
 pub use self::reader::{Entries, LogReader, LogUsage};
 pub use self::recovery::{Damage, Note, RecoveredLog};
 pub use self::scan::BadFrame;
-pub use self::segment::Identity;
 pub use self::writer::{LogEvent, LogWriter, OnLogEvent};
 
 use self::error::io_error;
@@ -40,6 +39,7 @@ use self::index::Location;
 use self::recovery::Tail;
 use self::segment::{HEADER_BYTES, Place, Segment};
 use crate::disk::Disk;
+use crate::identity::Identity;
 
 /// The most that may wait for one sync; with it, every offset in a segment fits into 32 bits.
 const UNSYNCED_BYTES_MAX: usize = 1 << 30;

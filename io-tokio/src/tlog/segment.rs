@@ -26,6 +26,7 @@ use trialbay_engine::NodeId;
 use super::error::{TlogError, io_error};
 use super::record::{self, Salt};
 use crate::disk::{Disk, DiskFile};
+use crate::identity::Identity;
 
 /// Where the first frame begins.
 pub(super) const HEADER_BYTES: u64 = 512;
@@ -37,16 +38,6 @@ const NAMES_AT: usize = 28;
 const CHECKSUM_AT: usize = HEADER_LEN - 4;
 /// Leaves room for both names.
 const NAME_BYTES_MAX: usize = 240;
-/// Whose log it is.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Identity {
-    /// The cluster.
-    pub cluster_id: String,
-    /// The node's number.
-    pub node: NodeId,
-    /// The node's name.
-    pub node_name: String,
-}
 
 /// Where a log is kept, whose it is, and on what.
 pub(super) struct Place {
@@ -78,14 +69,14 @@ pub(super) struct Segment {
 impl Identity {
     /// Checks that the names fit into a header.
     pub(super) fn check(&self) -> Result<(), TlogError> {
-        match [&self.cluster_id, &self.node_name].into_iter().find(|name| name.len() > NAME_BYTES_MAX) {
+        match [&self.cluster_id, &self.name].into_iter().find(|name| name.len() > NAME_BYTES_MAX) {
             Some(name) => Err(TlogError::NameTooLong { name: name.clone(), max: NAME_BYTES_MAX }),
             None => Ok(()),
         }
     }
 
     pub(super) fn salt(&self, segment: u32) -> Salt {
-        Salt::new(&self.cluster_id, self.node, &self.node_name, segment)
+        Salt::new(&self.cluster_id, self.node, &self.name, segment)
     }
 
     fn header(&self, segment: u32, previous_bytes: u64) -> [u8; HEADER_LEN] {
@@ -98,9 +89,9 @@ impl Identity {
         put(16, &previous_bytes.to_le_bytes());
         let len_of = |name: &str| u16::try_from(name.len()).expect("names are checked at opening").to_le_bytes();
         put(24, &len_of(&self.cluster_id));
-        put(26, &len_of(&self.node_name));
+        put(26, &len_of(&self.name));
         put(NAMES_AT, self.cluster_id.as_bytes());
-        put(NAMES_AT + self.cluster_id.len(), self.node_name.as_bytes());
+        put(NAMES_AT + self.cluster_id.len(), self.name.as_bytes());
         let checksum = crc32c::crc32c(&header[..CHECKSUM_AT]);
         header[CHECKSUM_AT..].copy_from_slice(&checksum.to_le_bytes());
         header
@@ -132,8 +123,8 @@ impl Identity {
         }
         let their_name = String::from_utf8_lossy(&names[cluster_end..name_end]).into_owned();
         let their_node = NodeId(u16_at(10));
-        if their_name != self.node_name || their_node != self.node {
-            let (our_name, our_node) = (self.node_name.clone(), self.node);
+        if their_name != self.name || their_node != self.node {
+            let (our_name, our_node) = (self.name.clone(), self.node);
             return Err(TlogError::OtherNode { path, our_name, our_node, their_name, their_node });
         }
         if u32_at(12) != segment {
@@ -244,7 +235,7 @@ mod tests {
     use super::*;
 
     fn identity() -> Identity {
-        Identity { cluster_id: "dev".into(), node: NodeId(1), node_name: "n1".into() }
+        Identity { cluster_id: "dev".into(), node: NodeId(1), name: "n1".into() }
     }
 
     #[test]
@@ -285,7 +276,7 @@ mod tests {
             "x.tlog belongs to cluster \"dev\", this node to \"prod\": give it its own home directory"
         );
         assert_eq!(
-            refuse(Identity { node_name: "n2".into(), ..identity() }, 3),
+            refuse(Identity { name: "n2".into(), ..identity() }, 3),
             "x.tlog belongs to node \"n1\" (n1), this is node \"n2\" (n1): give it its own home directory"
         );
         assert_eq!(
@@ -299,8 +290,8 @@ mod tests {
         newer[CHECKSUM_AT..].copy_from_slice(&checksum.to_le_bytes());
         let error = identity().check_header(&newer, 3, Path::new("x.tlog"));
         assert!(matches!(error, Err(TlogError::NewerFormat { .. })));
-        assert!(Identity { node_name: "n".repeat(241), ..identity() }.check().is_err());
-        let longest = Identity { cluster_id: "c".repeat(240), node_name: "n".repeat(240), ..identity() };
+        assert!(Identity { name: "n".repeat(241), ..identity() }.check().is_err());
+        let longest = Identity { cluster_id: "c".repeat(240), name: "n".repeat(240), ..identity() };
         longest.check().unwrap();
         assert!(longest.check_header(&longest.header(0, 0), 0, Path::new("x")).unwrap().is_some());
     }

@@ -9,8 +9,9 @@ use std::sync::{Arc, Mutex, MutexGuard};
 use bytes::Bytes;
 use trialbay_engine::{Ballot, Entry, HistoryHash, Incarnation, NodeId, Record, Slot, SlotEntry, Value};
 
-use super::{Identity, RecoveredLog, Tlog, TlogError, TlogOptions};
+use super::{RecoveredLog, Tlog, TlogError, TlogOptions};
 use crate::disk::{Disk, DiskFile};
+use crate::identity::Identity;
 
 const SECTOR_BYTES: usize = 512;
 
@@ -267,7 +268,7 @@ impl DiskFile for Handle {
 }
 
 pub(super) fn identity() -> Identity {
-    Identity { cluster_id: "dev".into(), node: NodeId(1), node_name: "n1".into() }
+    Identity { cluster_id: "dev".into(), node: NodeId(1), name: "n1".into() }
 }
 
 pub(super) const NOTHING_APPLIED: (Slot, HistoryHash) = (Slot::ZERO, HistoryHash(0));

@@ -174,7 +174,7 @@ impl Decoder<'_> {
             return Err(Malformed::TooLong { what: "nesting of sequences", len, max }.into());
         }
         self.depth += 1;
-        let count = self.reader.len()?;
+        let count = self.reader.length()?;
         // `push` takes memory only as updates are found, whatever the count says.
         let mut updates = Vec::new();
         for _ in 0..count {
@@ -190,7 +190,7 @@ impl Decoder<'_> {
         if kind != CONTAINS_EXACTLY {
             return Err(Malformed::UnknownTag { what: "range assertion", tag: kind.into() }.into());
         }
-        let count = self.reader.len()?;
+        let count = self.reader.length()?;
         let mut keys = Vec::new();
         for _ in 0..count {
             self.count_one()?;

@@ -1,0 +1,119 @@
+//! Many runs: swarms of seeds, and the hunt for planted bugs.
+
+use std::sync::Mutex;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use crate::mutant::{MUTANTS, Mutant};
+use crate::plan::{Plan, S};
+use crate::world::{Counters, Report, World};
+
+/// What a swarm found.
+#[derive(Debug, Default)]
+pub struct Findings {
+    /// The failing seeds, and what broke.
+    pub failures: Vec<(u64, Report)>,
+    /// What happened how often, over all runs.
+    pub counters: Counters,
+    /// How many seeds were played.
+    pub seeds: u64,
+}
+
+/// One row of the table of planted bugs.
+#[derive(Debug)]
+pub struct Hunt {
+    /// The bug.
+    pub mutant: Mutant,
+    /// How many seeds were played.
+    pub seeds: u64,
+    /// The seed that found it, and how.
+    pub found: Option<(u64, Report)>,
+}
+
+impl Hunt {
+    /// Whether it went as it must: a bug is found, a null mutant is not.
+    pub fn is_right(&self) -> bool {
+        self.found.is_some() != self.mutant.is_null()
+    }
+}
+
+/// Plays one seed.
+pub fn play(seed: u64, nodes: Option<u16>, mutant: Option<Mutant>) -> Report {
+    World::new(Plan::new(seed, nodes), mutant).run()
+}
+
+/// Plays the seeds from `from` on, on `jobs` threads; tells `progress` of each failure and, now and then, how far it is.
+pub fn swarm(
+    from: u64,
+    seeds: u64,
+    jobs: u64,
+    nodes: Option<u16>,
+    progress: &(dyn Fn(u64, Option<(u64, &Report)>) + Sync),
+) -> Findings {
+    let next = AtomicU64::new(0);
+    let findings = Mutex::new(Findings::default());
+    std::thread::scope(|scope| {
+        for _ in 0..jobs.max(1) {
+            scope.spawn(|| {
+                loop {
+                    let index = next.fetch_add(1, Ordering::Relaxed);
+                    if index >= seeds {
+                        return;
+                    }
+                    let seed = from + index;
+                    let report = play(seed, nodes, None);
+                    let mut findings = findings.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+                    findings.seeds += 1;
+                    for (what, count) in &report.counters {
+                        *findings.counters.entry(what).or_default() += count;
+                    }
+                    if report.violation.is_some() {
+                        progress(findings.seeds, Some((seed, &report)));
+                        findings.failures.push((seed, report));
+                    } else {
+                        progress(findings.seeds, None);
+                    }
+                }
+            });
+        }
+    });
+    let mut findings = findings.into_inner().unwrap_or_else(std::sync::PoisonError::into_inner);
+    findings.failures.sort_by_key(|(seed, _)| *seed);
+    findings
+}
+
+/// Plays up to `seeds` seeds against each planted bug, until one finds it.
+pub fn hunt(seeds: u64, told: &mut dyn FnMut(&Hunt)) -> Vec<Hunt> {
+    let mut hunts = Vec::new();
+    for mutant in MUTANTS {
+        let mut hunt = Hunt { mutant, seeds: 0, found: None };
+        for seed in 0..seeds {
+            hunt.seeds += 1;
+            let report = play(seed, None, Some(mutant));
+            if report.violation.is_some() {
+                hunt.found = Some((seed, report));
+                break;
+            }
+        }
+        told(&hunt);
+        hunts.push(hunt);
+    }
+    hunts
+}
+
+/// A failure, explained.
+pub fn story(seed: u64, nodes: Option<u16>, report: &Report) -> String {
+    let Some(broken) = &report.violation else { return format!("PASS seed {seed}") };
+    let nodes = nodes.map(|nodes| format!(" --nodes {nodes}")).unwrap_or_default();
+    let (whole, part) = (report.at / S, report.at % S / 1_000_000);
+    let mut text = format!("FAIL seed {seed}  event {}  at {whole}.{part:03}s simulated\n", report.event);
+    text += &format!("  {}: {}\n  faults:", broken.checker, broken.story);
+    let recent = report.faults.len().saturating_sub(8);
+    for (at, what) in &report.faults[recent..] {
+        text += &format!("\n    {}.{:03}s {what}", at / S, at % S / 1_000_000);
+    }
+    text += &format!(
+        "\n  replay: trialbay-sim replay --seed {seed}{nodes} --around {whole}s    (trace hash {:016x})",
+        report.trace_hash
+    );
+    text
+}

@@ -1,0 +1,340 @@
+//! The checkers' own books: what is durable where, what was promised, chosen, applied. They read disks and wires, keep
+//! their books across restarts, and ask no engine anything.
+
+use std::collections::BTreeMap;
+
+use trialbay_engine::{Ballot, HistoryHash, Message, NodeId, Record, Slot, SlotEntry, Value};
+
+/// A rule that was broken: by which checker, and the story.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Violation {
+    /// `K1` to `K14`, as in the documentation of the simulator.
+    pub checker: &'static str,
+    /// What happened.
+    pub story: String,
+}
+
+/// What a ledger entry gives.
+pub type Checked = Result<(), Violation>;
+
+/// A violation found by `checker`.
+pub fn violation(checker: &'static str, story: impl Into<String>) -> Checked {
+    Err(Violation { checker, story: story.into() })
+}
+
+/// The books.
+#[derive(Debug)]
+pub struct Ledger {
+    quorum: u32,
+    slots: BTreeMap<Slot, SlotBook>,
+    nodes: BTreeMap<NodeId, NodeBook>,
+}
+
+#[derive(Debug, Default)]
+struct SlotBook {
+    proposals: BTreeMap<Ballot, Proposal>,
+    chosen: Option<(Ballot, Value)>,
+    applied: Option<(NodeId, HistoryHash, Value)>,
+}
+
+/// What was proposed in one slot with one ballot.
+#[derive(Debug)]
+struct Proposal {
+    value: Value,
+    /// Who has it durable now, in its present life.
+    durable: u32,
+    /// Who ever had it durable while its votes counted: its acknowledgement may still count somewhere.
+    ever: u32,
+    chosen_at: Option<u64>,
+}
+
+#[derive(Debug, Default)]
+struct NodeBook {
+    votes: bool,
+    promised: Ballot0,
+    entries: BTreeMap<Slot, (Ballot, Value)>,
+    /// The highest ballot in any promise or acceptance that this life sent.
+    said: Ballot0,
+    acknowledged: Option<(Ballot, Slot)>,
+    /// The store durably holds everything up to here.
+    stored: Slot,
+}
+
+/// A ballot that is zero at first.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+struct Ballot0(Ballot);
+
+impl Default for Ballot0 {
+    fn default() -> Self {
+        Self(Ballot::ZERO)
+    }
+}
+
+/// A slot of the log that explains everything: its value, and the event at which it was chosen.
+#[derive(Clone, Debug)]
+pub struct Certified {
+    /// The value.
+    pub value: Value,
+    /// The event.
+    pub chosen_at: u64,
+}
+
+impl Ledger {
+    /// Empty books of a cluster of `nodes`.
+    pub fn new(nodes: u16) -> Self {
+        Self {
+            quorum: u32::from(nodes / 2 + 1),
+            slots: BTreeMap::new(),
+            nodes: (1..=nodes).map(|node| (NodeId(node), NodeBook::default())).collect(),
+        }
+    }
+
+    /// A record became durable on `node`.
+    ///
+    /// # Errors
+    /// K1: another value was chosen already, or one ballot has two values.
+    pub fn durable(&mut self, node: NodeId, record: &Record, event: u64) -> Checked {
+        let book = self.nodes.entry(node).or_default();
+        match record {
+            Record::Promised(ballot) => book.promised = book.promised.max(Ballot0(*ballot)),
+            Record::Accepted(SlotEntry { slot, entry }) => {
+                book.promised = book.promised.max(Ballot0(entry.ballot));
+                book.entries.insert(*slot, (entry.ballot, entry.value.clone()));
+                self.proposed(node, *slot, entry.ballot, &entry.value)?;
+                if let Some(proposal) = self.slots.entry(*slot).or_default().proposals.get_mut(&entry.ballot) {
+                    proposal.durable |= bit(node);
+                }
+                self.count(*slot, event)?;
+            }
+            Record::Decided { .. } | Record::MemoryBegan(_) => {}
+            Record::VoteRegained { .. } => {
+                book.votes = true;
+                let slots: Vec<Slot> = self.slots.keys().copied().collect();
+                for slot in slots {
+                    self.count(slot, event)?;
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// `node` lost records, and these are left. Unless it keeps its vote, what it said is void.
+    ///
+    /// # Errors
+    /// As [`Ledger::durable`].
+    pub fn forgotten(&mut self, node: NodeId, left: &[Record], keeps_vote: bool, event: u64) -> Checked {
+        let before = self.nodes.remove(&node).unwrap_or_default();
+        let mut after = NodeBook { stored: before.stored, ..NodeBook::default() };
+        if left.is_empty() {
+            after.stored = Slot::ZERO;
+        }
+        if keeps_vote {
+            (after.said, after.promised) = (before.said, before.promised);
+        }
+        self.nodes.insert(node, after);
+        for slot in self.slots.values_mut() {
+            for proposal in slot.proposals.values_mut() {
+                proposal.durable &= !bit(node);
+            }
+        }
+        for record in left {
+            if keeps_vote || !matches!(record, Record::VoteRegained { .. }) {
+                self.durable(node, record, event)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// `node`'s store holds everything up to here, durably.
+    pub fn stored(&mut self, node: NodeId, slot: Slot) {
+        let book = self.nodes.entry(node).or_default();
+        book.stored = book.stored.max(slot);
+    }
+
+    /// Whether `node`'s votes count, as its disk tells.
+    pub fn votes(&self, node: NodeId) -> bool {
+        self.nodes.get(&node).is_some_and(|book| book.votes)
+    }
+
+    /// `node` orders `value` applied.
+    ///
+    /// # Errors
+    /// K5: others applied something else; K3: no quorum ever had it durable; K1: another value was chosen.
+    pub fn applied(&mut self, node: NodeId, slot: Slot, hash: HistoryHash, value: &Value) -> Checked {
+        let book = self.slots.entry(slot).or_default();
+        if let Some((ballot, chosen)) = &book.chosen
+            && chosen != value
+        {
+            return violation(
+                "K1",
+                format!("{node} decides {value:?} in {slot}, where {chosen:?} was chosen in {ballot}"),
+            );
+        }
+        match &book.applied {
+            None => {}
+            Some((_, other_hash, other)) if other == value && *other_hash == hash => return Ok(()),
+            Some((by, other_hash, other)) => {
+                return violation(
+                    "K5",
+                    format!(
+                        "{node} decides {value:?} (history {hash:?}) in {slot}, {by} decided {other:?} ({other_hash:?})"
+                    ),
+                );
+            }
+        }
+        let justified =
+            book.proposals.values().any(|proposal| proposal.value == *value && proposal.chosen_at.is_some());
+        if !justified {
+            return violation("K3", format!("{node} decides {value:?} in {slot}, which no quorum ever had durable"));
+        }
+        book.applied = Some((node, hash, value.clone()));
+        Ok(())
+    }
+
+    /// The history hash that the cluster agreed on at `slot`.
+    pub fn agreed_hash(&self, slot: Slot) -> Option<HistoryHash> {
+        self.slots.get(&slot)?.applied.as_ref().map(|(_, hash, _)| *hash)
+    }
+
+    /// `from` sends `message`.
+    ///
+    /// # Errors
+    /// K1: a ballot proposes two values; K2: it contradicts a promise; K3: what it says is not durable.
+    pub fn sent(&mut self, from: NodeId, message: &Message) -> Checked {
+        match message {
+            Message::Prepare { ballot, .. } => self.is_promised(from, *ballot, "prepares"),
+            Message::Promise { ballot, .. } => {
+                self.is_promised(from, *ballot, "promises")?;
+                self.is_not_below(from, *ballot, "promises")
+            }
+            Message::Accept { ballot, first, values, .. } => {
+                self.is_promised(from, *ballot, "proposes in")?;
+                for (value, slot) in values.0.iter().zip(first.0..) {
+                    self.proposed(from, Slot(slot), *ballot, value)?;
+                }
+                Ok(())
+            }
+            Message::Accepted { ballot, votes, upto, .. } => {
+                if *votes && !self.votes(from) {
+                    return violation("K3", format!("{from} votes, and its disk does not say that it may"));
+                }
+                self.is_not_below(from, *ballot, "accepts in")?;
+                self.is_accepted(from, *ballot, *upto)
+            }
+            _ => Ok(()),
+        }
+    }
+
+    /// The log from slot 1 on, as far as it is known without a gap.
+    pub fn certificate(&self) -> Vec<Certified> {
+        let mut log = Vec::new();
+        for (slot, book) in &self.slots {
+            let value = book.applied.as_ref().map(|(_, _, value)| value);
+            let Some(value) = value.or(book.chosen.as_ref().map(|(_, value)| value)) else { break };
+            let agreeing = book.proposals.values().filter(|proposal| proposal.value == *value);
+            let Some(chosen_at) = agreeing.filter_map(|proposal| proposal.chosen_at).min() else { break };
+            if slot.0 != log.len() as u64 + 1 {
+                break;
+            }
+            log.push(Certified { value: value.clone(), chosen_at });
+        }
+        log
+    }
+
+    fn proposed(&mut self, by: NodeId, slot: Slot, ballot: Ballot, value: &Value) -> Checked {
+        let proposals = &mut self.slots.entry(slot).or_default().proposals;
+        let proposal = proposals.entry(ballot).or_insert_with(|| Proposal {
+            value: value.clone(),
+            durable: 0,
+            ever: 0,
+            chosen_at: None,
+        });
+        if proposal.value == *value {
+            return Ok(());
+        }
+        let other = &proposal.value;
+        violation("K1", format!("{ballot} has two values in {slot}: {other:?}, and {value:?} at {by}"))
+    }
+
+    fn count(&mut self, slot: Slot, event: u64) -> Checked {
+        let voters = self.nodes.iter().filter(|(_, book)| book.votes).fold(0, |mask, (node, _)| mask | bit(*node));
+        let Some(book) = self.slots.get_mut(&slot) else { return Ok(()) };
+        for (ballot, proposal) in &mut book.proposals {
+            proposal.ever |= proposal.durable & voters;
+            if proposal.ever.count_ones() >= self.quorum {
+                proposal.chosen_at = proposal.chosen_at.or(Some(event));
+            }
+            if (proposal.durable & voters).count_ones() < self.quorum {
+                continue;
+            }
+            let before = book.chosen.as_ref().map(|(ballot, value)| (*ballot, value));
+            let before = before.or(book.applied.as_ref().map(|(_, _, value)| (Ballot::ZERO, value)));
+            match before {
+                None => book.chosen = Some((*ballot, proposal.value.clone())),
+                Some((_, value)) if *value == proposal.value => {}
+                Some((earlier, value)) => {
+                    let now = &proposal.value;
+                    return violation(
+                        "K1",
+                        format!("{slot}: {now:?} is chosen in {ballot}, and {value:?} was chosen in {earlier} before"),
+                    );
+                }
+            }
+        }
+        Ok(())
+    }
+
+    fn is_promised(&self, node: NodeId, ballot: Ballot, does: &str) -> Checked {
+        let promised = self.nodes.get(&node).map_or(Ballot::ZERO, |book| book.promised.0);
+        if promised >= ballot {
+            return Ok(());
+        }
+        violation("K3", format!("{node} {does} {ballot}, and its disk has promised only {promised}"))
+    }
+
+    fn is_not_below(&mut self, node: NodeId, ballot: Ballot, does: &str) -> Checked {
+        let book = self.nodes.entry(node).or_default();
+        let bound = book.said.max(book.promised).0;
+        if ballot < bound {
+            return violation("K2", format!("{node} {does} {ballot}, and has promised {bound}"));
+        }
+        book.said = Ballot0(ballot);
+        Ok(())
+    }
+
+    fn is_accepted(&mut self, node: NodeId, ballot: Ballot, upto: Slot) -> Checked {
+        let book = self.nodes.entry(node).or_default();
+        let known = match book.acknowledged {
+            Some((before, known)) if before == ballot => known,
+            // What it acknowledged before is decided or sent again; a stretch as long as any window is looked at anew.
+            _ => Slot(upto.0.saturating_sub(256)),
+        };
+        for slot in (known.max(book.stored).0 + 1..=upto.0).map(Slot) {
+            let at = self.slots.get(&slot);
+            let decided = at.and_then(|at| {
+                at.applied.as_ref().map(|(_, _, value)| value).or(at.chosen.as_ref().map(|(_, value)| value))
+            });
+            let proposed = at.and_then(|at| at.proposals.get(&ballot)).map(|proposal| &proposal.value);
+            let justified = match book.entries.get(&slot) {
+                Some((durable, value)) => *durable == ballot || Some(value) == proposed || Some(value) == decided,
+                None => false,
+            };
+            if !justified {
+                let durable = book.entries.get(&slot);
+                return violation(
+                    "K3",
+                    format!(
+                        "{node} accepts up to {upto} in {ballot}, and its disk has {durable:?} in {slot} (its store has {})",
+                        book.stored
+                    ),
+                );
+            }
+        }
+        book.acknowledged = Some((ballot, upto.max(known)));
+        Ok(())
+    }
+}
+
+fn bit(node: NodeId) -> u32 {
+    1 << node.0
+}
