@@ -201,6 +201,14 @@ impl Engine {
         }
     }
 
+    /// A master has, or will propose, all that it lacks. A head on its way is awaited all the same: the store changes with it.
+    pub(crate) fn abandon_fetch(&mut self) {
+        if matches!(self.catch_up.state, State::Asked(_) | State::Waiting(_)) {
+            self.timers.clear(Timer::Fetch);
+            self.catch_up.state = State::Idle;
+        }
+    }
+
     fn end_catch_up(&mut self) {
         self.timers.clear(Timer::Fetch);
         self.catch_up.state = State::Idle;

@@ -59,7 +59,8 @@ struct Slave {
     /// The latest asking to which it answered with a grant (rule L2).
     granted_at: Option<Instant>,
     votes: bool,
-    /// When the last heartbeat was sent to it, and the end of what had been sent by then.
+    /// When the first heartbeat that it has not answered was sent to it, and the end of what had been sent by then. Later
+    /// ones do not take its place: under a stream of reads the latest one is never answered.
     heartbeat: Option<(Instant, Slot)>,
 }
 
@@ -131,6 +132,7 @@ impl Engine {
     /// Phase 1 is won: proposes again everything it found (rules C3 to C5), and then its own first value.
     pub(crate) fn become_master(&mut self, ballot: Ballot, mut inherited: BTreeMap<Slot, Value>) {
         assert_eq!(ballot, self.acceptor.promised, "a master has promised its own ballot");
+        self.abandon_fetch();
         let first = self.log.decided_upto().next();
         let last = inherited.last_key_value().map_or(Slot::ZERO, |(slot, _)| *slot).max(self.log.decided_upto());
         let me = self.config.node;
@@ -222,6 +224,11 @@ impl Engine {
             if master.queue.is_empty() || !master.has_room(&self.log, &self.config.limits) {
                 return;
             }
+            // Slaves whose disks are faster decide without this one, but what it has to write must not pile up.
+            if !self.has_room_for_values() {
+                return;
+            }
+            let Mastership::Master(master) = &mut self.mastership else { return };
             let (value, requests) = master.next_batch(&self.config.limits);
             self.propose(self.acceptor.received_upto.next(), value, requests);
         }
@@ -259,14 +266,11 @@ impl Engine {
         votes: bool,
         upto: Slot,
     ) {
-        if !self.franchise.counts(from, incarnation) {
-            return;
-        }
         let accepted_upto = self.log.accepted_upto();
         let Mastership::Master(master) = &mut self.mastership else {
             return;
         };
-        if master.ballot != ballot {
+        if master.ballot != ballot || !self.franchise.counts(from, incarnation) {
             return;
         }
         if upto > accepted_upto {
@@ -405,7 +409,7 @@ impl Engine {
             return;
         };
         let sent_upto = slave.next.prev();
-        slave.heartbeat = Some((self.now, sent_upto));
+        slave.heartbeat.get_or_insert((self.now, sent_upto));
         let message = Message::Heartbeat {
             ballot: master.ballot,
             asked_at: self.now,
@@ -428,13 +432,10 @@ impl Engine {
         received_upto: Slot,
         applied_upto: Slot,
     ) {
-        if !self.franchise.counts(from, incarnation) {
-            return;
-        }
         let Mastership::Master(master) = &mut self.mastership else {
             return;
         };
-        if master.ballot != ballot {
+        if master.ballot != ballot || !self.franchise.counts(from, incarnation) {
             return;
         }
         let Some(slave) = master.slaves.get_mut(&from) else {
@@ -451,11 +452,10 @@ impl Engine {
         slave.received_upto = slave.received_upto.max(received_upto);
         slave.next = slave.next.max(received_upto.next());
         // What had been sent before the heartbeat and has not arrived with it is lost.
-        if let Some((sent_at, sent_upto)) = slave.heartbeat
-            && sent_at == asked_at
+        if let Some((_, sent_upto)) = slave.heartbeat.take_if(|(sent_at, _)| *sent_at <= asked_at)
             && received_upto < sent_upto
         {
-            (slave.next, slave.received_upto, slave.heartbeat) = (received_upto.next(), received_upto, None);
+            (slave.next, slave.received_upto) = (received_upto.next(), received_upto);
         }
         self.serve_reads();
         self.set_lapse_timer();
