@@ -91,12 +91,12 @@ impl Engine {
             .iter()
             .zip(first.0..)
             .all(|(found, slot)| found.slot.0 == slot && found.slot <= decided_upto);
-        // What cannot be read here is answered with nothing, and the peer asks another node.
-        let entries = if usable {
-            entries.into_iter().map(|found| found.entry).collect()
-        } else {
-            Vec::new()
-        };
+        if entries.is_empty() || !usable {
+            // Removed since this node started, or unreadable: to the peer that is the same.
+            let log_start = first.next();
+            return self.send(peer, Message::Gone { log_start });
+        }
+        let entries = entries.into_iter().map(|found| found.entry).collect();
         self.send_fetched(peer, first, entries);
     }
 
