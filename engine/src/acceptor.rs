@@ -29,12 +29,7 @@ pub(crate) struct Acceptor {
 
 impl Acceptor {
     pub(crate) fn new(promised: Ballot, decided_upto: Slot) -> Self {
-        Self {
-            promised,
-            received_upto: decided_upto,
-            resigned: Ballot::ZERO,
-            gap_told: None,
-        }
+        Self { promised, received_upto: decided_upto, resigned: Ballot::ZERO, gap_told: None }
     }
 }
 
@@ -57,10 +52,7 @@ impl Engine {
             self.adopt(ballot);
         }
         // The promise leaves in the step that hears that its record is durable (rule P1).
-        self.disk.when_durable(Due::Promise {
-            ballot,
-            candidate_decided,
-        });
+        self.disk.when_durable(Due::Promise { ballot, candidate_decided });
         // The candidate gets the time of a campaign before this node tries itself.
         self.wait_for_master();
     }
@@ -76,24 +68,13 @@ impl Engine {
         }
         let accepted = self.log.accepted_above(candidate_decided).into();
         let incarnation = self.franchise.incarnation;
-        self.send(
-            ballot.node,
-            Message::Promise {
-                ballot,
-                incarnation,
-                accepted,
-            },
-        );
+        self.send(ballot.node, Message::Promise { ballot, incarnation, accepted });
     }
 
     /// Takes part in `ballot` from now on, and in nothing below it. Whatever this node was before, it is a slave of
     /// that ballot's owner now.
     pub(crate) fn adopt(&mut self, ballot: Ballot) {
-        assert!(
-            ballot > self.acceptor.promised,
-            "{ballot} is not above {}",
-            self.acceptor.promised
-        );
+        assert!(ballot > self.acceptor.promised, "{ballot} is not above {}", self.acceptor.promised);
         let own = matches!(&self.mastership, Mastership::Campaigning(campaign) if campaign.ballot() == ballot);
         if !own {
             self.become_slave();
@@ -155,9 +136,13 @@ impl Engine {
         if !self.follow(from, ballot) {
             return;
         }
+        if ballot == self.acceptor.resigned {
+            // It serves nobody any more, and `Granted` would be a word not kept.
+            return;
+        }
         self.canvasses = 0;
         self.acceptor.gap_told = None;
-        if self.franchise.votes && ballot != self.acceptor.resigned {
+        if self.franchise.votes {
             // Rule L1: a whole lease from now, on our clock.
             self.grant.give(from, self.now + self.config.lease);
         }
@@ -212,11 +197,7 @@ impl Engine {
 
     /// Accepts one entry: the next one of `received_upto`.
     pub(crate) fn accept(&mut self, slot: Slot, entry: Entry) {
-        assert_eq!(
-            slot,
-            self.acceptor.received_upto.next(),
-            "slots are accepted one after the other"
-        );
+        assert_eq!(slot, self.acceptor.received_upto.next(), "slots are accepted one after the other");
         self.acceptor.received_upto = slot;
         self.log.put(slot, entry.clone());
         self.disk.record(Record::Accepted(SlotEntry { slot, entry }));
@@ -228,11 +209,7 @@ impl Engine {
         self.decide_upto(decided_upto.min(self.acceptor.received_upto));
         if self.log.decided_upto() == decided_upto && self.log.decided_hash() != decided_hash {
             let (slot, ours) = (self.log.decided_upto(), self.log.decided_hash());
-            self.halt(HaltReason::HistoryDiverged {
-                slot,
-                ours,
-                theirs: decided_hash,
-            });
+            self.halt(HaltReason::HistoryDiverged { slot, ours, theirs: decided_hash });
         }
     }
 
@@ -241,12 +218,7 @@ impl Engine {
         while self.log.decided_upto() < upto {
             let (slot, hash, value) = self.log.decide_next();
             let requests = self.take_proposal(slot);
-            self.out.push(Action::Apply {
-                slot,
-                hash,
-                value,
-                requests,
-            });
+            self.out.push(Action::Apply { slot, hash, value, requests });
         }
         self.acceptor.received_upto = self.acceptor.received_upto.max(self.log.decided_upto());
     }
@@ -260,24 +232,17 @@ impl Engine {
             self.own_acceptance_is_durable(ballot, upto);
         } else {
             let (incarnation, votes) = (self.franchise.incarnation, self.franchise.votes);
-            self.send(
-                ballot.node,
-                Message::Accepted {
-                    ballot,
-                    incarnation,
-                    votes,
-                    upto,
-                },
-            );
+            self.send(ballot.node, Message::Accepted { ballot, incarnation, votes, upto });
         }
     }
 
     /// Whether the disk and the store keep up well enough to take more values.
     pub(crate) fn has_room_for_values(&self) -> bool {
         let limits = &self.config.limits;
-        let unapplied = self.log.applied_upto().distance_to(self.log.decided_upto());
-        self.disk.unpersisted_bytes() <= limits.in_flight_bytes_max.saturating_mul(2)
-            && unapplied <= limits.in_flight_slots_max.saturating_mul(16)
+        let bytes_max = limits.in_flight_bytes_max.saturating_mul(2);
+        self.disk.unpersisted_bytes() <= bytes_max
+            && self.log.unapplied_bytes() <= bytes_max
+            && self.log.unapplied_slots() <= limits.in_flight_slots_max.saturating_mul(16)
     }
 
     pub(crate) fn send_gap(&mut self, to: NodeId, ballot: Ballot) {
@@ -309,13 +274,6 @@ impl Engine {
 
     fn send_nak(&mut self, to: NodeId, ballot: Ballot) {
         let (promised, decided_upto) = (self.acceptor.promised, self.log.decided_upto());
-        self.send(
-            to,
-            Message::Nak {
-                ballot,
-                promised,
-                decided_upto,
-            },
-        );
+        self.send(to, Message::Nak { ballot, promised, decided_upto });
     }
 }

@@ -78,17 +78,10 @@ impl Engine {
             return self.wait_for_master();
         }
         let ballot = self.next_ballot();
-        self.mastership = Mastership::Campaigning(Campaign {
-            ballot,
-            phase: Phase::Canvass {
-                willing: BTreeSet::new(),
-            },
-        });
+        self.mastership =
+            Mastership::Campaigning(Campaign { ballot, phase: Phase::Canvass { willing: BTreeSet::new() } });
         self.timers.set(Timer::CampaignEnd, self.now + self.config.lease / 4);
-        self.send_to_others(&Message::Canvass {
-            ballot,
-            decided_upto: self.log.decided_upto(),
-        });
+        self.send_to_others(&Message::Canvass { ballot, decided_upto: self.log.decided_upto() });
         self.campaign_if_quorum_is_willing();
     }
 
@@ -98,16 +91,7 @@ impl Engine {
             self.franchise.votes && !self.grant.forbids(from, self.now) && candidate_decided >= self.log.decided_upto();
         let (incarnation, promised) = (self.franchise.incarnation, self.acceptor.promised);
         let decided_upto = self.log.decided_upto();
-        self.send(
-            from,
-            Message::Canvassed {
-                ballot,
-                willing,
-                incarnation,
-                promised,
-                decided_upto,
-            },
-        );
+        self.send(from, Message::Canvassed { ballot, willing, incarnation, promised, decided_upto });
     }
 
     pub(crate) fn on_canvassed(
@@ -121,10 +105,8 @@ impl Engine {
         if !self.franchise.counts(from, incarnation) {
             return;
         }
-        let Mastership::Campaigning(Campaign {
-            ballot: ours,
-            phase: Phase::Canvass { willing: nodes },
-        }) = &mut self.mastership
+        let Mastership::Campaigning(Campaign { ballot: ours, phase: Phase::Canvass { willing: nodes } }) =
+            &mut self.mastership
         else {
             return;
         };
@@ -142,24 +124,14 @@ impl Engine {
     }
 
     fn campaign_if_quorum_is_willing(&mut self) {
-        let Mastership::Campaigning(Campaign {
-            phase: Phase::Canvass { willing },
-            ..
-        }) = &self.mastership
-        else {
+        let Mastership::Campaigning(Campaign { phase: Phase::Canvass { willing }, .. }) = &self.mastership else {
             return;
         };
-        if !self
-            .quorum
-            .agrees(|node| node == self.config.node || willing.contains(&node))
-        {
+        if !self.quorum.agrees(|node| node == self.config.node || willing.contains(&node)) {
             return;
         }
         let ballot = self.next_ballot();
-        let phase = Phase::One {
-            promises: BTreeMap::new(),
-            naks: BTreeSet::new(),
-        };
+        let phase = Phase::One { promises: BTreeMap::new(), naks: BTreeSet::new() };
         self.mastership = Mastership::Campaigning(Campaign { ballot, phase });
         self.adopt(ballot);
         // Rule C2: nobody hears of a ballot before its owner has it on disk, or a restart could use it twice.
@@ -169,10 +141,8 @@ impl Engine {
 
     /// Our own promise is durable: asks the others for theirs.
     pub(crate) fn start_phase_one(&mut self, ballot: Ballot) {
-        let Mastership::Campaigning(Campaign {
-            ballot: ours,
-            phase: Phase::One { promises, .. },
-        }) = &mut self.mastership
+        let Mastership::Campaigning(Campaign { ballot: ours, phase: Phase::One { promises, .. } }) =
+            &mut self.mastership
         else {
             return;
         };
@@ -180,10 +150,7 @@ impl Engine {
             return;
         }
         promises.insert(self.config.node, self.log.accepted_above(self.log.decided_upto()));
-        self.send_to_others(&Message::Prepare {
-            ballot,
-            decided_upto: self.log.decided_upto(),
-        });
+        self.send_to_others(&Message::Prepare { ballot, decided_upto: self.log.decided_upto() });
         self.become_master_if_quorum_promised();
     }
 
@@ -198,10 +165,8 @@ impl Engine {
             return;
         }
         let decided_upto = self.log.decided_upto();
-        let Mastership::Campaigning(Campaign {
-            ballot: ours,
-            phase: Phase::One { promises, .. },
-        }) = &mut self.mastership
+        let Mastership::Campaigning(Campaign { ballot: ours, phase: Phase::One { promises, .. } }) =
+            &mut self.mastership
         else {
             return;
         };
@@ -222,10 +187,7 @@ impl Engine {
         let behind = decided_upto > self.log.decided_upto();
         match &mut self.mastership {
             Mastership::Slave => {}
-            Mastership::Campaigning(Campaign {
-                ballot: ours,
-                phase: Phase::One { naks, .. },
-            }) if *ours == ballot => {
+            Mastership::Campaigning(Campaign { ballot: ours, phase: Phase::One { naks, .. } }) if *ours == ballot => {
                 naks.insert(from);
                 let hopeless = !self.quorum.agrees(|node| !naks.contains(&node));
                 if behind || hopeless {
@@ -269,10 +231,7 @@ impl Engine {
     }
 
     fn become_master_if_quorum_promised(&mut self) {
-        let Mastership::Campaigning(Campaign {
-            ballot,
-            phase: Phase::One { promises, .. },
-        }) = &mut self.mastership
+        let Mastership::Campaigning(Campaign { ballot, phase: Phase::One { promises, .. } }) = &mut self.mastership
         else {
             return;
         };

@@ -63,19 +63,9 @@ impl Engine {
             let entries = self.log.entries(first, decided_upto, bytes_max).cloned().collect();
             self.send_fetched(from, first, entries);
         } else if first < self.log.disk_start() {
-            self.send(
-                from,
-                Message::Gone {
-                    log_start: self.log.disk_start(),
-                },
-            );
+            self.send(from, Message::Gone { log_start: self.log.disk_start() });
         } else if self.catch_up.reading_for.insert(from, first).is_none() {
-            self.out.push(Action::ReadLog {
-                peer: from,
-                from: first,
-                upto: decided_upto,
-                bytes_max,
-            });
+            self.out.push(Action::ReadLog { peer: from, from: first, upto: decided_upto, bytes_max });
         }
     }
 
@@ -87,10 +77,8 @@ impl Engine {
             return;
         };
         let decided_upto = self.log.decided_upto();
-        let usable = entries
-            .iter()
-            .zip(first.0..)
-            .all(|(found, slot)| found.slot.0 == slot && found.slot <= decided_upto);
+        let usable =
+            entries.iter().zip(first.0..).all(|(found, slot)| found.slot.0 == slot && found.slot <= decided_upto);
         if entries.is_empty() || !usable {
             // Removed since this node started, or unreadable: to the peer that is the same.
             let log_start = first.next();
@@ -186,11 +174,7 @@ impl Engine {
 
     /// A decided entry from a peer's log: takes it as accepted and decided at once.
     fn learn_entry(&mut self, slot: Slot, entry: Entry) {
-        assert_eq!(
-            slot,
-            self.log.decided_upto().next(),
-            "decided entries are learned one after the other"
-        );
+        assert_eq!(slot, self.log.decided_upto().next(), "decided entries are learned one after the other");
         if entry.ballot > self.acceptor.promised {
             self.adopt(entry.ballot);
         }
@@ -204,34 +188,18 @@ impl Engine {
     fn ask(&mut self, peer: NodeId) {
         self.catch_up.state = State::Asked(peer);
         self.timers.set(Timer::Fetch, self.now + self.config.lease);
-        self.send(
-            peer,
-            Message::Fetch {
-                from: self.log.decided_upto().next(),
-            },
-        );
+        self.send(peer, Message::Fetch { from: self.log.decided_upto().next() });
     }
 
     /// Tries the connected peer after `peer`; without any, the next heartbeat begins anew.
     fn ask_next_peer(&mut self, peer: NodeId) {
-        let after = self
-            .connected
-            .range((core::ops::Bound::Excluded(peer), core::ops::Bound::Unbounded))
-            .next();
-        match after
-            .or_else(|| self.connected.iter().find(|other| **other != peer))
-            .copied()
-        {
+        let after = self.connected.range((core::ops::Bound::Excluded(peer), core::ops::Bound::Unbounded)).next();
+        match after.or_else(|| self.connected.iter().find(|other| **other != peer)).copied() {
             Some(next) => {
                 // A pause, not at once: two peers that cannot help would be asked in a tight circle.
                 self.catch_up.state = State::Asked(next);
                 self.timers.set(Timer::Fetch, self.now + self.config.lease / 4);
-                self.send(
-                    next,
-                    Message::Fetch {
-                        from: self.log.decided_upto().next(),
-                    },
-                );
+                self.send(next, Message::Fetch { from: self.log.decided_upto().next() });
             }
             None => self.end_catch_up(),
         }
@@ -249,13 +217,6 @@ impl Engine {
 
     fn send_fetched(&mut self, to: NodeId, first: Slot, entries: Vec<Entry>) {
         let decided_upto = self.log.decided_upto();
-        self.send(
-            to,
-            Message::Fetched {
-                first,
-                entries: entries.into(),
-                decided_upto,
-            },
-        );
+        self.send(to, Message::Fetched { first, entries: entries.into(), decided_upto });
     }
 }

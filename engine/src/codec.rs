@@ -17,10 +17,8 @@ use crate::ids::{Ballot, Slot};
 use crate::message::{List, Message};
 use crate::value::{Entry, HistoryHash, SlotEntry, Value};
 
-const CONFIG: Configuration<LittleEndian, Fixint, NoLimit> = bincode::config::standard()
-    .with_fixed_int_encoding()
-    .with_little_endian()
-    .with_no_limit();
+const CONFIG: Configuration<LittleEndian, Fixint, NoLimit> =
+    bincode::config::standard().with_fixed_int_encoding().with_little_endian().with_no_limit();
 
 /// Why bytes are not a message.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -133,10 +131,7 @@ impl Encode for Entry {
 
 impl<Context> Decode<Context> for Entry {
     fn decode<D: Decoder<Context = Context>>(decoder: &mut D) -> Result<Self, DecodeError> {
-        Ok(Self {
-            ballot: Ballot::decode(decoder)?,
-            value: Value::decode(decoder)?,
-        })
+        Ok(Self { ballot: Ballot::decode(decoder)?, value: Value::decode(decoder)? })
     }
 }
 
@@ -149,9 +144,6 @@ impl Encode for SlotEntry {
 
 impl<Context> Decode<Context> for SlotEntry {
     fn decode<D: Decoder<Context = Context>>(decoder: &mut D) -> Result<Self, DecodeError> {
-        Ok(Self {
-            slot: Slot::decode(decoder)?,
-            entry: Entry::decode(decoder)?,
-        })
+        Ok(Self { slot: Slot::decode(decoder)?, entry: Entry::decode(decoder)? })
     }
 }

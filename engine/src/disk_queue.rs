@@ -38,10 +38,7 @@ pub(crate) struct DiskQueue {
 
 impl DiskQueue {
     pub(crate) fn new(decided_recorded: Slot) -> Self {
-        Self {
-            decided_recorded,
-            ..Self::default()
-        }
+        Self { decided_recorded, ..Self::default() }
     }
 
     /// Has `record` made durable, after all earlier ones.
@@ -54,11 +51,7 @@ impl DiskQueue {
 
     /// Has `due` done once everything recorded so far is durable: at once, if it is already.
     pub(crate) fn when_durable(&mut self, due: Due) {
-        let id = if self.records.is_empty() {
-            self.ordered
-        } else {
-            PersistId(self.ordered.0 + 1)
-        };
+        let id = if self.records.is_empty() { self.ordered } else { PersistId(self.ordered.0 + 1) };
         self.dues.push_back((id, due));
     }
 
@@ -83,11 +76,7 @@ impl DiskQueue {
     /// # Panics
     /// When that was never ordered: the driver is broken.
     pub(crate) fn persisted(&mut self, id: PersistId) {
-        assert!(
-            id <= self.ordered,
-            "{id:?} was persisted but only {:?} was ordered",
-            self.ordered
-        );
+        assert!(id <= self.ordered, "{id:?} was persisted but only {:?} was ordered", self.ordered);
         self.durable = self.durable.max(id);
         while let Some((batch, bytes)) = self.batches.front().copied()
             && batch <= self.durable
@@ -99,9 +88,7 @@ impl DiskQueue {
 
     /// The next thing owed whose records are durable.
     pub(crate) fn pop_ready(&mut self) -> Option<Due> {
-        self.dues
-            .pop_front_if(|(id, _)| *id <= self.durable)
-            .map(|(_, due)| due)
+        self.dues.pop_front_if(|(id, _)| *id <= self.durable).map(|(_, due)| due)
     }
 
     /// Bytes of values ordered and not yet durable.
@@ -123,10 +110,7 @@ mod tests {
     fn nothing_is_due_before_its_record_is_durable() {
         let mut queue = DiskQueue::new(Slot::ZERO);
         queue.record(Record::Promised(ballot(1)));
-        queue.when_durable(Due::Promise {
-            ballot: ballot(1),
-            candidate_decided: Slot::ZERO,
-        });
+        queue.when_durable(Due::Promise { ballot: ballot(1), candidate_decided: Slot::ZERO });
         assert_eq!(queue.pop_ready(), None);
         let (id, records) = queue.take_batch(Slot::ZERO, HistoryHash::default()).unwrap();
         assert_eq!((id, records.len()), (PersistId(1), 1));
@@ -143,10 +127,7 @@ mod tests {
         assert!(queue.pop_ready().is_some(), "nothing was ever ordered");
         queue.record(Record::Promised(ballot(1)));
         queue.take_batch(Slot::ZERO, HistoryHash::default());
-        queue.when_durable(Due::Accepted {
-            ballot: ballot(1),
-            upto: Slot(3),
-        });
+        queue.when_durable(Due::Accepted { ballot: ballot(1), upto: Slot(3) });
         assert_eq!(queue.pop_ready(), None);
         queue.persisted(PersistId(1));
         assert!(queue.pop_ready().is_some());
@@ -155,11 +136,7 @@ mod tests {
     #[test]
     fn the_decided_prefix_is_noted_beside_other_records_and_only_when_it_grew() {
         let mut queue = DiskQueue::new(Slot(5));
-        assert_eq!(
-            queue.take_batch(Slot(9), HistoryHash::default()),
-            None,
-            "an idle node writes nothing"
-        );
+        assert_eq!(queue.take_batch(Slot(9), HistoryHash::default()), None, "an idle node writes nothing");
         queue.record(Record::Promised(ballot(1)));
         assert_eq!(queue.take_batch(Slot(5), HistoryHash::default()).unwrap().1.len(), 1);
         queue.record(Record::Promised(ballot(2)));

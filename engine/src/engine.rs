@@ -73,20 +73,13 @@ impl Engine {
     /// # Panics
     /// When the configuration does not name this node as a voter, or `recovered` is not well-formed.
     pub fn new(now: Instant, config: Config, recovered: Recovered, seed: u64) -> Self {
-        assert!(
-            recovered.is_well_formed(),
-            "what was recovered is not well-formed: {recovered:?}"
-        );
+        assert!(recovered.is_well_formed(), "what was recovered is not well-formed: {recovered:?}");
         let quorum = Quorum::new(config.voters.clone());
         assert!(quorum.contains(config.node), "{} is not a voter", config.node);
         let mut rng = ChaCha8Rng::seed_from_u64(seed);
         // A node that is its own only voter has granted nothing to others.
         let alone = quorum.voters().len() == 1;
-        let wait = if alone {
-            Duration::ZERO
-        } else {
-            lease::restart_wait(config.lease, config.clock_drift_ppm)
-        };
+        let wait = if alone { Duration::ZERO } else { lease::restart_wait(config.lease, config.clock_drift_ppm) };
         let log = Log::new(&recovered);
         let mut disk = DiskQueue::new(recovered.decided_upto);
         let franchise = Franchise::new(&recovered, &mut rng, &mut disk);
@@ -178,10 +171,7 @@ impl Engine {
     /// The master as this node knows it, if its lease has not run out.
     pub fn known_master(&self) -> Option<NodeId> {
         match &self.mastership {
-            Mastership::Master(_) => self
-                .serves_until()
-                .filter(|until| self.now < *until)
-                .map(|_| self.config.node),
+            Mastership::Master(_) => self.serves_until().filter(|until| self.now < *until).map(|_| self.config.node),
             Mastership::Slave | Mastership::Campaigning(_) => {
                 self.grant.holder(self.now).filter(|holder| *holder != self.config.node)
             }
@@ -231,13 +221,7 @@ impl Engine {
         }
         match message {
             Message::Canvass { ballot, decided_upto } => self.on_canvass(from, ballot, decided_upto),
-            Message::Canvassed {
-                ballot,
-                willing,
-                incarnation,
-                promised,
-                decided_upto,
-            } => {
+            Message::Canvassed { ballot, willing, incarnation, promised, decided_upto } => {
                 self.saw_ballot(promised);
                 self.on_canvassed(from, ballot, willing, incarnation, decided_upto);
             }
@@ -246,104 +230,40 @@ impl Engine {
                     self.on_prepare(from, ballot, decided_upto);
                 }
             }
-            Message::Promise {
-                ballot,
-                incarnation,
-                accepted,
-            } => {
+            Message::Promise { ballot, incarnation, accepted } => {
                 self.on_promise(from, ballot, incarnation, accepted.0);
             }
-            Message::Accept {
-                ballot,
-                first,
-                values,
-                decided_upto,
-                decided_hash,
-            } => {
+            Message::Accept { ballot, first, values, decided_upto, decided_hash } => {
                 if self.is_ballot_of(from, ballot) {
                     self.on_accept(from, ballot, first, values.0, decided_upto, decided_hash);
                 }
             }
-            Message::Accepted {
-                ballot,
-                incarnation,
-                votes,
-                upto,
-            } => {
+            Message::Accepted { ballot, incarnation, votes, upto } => {
                 self.on_accepted(from, ballot, incarnation, votes, upto);
             }
-            Message::Heartbeat {
-                ballot,
-                asked_at,
-                sent_upto,
-                stream_start,
-                decided_upto,
-                decided_hash,
-            } => {
+            Message::Heartbeat { ballot, asked_at, sent_upto, stream_start, decided_upto, decided_hash } => {
                 if self.is_ballot_of(from, ballot) {
-                    self.on_heartbeat(
-                        from,
-                        ballot,
-                        asked_at,
-                        sent_upto,
-                        stream_start,
-                        decided_upto,
-                        decided_hash,
-                    );
+                    self.on_heartbeat(from, ballot, asked_at, sent_upto, stream_start, decided_upto, decided_hash);
                 }
             }
-            Message::Granted {
-                ballot,
-                asked_at,
-                incarnation,
-                votes,
-                received_upto,
-                applied_upto,
-            } => {
+            Message::Granted { ballot, asked_at, incarnation, votes, received_upto, applied_upto } => {
                 self.on_granted(from, ballot, asked_at, incarnation, votes, received_upto, applied_upto);
             }
             Message::Gap { ballot, received_upto } => self.on_gap(from, ballot, received_upto),
-            Message::Nak {
-                ballot,
-                promised,
-                decided_upto,
-            } => {
+            Message::Nak { ballot, promised, decided_upto } => {
                 self.saw_ballot(promised);
                 self.on_nak(from, ballot, promised, decided_upto);
             }
-            Message::Resign {
-                ballot,
-                successor,
-                decided_upto,
-                decided_hash,
-            } => {
+            Message::Resign { ballot, successor, decided_upto, decided_hash } => {
                 self.on_resign(from, ballot, successor, decided_upto, decided_hash);
             }
             Message::Fetch { from: first } => self.on_fetch(from, first),
-            Message::Fetched {
-                first,
-                entries,
-                decided_upto,
-            } => self.on_fetched(from, first, entries.0, decided_upto),
+            Message::Fetched { first, entries, decided_upto } => self.on_fetched(from, first, entries.0, decided_upto),
             Message::Gone { log_start } => self.on_gone(from, log_start),
             Message::Recall { incarnation } => self.on_recall(from, incarnation),
-            Message::Recalled {
-                asker,
-                incarnation,
-                votes,
-                blank,
-                promised,
-                accepted_upto,
-                genesis,
-            } => {
+            Message::Recalled { asker, incarnation, votes, blank, promised, accepted_upto, genesis } => {
                 self.saw_ballot(promised);
-                let answer = crate::recall::Answer {
-                    incarnation,
-                    votes,
-                    blank,
-                    promised,
-                    accepted_upto,
-                };
+                let answer = crate::recall::Answer { incarnation, votes, blank, promised, accepted_upto };
                 self.on_recalled(from, asker, answer, &genesis.0);
             }
         }
@@ -370,10 +290,7 @@ impl Engine {
         let mut accepted = None;
         while let Some(due) = self.disk.pop_ready() {
             match due {
-                Due::Promise {
-                    ballot,
-                    candidate_decided,
-                } => self.send_promise(ballot, candidate_decided),
+                Due::Promise { ballot, candidate_decided } => self.send_promise(ballot, candidate_decided),
                 Due::OwnPromise { ballot } => self.start_phase_one(ballot),
                 Due::Accepted { ballot, upto } => accepted = accepted.max(Some((ballot, upto))),
                 Due::VoteRegained { incarnation } => self.on_vote_regained(incarnation),
@@ -391,12 +308,7 @@ impl Engine {
         self.connected.insert(peer);
         self.rewind_stream(peer);
         if !self.franchise.votes {
-            self.send(
-                peer,
-                Message::Recall {
-                    incarnation: self.franchise.incarnation,
-                },
-            );
+            self.send(peer, Message::Recall { incarnation: self.franchise.incarnation });
         }
     }
 

@@ -40,17 +40,11 @@ pub struct Incarnation(pub u64);
 
 impl Ballot {
     /// Below every ballot that a node campaigns with.
-    pub const ZERO: Self = Self {
-        round: 0,
-        node: NodeId(0),
-    };
+    pub const ZERO: Self = Self { round: 0, node: NodeId(0) };
 
     /// The smallest ballot of `node` above `self`.
     pub fn next_for(self, node: NodeId) -> Self {
-        Self {
-            round: self.round.saturating_add(1),
-            node,
-        }
+        Self { round: self.round.saturating_add(1), node }
     }
 }
 

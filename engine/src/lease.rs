@@ -11,10 +11,12 @@ use crate::time::Instant;
 
 const PPM: u64 = 1_000_000;
 
-/// What a slave owes: no promise to anyone but `to` before `until`.
+/// What a slave owes: no promise to anyone before `nobody_before`, nor to anyone but `to` before `until`.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Grant {
-    /// `None` after a restart: the node has forgotten to whom it granted, so it refuses everyone (rule L4).
+    /// A restarted node has forgotten to whom it granted, so it refuses everyone (rule L4). Nothing shortens this: the
+    /// master that it hears of first may be an old one, whose messages come late.
+    nobody_before: Instant,
     to: Option<NodeId>,
     until: Instant,
 }
@@ -22,10 +24,7 @@ pub(crate) struct Grant {
 impl Grant {
     /// The grants that an earlier run may have given, of which none is later than `now`.
     pub(crate) fn after_restart(now: Instant, wait: Duration) -> Self {
-        Self {
-            to: None,
-            until: now + wait,
-        }
+        Self { nobody_before: now + wait, to: None, until: now }
     }
 
     pub(crate) fn give(&mut self, to: NodeId, until: Instant) {
@@ -42,7 +41,7 @@ impl Grant {
 
     /// Whether `candidate` must be refused.
     pub(crate) fn forbids(&self, candidate: NodeId, now: Instant) -> bool {
-        now < self.until && self.to != Some(candidate)
+        now < self.nobody_before || (now < self.until && self.to != Some(candidate))
     }
 
     /// Who holds it now.
@@ -50,8 +49,9 @@ impl Grant {
         if now < self.until { self.to } else { None }
     }
 
+    /// From when on nobody is refused.
     pub(crate) fn until(&self) -> Instant {
-        self.until
+        self.until.max(self.nobody_before)
     }
 }
 
@@ -102,6 +102,17 @@ mod tests {
     }
 
     #[test]
+    fn neither_a_grant_nor_its_end_shortens_the_wait_after_a_restart() {
+        let mut grant = Grant::after_restart(Instant(10), Duration::from_nanos(90));
+        grant.give(A, Instant(60));
+        assert!(grant.forbids(A, Instant(99)) && grant.forbids(B, Instant(99)));
+        assert_eq!(grant.holder(Instant(50)), Some(A));
+        grant.end(Instant(20));
+        assert!(grant.forbids(A, Instant(99)) && grant.forbids(B, Instant(99)));
+        assert_eq!(grant.until(), Instant(100));
+    }
+
+    #[test]
     fn a_late_heartbeat_does_not_shorten_a_grant() {
         let mut grant = Grant::after_restart(Instant(0), Duration::ZERO);
         grant.give(A, Instant(100));
@@ -116,10 +127,7 @@ mod tests {
             let (rho, nanos) = (f64::from(drift_ppm) / 1e6, lease.as_nanos() as f64);
             let granted_real = nanos / (1.0 + rho);
             let counted_real = counted_by_master(lease, drift_ppm).as_nanos() as f64 / (1.0 - rho);
-            assert!(
-                counted_real <= granted_real * (1.0 + 1e-9),
-                "{drift_ppm}: {counted_real} > {granted_real}"
-            );
+            assert!(counted_real <= granted_real * (1.0 + 1e-9), "{drift_ppm}: {counted_real} > {granted_real}");
         }
     }
 }

@@ -23,6 +23,9 @@ pub(crate) struct Log {
     decided_upto: Slot,
     decided_hash: HistoryHash,
     applied_upto: Slot,
+    /// The sizes of the values that are decided and not yet applied.
+    unapplied: VecDeque<usize>,
+    unapplied_bytes: usize,
     disk_start: Slot,
 }
 
@@ -35,6 +38,8 @@ impl Log {
             decided_upto: recovered.decided_upto,
             decided_hash: recovered.decided_hash,
             applied_upto: recovered.decided_upto,
+            unapplied: VecDeque::new(),
+            unapplied_bytes: 0,
             disk_start: recovered.log_start,
         };
         for slot_entry in &recovered.undecided {
@@ -78,13 +83,10 @@ impl Log {
     /// The entries from `from` to `upto` that are in memory, at least one and then up to `bytes_max` bytes of values.
     pub(crate) fn entries(&self, from: Slot, upto: Slot, bytes_max: usize) -> impl Iterator<Item = &Entry> {
         let mut bytes = 0;
-        (from.0..=upto.0)
-            .map_while(|slot| self.entry(Slot(slot)))
-            .enumerate()
-            .map_while(move |(index, entry)| {
-                bytes += entry.value.size();
-                (index == 0 || bytes <= bytes_max).then_some(entry)
-            })
+        (from.0..=upto.0).map_while(|slot| self.entry(Slot(slot))).enumerate().map_while(move |(index, entry)| {
+            bytes += entry.value.size();
+            (index == 0 || bytes <= bytes_max).then_some(entry)
+        })
     }
 
     /// Everything accepted above `above`, as far as it is in memory.
@@ -92,12 +94,7 @@ impl Log {
         let first = above.next().max(self.start);
         (first.0..=self.accepted_upto().0)
             .map(Slot)
-            .filter_map(|slot| {
-                Some(SlotEntry {
-                    slot,
-                    entry: self.entry(slot)?.clone(),
-                })
-            })
+            .filter_map(|slot| Some(SlotEntry { slot, entry: self.entry(slot)?.clone() }))
             .collect()
     }
 
@@ -111,11 +108,7 @@ impl Log {
             "{slot} is decided and must not change (decided up to {})",
             self.decided_upto
         );
-        assert!(
-            slot <= self.accepted_upto().next(),
-            "{slot} would leave a gap after {}",
-            self.accepted_upto()
-        );
+        assert!(slot <= self.accepted_upto().next(), "{slot} would leave a gap after {}", self.accepted_upto());
         self.bytes += cost(&entry.value);
         let index = usize::try_from(slot.0 - self.start.0).expect("the memory's length fits");
         if let Some(old) = self.entries.get_mut(index) {
@@ -132,24 +125,34 @@ impl Log {
     /// When nothing is accepted there.
     pub(crate) fn decide_next(&mut self) -> (Slot, HistoryHash, Value) {
         let slot = self.decided_upto.next();
-        let entry = self
-            .entry(slot)
-            .expect("a decided slot is accepted here, and undecided entries are in memory");
+        let entry = self.entry(slot).expect("a decided slot is accepted here, and undecided entries are in memory");
         let value = entry.value.clone();
         self.decided_hash = self.decided_hash.extend(slot, &value);
         self.decided_upto = slot;
+        self.unapplied.push_back(value.size());
+        self.unapplied_bytes += value.size();
         (slot, self.decided_hash, value)
     }
 
     /// # Panics
     /// When that was never decided.
     pub(crate) fn applied(&mut self, upto: Slot) {
-        assert!(
-            upto <= self.decided_upto,
-            "{upto} was applied but only {} is decided",
-            self.decided_upto
-        );
-        self.applied_upto = self.applied_upto.max(upto);
+        assert!(upto <= self.decided_upto, "{upto} was applied but only {} is decided", self.decided_upto);
+        while self.applied_upto < upto {
+            self.applied_upto = self.applied_upto.next();
+            self.unapplied_bytes -=
+                self.unapplied.pop_front().expect("every decided slot is counted until it is applied");
+        }
+    }
+
+    /// Slots that are decided and not yet applied.
+    pub(crate) fn unapplied_slots(&self) -> u64 {
+        self.applied_upto.distance_to(self.decided_upto)
+    }
+
+    /// Bytes of the values of those.
+    pub(crate) fn unapplied_bytes(&self) -> usize {
+        self.unapplied_bytes
     }
 
     /// Forgets decided entries from memory until the cache is within its limits. They stay on disk.
@@ -166,11 +169,7 @@ impl Log {
     /// The store now has the state of `slot`, which is beyond our decided prefix. What we had accepted up to there is void;
     /// later entries stay.
     pub(crate) fn install_head(&mut self, slot: Slot, hash: HistoryHash) {
-        assert!(
-            slot > self.decided_upto,
-            "a head at {slot} is not beyond {}",
-            self.decided_upto
-        );
+        assert!(slot > self.decided_upto, "a head at {slot} is not beyond {}", self.decided_upto);
         while self.start <= slot
             && let Some(entry) = self.entries.pop_front()
         {
@@ -179,16 +178,14 @@ impl Log {
         }
         self.start = self.start.max(slot.next());
         (self.decided_upto, self.decided_hash, self.applied_upto) = (slot, hash, slot);
+        self.unapplied.clear();
+        self.unapplied_bytes = 0;
         self.disk_start = slot.next();
     }
 
     /// The highest ballot of any entry in memory.
     pub(crate) fn ballot_max(&self) -> Ballot {
-        self.entries
-            .iter()
-            .map(|entry| entry.ballot)
-            .max()
-            .unwrap_or(Ballot::ZERO)
+        self.entries.iter().map(|entry| entry.ballot).max().unwrap_or(Ballot::ZERO)
     }
 }
 
@@ -202,10 +199,7 @@ mod tests {
     use crate::ids::NodeId;
 
     fn entry(round: u64, text: &str) -> Entry {
-        Entry {
-            ballot: Ballot { round, node: NodeId(1) },
-            value: Value::batch([text.as_bytes()]),
-        }
+        Entry { ballot: Ballot { round, node: NodeId(1) }, value: Value::batch([text.as_bytes()]) }
     }
 
     #[test]
@@ -217,19 +211,13 @@ mod tests {
         for slot in 1..=7 {
             assert_eq!(log.decide_next().0, Slot(slot));
         }
-        log.shrink(&Limits {
-            cache_slots_max: 4,
-            ..Limits::default()
-        });
+        log.shrink(&Limits { cache_slots_max: 4, ..Limits::default() });
         assert_eq!((log.start(), log.accepted_upto()), (Slot(7), Slot(10)));
         assert_eq!(log.entry(Slot(6)), None);
         assert_eq!(log.entry(Slot(8)), Some(&entry(1, "8")));
         assert_eq!(log.entries(Slot(7), Slot(9), usize::MAX).count(), 3);
         assert_eq!(log.entries(Slot(7), Slot(9), 0).count(), 1);
-        log.shrink(&Limits {
-            cache_slots_max: 0,
-            ..Limits::default()
-        });
+        log.shrink(&Limits { cache_slots_max: 0, ..Limits::default() });
         assert_eq!(log.start(), Slot(8), "undecided entries never leave memory");
     }
 
@@ -249,14 +237,8 @@ mod tests {
             log.put(Slot(slot), entry(1, "x"));
         }
         log.install_head(Slot(3), HistoryHash(7));
-        assert_eq!(
-            (log.start(), log.accepted_upto(), log.decided_upto()),
-            (Slot(4), Slot(5), Slot(3))
-        );
+        assert_eq!((log.start(), log.accepted_upto(), log.decided_upto()), (Slot(4), Slot(5), Slot(3)));
         log.install_head(Slot(9), HistoryHash(8));
-        assert_eq!(
-            (log.start(), log.accepted_upto(), log.applied_upto()),
-            (Slot(10), Slot(9), Slot(9))
-        );
+        assert_eq!((log.start(), log.accepted_upto(), log.applied_upto()), (Slot(10), Slot(9), Slot(9)));
     }
 }

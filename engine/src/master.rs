@@ -71,11 +71,7 @@ struct PendingRead {
 impl Slave {
     /// A slave is taken to have everything before `first` until it says otherwise.
     fn new(first: Slot) -> Self {
-        Self {
-            next: first,
-            received_upto: first.prev(),
-            ..Self::default()
-        }
+        Self { next: first, received_upto: first.prev(), ..Self::default() }
     }
 }
 
@@ -96,11 +92,7 @@ impl Master {
     /// The moment of the latest asking that a quorum has granted; this node grants itself what it asks.
     fn granted_by_quorum(&self, quorum: &Quorum, me: NodeId) -> Option<Instant> {
         quorum.reached_by(|node| {
-            if node == me {
-                Some(self.asked_at)
-            } else {
-                self.slaves.get(&node).and_then(|slave| slave.granted_at)
-            }
+            if node == me { Some(self.asked_at) } else { self.slaves.get(&node).and_then(|slave| slave.granted_at) }
         })
     }
 
@@ -138,10 +130,7 @@ impl Engine {
     pub(crate) fn become_master(&mut self, ballot: Ballot, mut inherited: BTreeMap<Slot, Value>) {
         assert_eq!(ballot, self.acceptor.promised, "a master has promised its own ballot");
         let first = self.log.decided_upto().next();
-        let last = inherited
-            .last_key_value()
-            .map_or(Slot::ZERO, |(slot, _)| *slot)
-            .max(self.log.decided_upto());
+        let last = inherited.last_key_value().map_or(Slot::ZERO, |(slot, _)| *slot).max(self.log.decided_upto());
         let me = self.config.node;
         let others = self.quorum.voters().iter().copied().filter(|node| *node != me);
         self.mastership = Mastership::Master(Master {
@@ -204,35 +193,22 @@ impl Engine {
         let at = self.log.decided_upto();
         match &mut self.mastership {
             Mastership::Master(master) if master.stopping => {
-                self.out.push(Action::RefuseRead {
-                    read,
-                    reason: Refusal::Stopping,
-                });
+                self.out.push(Action::RefuseRead { read, reason: Refusal::Stopping });
             }
             Mastership::Master(master) => {
                 if master.reads.len() >= self.config.limits.queued_reads_max {
-                    return self.out.push(Action::RefuseRead {
-                        read,
-                        reason: Refusal::Overloaded,
-                    });
+                    return self.out.push(Action::RefuseRead { read, reason: Refusal::Overloaded });
                 }
                 // Rule R2: the quorum must answer to an asking that is not older than the read.
                 let round_is_due = master.reads.back().is_none_or(|last| last.asked_at < self.now);
-                master.reads.push_back(PendingRead {
-                    read,
-                    asked_at: self.now,
-                    at: at.max(master.first_own),
-                });
+                master.reads.push_back(PendingRead { read, asked_at: self.now, at: at.max(master.first_own) });
                 if round_is_due {
                     self.send_heartbeats();
                 }
                 self.serve_reads();
             }
             Mastership::Slave | Mastership::Campaigning(_) => {
-                self.out.push(Action::RefuseRead {
-                    read,
-                    reason: Refusal::NotMaster { master: master_name },
-                });
+                self.out.push(Action::RefuseRead { read, reason: Refusal::NotMaster { master: master_name } });
             }
         }
     }
@@ -511,10 +487,7 @@ impl Engine {
         };
         let granted = master.granted_by_quorum(&self.quorum, self.config.node);
         while let Some(pending) = master.reads.pop_front_if(|pending| granted >= Some(pending.asked_at)) {
-            self.out.push(Action::ServeRead {
-                read: pending.read,
-                at: pending.at,
-            });
+            self.out.push(Action::ServeRead { read: pending.read, at: pending.at });
         }
     }
 
@@ -542,12 +515,7 @@ impl Engine {
                 .max_by_key(|(_, slave)| slave.accepted_upto)
                 .map(|(node, _)| *node);
             let (decided_upto, decided_hash) = (self.log.decided_upto(), self.log.decided_hash());
-            self.send_to_others(&Message::Resign {
-                ballot,
-                successor,
-                decided_upto,
-                decided_hash,
-            });
+            self.send_to_others(&Message::Resign { ballot, successor, decided_upto, decided_hash });
         }
         self.halt(HaltReason::Stopped);
     }
@@ -561,19 +529,12 @@ impl Engine {
         if self.grant.holder(self.now) == Some(self.config.node) {
             self.grant.end(self.now);
         }
-        let in_flight: Vec<RequestId> = master
-            .proposals
-            .into_iter()
-            .flat_map(|(_, requests)| requests)
-            .collect();
+        let in_flight: Vec<RequestId> = master.proposals.into_iter().flat_map(|(_, requests)| requests).collect();
         self.refuse(in_flight, Refusal::OutcomeUnknown);
         let queued = master.queue.into_iter().map(|request| request.id).collect();
         self.refuse(queued, Refusal::NotMaster { master: None });
         for pending in master.reads {
-            self.out.push(Action::RefuseRead {
-                read: pending.read,
-                reason: Refusal::NotMaster { master: None },
-            });
+            self.out.push(Action::RefuseRead { read: pending.read, reason: Refusal::NotMaster { master: None } });
         }
         if master.stopping {
             self.halt(HaltReason::Stopped);

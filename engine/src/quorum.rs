@@ -16,10 +16,7 @@ impl Quorum {
     pub fn new(mut voters: Vec<NodeId>) -> Self {
         voters.sort_unstable();
         assert!(!voters.is_empty(), "a cluster has at least one voter");
-        assert!(
-            voters.windows(2).all(|pair| pair[0] != pair[1]),
-            "a voter is named twice: {voters:?}"
-        );
+        assert!(voters.windows(2).all(|pair| pair[0] != pair[1]), "a voter is named twice: {voters:?}");
         Self { voters }
     }
 
@@ -63,9 +60,8 @@ mod tests {
     fn any_two_quorums_of_up_to_seven_voters_share_a_voter() {
         for n in 1..=7 {
             let quorum = quorum(n);
-            let quorums: Vec<u32> = (0..1u32 << n)
-                .filter(|set| quorum.agrees(|voter| set >> voter.0 & 1 == 1))
-                .collect();
+            let quorums: Vec<u32> =
+                (0..1u32 << n).filter(|set| quorum.agrees(|voter| set >> voter.0 & 1 == 1)).collect();
             assert!(!quorums.is_empty());
             for a in &quorums {
                 assert!(quorums.iter().all(|b| a & b != 0), "{n} voters");
@@ -89,9 +85,7 @@ mod tests {
             let quorum = quorum(n);
             for code in 0..4u32.pow(u32::from(n)) {
                 let reached = |voter: NodeId| code / 4u32.pow(u32::from(voter.0)) % 4;
-                let expected = (0..4)
-                    .rev()
-                    .find(|level| quorum.agrees(|voter| reached(voter) >= *level));
+                let expected = (0..4).rev().find(|level| quorum.agrees(|voter| reached(voter) >= *level));
                 assert_eq!(Some(quorum.reached_by(reached)), expected, "{n} voters, {code}");
             }
         }

@@ -8,8 +8,10 @@
 //!   for promises, so nothing that the earlier life promised lies above it.
 //! * **V3** It votes once its decided prefix covers the highest slot that any of them accepted: whatever was chosen
 //!   with the earlier life's acceptance was accepted by another voter as well, so it is decided and known by then.
-//! * **V4** At a cluster's birth all memories are empty and there is nothing to recall. Who saw that all voters
-//!   were blank at once notes their incarnations, the genesis; a node that finds its own in another's genesis votes.
+//! * **V4** At a cluster's birth all memories are empty and there is nothing to recall. One node alone, the lowest of the
+//!   voters, may say so: when all others told it that they are blank, it notes their incarnations, the genesis. A node
+//!   that finds its own in a genesis votes. Were everybody allowed to, a node with an old answer could begin a second
+//!   history with a node that was wiped after it had a part in the first.
 //!
 //! Answers of nodes without a vote are worth nothing (but for V4): when a majority was wiped, the cluster refuses to go on.
 
@@ -60,14 +62,7 @@ impl Franchise {
                 (incarnation, false, Vec::new())
             }
         };
-        Self {
-            incarnation,
-            votes,
-            genesis,
-            known: BTreeMap::new(),
-            answers: BTreeMap::new(),
-            regaining: false,
-        }
+        Self { incarnation, votes, genesis, known: BTreeMap::new(), answers: BTreeMap::new(), regaining: false }
     }
 
     /// Whether a vote of `from`, given in this incarnation, counts (rule V1).
@@ -86,11 +81,9 @@ impl Franchise {
             return Some((Record::VoteRegained { incarnation, genesis }, Ballot::ZERO));
         }
         let answers = answers?;
-        if blank && answers.iter().all(|(_, answer)| answer.blank && !answer.votes) {
-            let mut genesis: Vec<_> = answers
-                .iter()
-                .map(|(node, answer)| (*node, answer.incarnation))
-                .collect();
+        let founder = voters.first() == Some(&me);
+        if founder && blank && answers.iter().all(|(_, answer)| answer.blank && !answer.votes) {
+            let mut genesis: Vec<_> = answers.iter().map(|(node, answer)| (*node, answer.incarnation)).collect();
             genesis.push((me, incarnation));
             genesis.sort_unstable();
             return Some((Record::VoteRegained { incarnation, genesis }, Ballot::ZERO));
@@ -98,15 +91,7 @@ impl Franchise {
         let promised = answers.iter().map(|(_, answer)| answer.promised).max()?;
         let accepted_upto = answers.iter().map(|(_, answer)| answer.accepted_upto).max()?;
         let covered = answers.iter().all(|(_, answer)| answer.votes) && decided_upto >= accepted_upto;
-        covered.then(|| {
-            (
-                Record::VoteRegained {
-                    incarnation,
-                    genesis: Vec::new(),
-                },
-                promised,
-            )
-        })
+        covered.then(|| (Record::VoteRegained { incarnation, genesis: Vec::new() }, promised))
     }
 }
 
@@ -115,9 +100,7 @@ impl Engine {
         if self.franchise.votes {
             return;
         }
-        self.send_to_others(&Message::Recall {
-            incarnation: self.franchise.incarnation,
-        });
+        self.send_to_others(&Message::Recall { incarnation: self.franchise.incarnation });
         self.timers.set(Timer::Recall, self.now + self.config.lease / 2);
     }
 
@@ -164,9 +147,7 @@ impl Engine {
             return;
         }
         let (me, blank) = (self.config.node, self.is_blank());
-        let regained = self
-            .franchise
-            .regained(me, self.quorum.voters(), blank, self.log.decided_upto());
+        let regained = self.franchise.regained(me, self.quorum.voters(), blank, self.log.decided_upto());
         let Some((record, promised)) = regained else { return };
         if promised > self.acceptor.promised {
             self.adopt(promised);

@@ -23,15 +23,8 @@ pub(crate) enum Timer {
 
 const COUNT: usize = 7;
 
-const ALL: [Timer; COUNT] = [
-    Timer::Canvass,
-    Timer::CampaignEnd,
-    Timer::Heartbeat,
-    Timer::Lapse,
-    Timer::Fetch,
-    Timer::Recall,
-    Timer::Stop,
-];
+const ALL: [Timer; COUNT] =
+    [Timer::Canvass, Timer::CampaignEnd, Timer::Heartbeat, Timer::Lapse, Timer::Fetch, Timer::Recall, Timer::Stop];
 
 /// When each timer is due, if it is set.
 #[derive(Clone, Debug, Default)]
@@ -57,9 +50,7 @@ impl Timers {
 
     /// Clears and gives one timer that is due, in the order of the table.
     pub(crate) fn pop_due(&mut self, now: Instant) -> Option<Timer> {
-        let timer = ALL
-            .into_iter()
-            .find(|timer| self.0[*timer as usize].is_some_and(|at| at <= now))?;
+        let timer = ALL.into_iter().find(|timer| self.0[*timer as usize].is_some_and(|at| at <= now))?;
         self.clear(timer);
         Some(timer)
     }

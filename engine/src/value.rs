@@ -93,9 +93,7 @@ impl Value {
         match tag {
             0 if body.is_empty() => Some(Self::Noop),
             1 => Some(Self::Commands(body)),
-            2 => Some(Self::MasterChange(NodeId(u16::from_le_bytes(
-                body.as_ref().try_into().ok()?,
-            )))),
+            2 => Some(Self::MasterChange(NodeId(u16::from_le_bytes(body.as_ref().try_into().ok()?)))),
             3 => Some(Self::Configuration(body)),
             _ => None,
         }
@@ -199,16 +197,10 @@ mod tests {
 
     #[test]
     fn a_batch_cut_anywhere_inside_a_command_ends_with_one_error() {
-        let Value::Commands(bytes) = Value::batch([&b"one"[..], b"three"]) else {
-            panic!("a batch is commands")
-        };
+        let Value::Commands(bytes) = Value::batch([&b"one"[..], b"three"]) else { panic!("a batch is commands") };
         for len in (0..bytes.len()).filter(|len| ![0, 7].contains(len)) {
             let results: Vec<_> = Value::Commands(bytes.slice(..len)).commands().collect();
-            assert_eq!(
-                results.iter().filter(|result| result.is_err()).count(),
-                1,
-                "cut at {len}"
-            );
+            assert_eq!(results.iter().filter(|result| result.is_err()).count(), 1, "cut at {len}");
             assert!(results.last().unwrap().is_err(), "cut at {len}");
         }
     }
@@ -236,9 +228,6 @@ mod tests {
         let ba = start.extend(Slot(1), &b).extend(Slot(2), &a);
         assert_ne!(ab, ba);
         assert_ne!(start.extend(Slot(1), &a), start.extend(Slot(2), &a));
-        assert_ne!(
-            start.extend(Slot(1), &Value::Noop),
-            start.extend(Slot(1), &Value::Commands(Bytes::new()))
-        );
+        assert_ne!(start.extend(Slot(1), &Value::Noop), start.extend(Slot(1), &Value::Commands(Bytes::new())));
     }
 }

@@ -111,6 +111,9 @@ pub fn story(seed: u64, nodes: Option<u16>, report: &Report) -> String {
     for (at, what) in &report.faults[recent..] {
         text += &format!("\n    {}.{:03}s {what}", at / S, at % S / 1_000_000);
     }
-    text += &format!("\n  replay: trialbay-sim replay --seed {seed}{nodes} --around {whole}s    (trace hash {:016x})", report.trace_hash);
+    text += &format!(
+        "\n  replay: trialbay-sim replay --seed {seed}{nodes} --around {whole}s    (trace hash {:016x})",
+        report.trace_hash
+    );
     text
 }

@@ -81,7 +81,10 @@ impl World {
     ) -> Checked {
         let agreed = self.ledger.agreed_hash(applied);
         if recovered.decided_upto != applied || agreed.is_some_and(|agreed| agreed != hash) {
-            return violation("K5", format!("{id} recovers {applied} with history {hash:?}, the others have {agreed:?}"));
+            return violation(
+                "K5",
+                format!("{id} recovers {applied} with history {hash:?}, the others have {agreed:?}"),
+            );
         }
         Ok(())
     }

@@ -265,7 +265,8 @@ impl World {
             return self.ledger.forgotten(id, &[], false, event);
         }
         if node.disk.lose_one() {
-            let keeps_vote = node.disk.recover(&mut node.durable_store.clone()).memory.is_some_and(|memory| memory.votes);
+            let keeps_vote =
+                node.disk.recover(&mut node.durable_store.clone()).memory.is_some_and(|memory| memory.votes);
             let left: Vec<_> = node.disk.durable_records().to_vec();
             self.fault(format!("{id} loses a record (and {} vote)", if keeps_vote { "no" } else { "its" }));
             self.mark("records lost");

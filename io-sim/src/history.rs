@@ -55,7 +55,10 @@ pub fn check(operations: &[Operation], log: &[Certified]) -> Checked {
 }
 
 /// Where each update stands in the log, and what it gives there.
-fn place(operations: &[Operation], log: &[Certified]) -> Result<BTreeMap<u64, (u64, Outcome)>, crate::ledger::Violation> {
+fn place(
+    operations: &[Operation],
+    log: &[Certified],
+) -> Result<BTreeMap<u64, (u64, Outcome)>, crate::ledger::Violation> {
     let mut store = Store::default();
     let mut placed = BTreeMap::new();
     for (certified, slot) in log.iter().zip(1..) {
@@ -106,16 +109,26 @@ fn sweep(operations: &[Operation], log: &[Certified], placed: &BTreeMap<u64, (u6
         let position = match (operation.ask, operation.response) {
             (Ask::Update(command), Some((_, Response::Updated(told)))) => {
                 let Some((slot, outcome)) = placed.get(&op) else {
-                    return violation("K8", format!("operation {op} ({command:?}) was acknowledged and is not in the log"));
+                    return violation(
+                        "K8",
+                        format!("operation {op} ({command:?}) was acknowledged and is not in the log"),
+                    );
                 };
                 if *slot > chosen || 2 * slot <= floor {
                     return violation(
                         "K4",
-                        format!("operation {op} ended at event {event} and stands in slot {slot}: chosen are {chosen}, position must exceed {floor}/2"),
+                        format!(
+                            "operation {op} ended at event {event} and stands in slot {slot}: chosen are {chosen}, position must exceed {floor}/2"
+                        ),
                     );
                 }
                 if told != *outcome {
-                    return violation("K4", format!("operation {op} ({command:?}) in slot {slot} gives {outcome:?}, its client was told {told:?}"));
+                    return violation(
+                        "K4",
+                        format!(
+                            "operation {op} ({command:?}) in slot {slot} gives {outcome:?}, its client was told {told:?}"
+                        ),
+                    );
                 }
                 2 * slot
             }
@@ -123,7 +136,10 @@ fn sweep(operations: &[Operation], log: &[Certified], placed: &BTreeMap<u64, (u6
                 let Some(slot) = first_with(&versions[usize::from(key)], value, floor / 2, chosen) else {
                     return violation(
                         "K4",
-                        format!("read {op} of key {key} (by lease: {by_lease}) gave {value}, which it is not anywhere from slot {} to {chosen}", floor / 2),
+                        format!(
+                            "read {op} of key {key} (by lease: {by_lease}) gave {value}, which it is not anywhere from slot {} to {chosen}",
+                            floor / 2
+                        ),
                     );
                 };
                 2 * slot + 1

@@ -165,7 +165,10 @@ impl Ledger {
         if let Some((ballot, chosen)) = &book.chosen
             && chosen != value
         {
-            return violation("K1", format!("{node} decides {value:?} in {slot}, where {chosen:?} was chosen in {ballot}"));
+            return violation(
+                "K1",
+                format!("{node} decides {value:?} in {slot}, where {chosen:?} was chosen in {ballot}"),
+            );
         }
         match &book.applied {
             None => {}
@@ -173,11 +176,14 @@ impl Ledger {
             Some((by, other_hash, other)) => {
                 return violation(
                     "K5",
-                    format!("{node} decides {value:?} (history {hash:?}) in {slot}, {by} decided {other:?} ({other_hash:?})"),
+                    format!(
+                        "{node} decides {value:?} (history {hash:?}) in {slot}, {by} decided {other:?} ({other_hash:?})"
+                    ),
                 );
             }
         }
-        let justified = book.proposals.values().any(|proposal| proposal.value == *value && proposal.chosen_at.is_some());
+        let justified =
+            book.proposals.values().any(|proposal| proposal.value == *value && proposal.chosen_at.is_some());
         if !justified {
             return violation("K3", format!("{node} decides {value:?} in {slot}, which no quorum ever had durable"));
         }
@@ -305,7 +311,9 @@ impl Ledger {
         };
         for slot in (known.max(book.stored).0 + 1..=upto.0).map(Slot) {
             let at = self.slots.get(&slot);
-            let decided = at.and_then(|at| at.applied.as_ref().map(|(_, _, value)| value).or(at.chosen.as_ref().map(|(_, value)| value)));
+            let decided = at.and_then(|at| {
+                at.applied.as_ref().map(|(_, _, value)| value).or(at.chosen.as_ref().map(|(_, value)| value))
+            });
             let proposed = at.and_then(|at| at.proposals.get(&ballot)).map(|proposal| &proposal.value);
             let justified = match book.entries.get(&slot) {
                 Some((durable, value)) => *durable == ballot || Some(value) == proposed || Some(value) == decided,
@@ -315,7 +323,10 @@ impl Ledger {
                 let durable = book.entries.get(&slot);
                 return violation(
                     "K3",
-                    format!("{node} accepts up to {upto} in {ballot}, and its disk has {durable:?} in {slot} (its store has {})", book.stored),
+                    format!(
+                        "{node} accepts up to {upto} in {ballot}, and its disk has {durable:?} in {slot} (its store has {})",
+                        book.stored
+                    ),
                 );
             }
         }

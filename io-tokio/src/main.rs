@@ -1,3 +1,5 @@
 //! The `trialbay` binary.
 
-fn main() {}
+fn main() -> std::process::ExitCode {
+    trialbay::cli::main()
+}

@@ -70,14 +70,14 @@ impl Reader {
     }
 
     /// A count of elements or bytes: an `i32` that is not negative.
-    pub fn len(&mut self) -> Result<usize, Malformed> {
+    pub fn length(&mut self) -> Result<usize, Malformed> {
         let len = self.i32()?;
         usize::try_from(len).map_err(|_| Malformed::NegativeLength(len))
     }
 
     /// A length and that many bytes.
     pub fn string(&mut self) -> Result<Bytes, Malformed> {
-        let len = self.len()?;
+        let len = self.length()?;
         if self.0.len() < len { Err(Malformed::Truncated) } else { Ok(self.0.split_to(len)) }
     }
 

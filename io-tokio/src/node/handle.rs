@@ -2,18 +2,20 @@
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
 use bytes::Bytes;
-use serde::{Deserialize, Serialize};
 use tokio::sync::{mpsc, oneshot, watch};
 use trialbay_engine::{NodeId, Refusal, Slot};
 
+use super::serving::Serving;
+pub use crate::client::{NodeStatus, PeerView};
 use crate::clock::Clock;
+use crate::config::Reads;
 use crate::consistency::Consistency;
 use crate::store::{Snapshot, StoreError, StoreReader};
-use crate::update::{Failure, Outcome};
+pub use crate::update::UpdateResult;
 
 /// How long the driver may take to answer a question about itself before the node counts as stuck.
 const DRIVER_ANSWER_MAX: Duration = Duration::from_secs(2);
@@ -21,9 +23,6 @@ const DRIVER_ANSWER_MAX: Duration = Duration::from_secs(2);
 /// A handle on a running node. Cheap to clone.
 #[derive(Clone)]
 pub struct NodeHandle(Arc<Shared>);
-
-/// What an update gave, if it was decided.
-pub type UpdateResult = Result<Outcome, Failure>;
 
 /// Why an update was not done, or is not known to be.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -68,77 +67,6 @@ pub enum ReadRefused {
     Store(#[from] StoreError),
 }
 
-/// How `Consistent` reads are made safe.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub enum Reads {
-    /// By the lease: no round trip, and clocks that keep the drift bound.
-    #[default]
-    Lease,
-    /// By a quorum round for each batch of reads: trusts no clock.
-    Quorum,
-}
-
-/// What a node says about itself. `trialbay cluster status` shows one per node.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct NodeStatus {
-    /// The node's name.
-    pub node: String,
-    /// The cluster's id.
-    pub cluster_id: String,
-    /// The version of the program.
-    pub version: String,
-    /// The process id.
-    pub pid: u32,
-    /// `slave`, `canvassing`, `candidate`, `master` or `halted`.
-    pub role: String,
-    /// The master's name, as far as this node knows.
-    pub master: Option<String>,
-    /// Whether `Consistent` reads and updates are served here now.
-    pub serving: bool,
-    /// The highest promised ballot, as `round.node`.
-    pub ballot: String,
-    /// The last slot with an accepted value.
-    pub accepted_upto: u64,
-    /// The end of the decided prefix.
-    pub decided_upto: u64,
-    /// The end of the applied prefix.
-    pub applied_upto: u64,
-    /// The history hash at `decided_upto`, in hexadecimal.
-    pub history_hash: String,
-    /// Whether the node's votes count. A node whose disk was wiped or damaged has none until it has caught up.
-    pub votes: bool,
-    /// Whether the node is fetching decided entries from a peer.
-    pub catching_up: bool,
-    /// Whether enough voters are reachable for updates to be decided, as this node sees it.
-    pub progress_possible: bool,
-    /// How many more voters may fail before updates stop; `None` on a node that is not the master.
-    pub failures_survivable: Option<u32>,
-    /// Keys in the store.
-    pub keys: u64,
-    /// What is wrong with the node's files, in words; empty when nothing is.
-    pub damage: Vec<String>,
-    /// The other voters as the master sees them; empty elsewhere.
-    pub peers: Vec<PeerView>,
-}
-
-/// What a master knows of another voter.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct PeerView {
-    /// Its name.
-    pub node: String,
-    /// Whether there is a connection to it.
-    pub connected: bool,
-    /// Milliseconds since it last granted the lease.
-    pub granted_ms_ago: Option<u64>,
-    /// The end of what it has made durable.
-    pub accepted_upto: u64,
-    /// The end of what its store has applied.
-    pub applied_upto: u64,
-    /// Whether its votes count.
-    pub votes: bool,
-}
-
 /// What a connection asks of the driver.
 pub(crate) enum Ask {
     /// Do this update.
@@ -160,8 +88,7 @@ pub(crate) struct Shared {
     pub(crate) clock: Arc<dyn Clock>,
     pub(crate) store: StoreReader,
     pub(crate) asks: mpsc::Sender<Ask>,
-    /// The end of the time in which `Consistent` reads may be served, in nanoseconds on `clock`; 0 when they may not.
-    pub(crate) serves_until: AtomicU64,
+    pub(crate) serving: Serving,
     /// The master's node id; 0 (which no configuration allows) when unknown.
     pub(crate) master: AtomicU32,
     /// The applied slot, for those who wait for it.
@@ -192,7 +119,7 @@ impl NodeHandle {
 
     /// Whether this node is the master and its lease has not run out.
     pub fn is_serving(&self) -> bool {
-        self.0.clock.now().0 < self.0.serves_until.load(Ordering::Acquire)
+        self.0.serving.is_on(self.0.clock.now())
     }
 
     /// Proposes an update (the bytes of a command, see `update.rs`) and waits until it is decided and applied.
@@ -224,9 +151,11 @@ impl NodeHandle {
             }
             Consistency::Consistent => match self.0.reads {
                 Reads::Lease => {
-                    // Rule R1: what is read is fixed first; only then is the lease looked at.
+                    // Rule R1: the lease is looked at before what is read is fixed, and again after.
+                    let first = self.0.serving.look().ok_or_else(|| self.not_master())?;
                     let snapshot = self.0.store.snapshot()?;
-                    if self.is_serving() { Ok(snapshot) } else { Err(self.not_master()) }
+                    let held = self.0.serving.held_since(first, self.0.clock.now());
+                    if held { Ok(snapshot) } else { Err(self.not_master()) }
                 }
                 Reads::Quorum => self.quorum_snapshot().await,
             },

@@ -1,5 +1,20 @@
 //! A node: the engine and everything around it.
+//!
+//! ```text
+//! clients -> service -> NodeHandle -> driver (owns the engine) -> peers
+//!                           |            |        |
+//!                        snapshots    tlog thread  store thread
+//! ```
 
+mod driver;
+mod error;
 pub mod handle;
+pub mod home;
+mod options;
+pub(crate) mod serving;
+mod start;
 
+pub use error::NodeError;
 pub use handle::{NodeHandle, NodeStatus, PeerView, ReadRefused, UpdateRefused};
+pub use options::NodeOptions;
+pub use start::{RunningNode, run};

@@ -1,29 +1,30 @@
 //! The store: redb, with the applied slot in the same transaction as the data.
+//!
+//! The transaction log is the truth; the store is what it adds up to. So most commits of the store are not durable: after
+//! a power cut the store comes back as of its last durable commit, says which slot that is, and the log is replayed
+//! from there. Reads come from snapshots and see committed transactions, durable or not; nothing is answered before
+//! its commit.
+//!
+//! Reading order: `apply` and `overlay` (what an update does), `database` (the one writer), `reader`, `thread`.
 
-use trialbay_engine::Slot;
+mod apply;
+mod database;
+mod error;
+mod open;
+mod overlay;
+mod policy;
+mod range;
+mod reader;
+mod thread;
 
-/// Why the store could not do something.
-#[derive(Debug, thiserror::Error)]
-#[error("placeholder")]
-pub struct StoreError;
+#[cfg(test)]
+mod tests;
 
-/// Reads the store while one writer writes it. Cheap to clone.
-#[derive(Clone)]
-pub struct StoreReader;
-
-/// One consistent view of the store.
-pub struct Snapshot;
-
-impl StoreReader {
-    /// The state after the last applied batch.
-    pub fn snapshot(&self) -> Result<Snapshot, StoreError> {
-        Ok(Snapshot)
-    }
-}
-
-impl Snapshot {
-    /// The last slot applied in this view.
-    pub fn applied(&self) -> Result<Slot, StoreError> {
-        Ok(Slot::ZERO)
-    }
-}
+pub use apply::{KeyValue, apply, apply_command};
+pub use database::{Decided, Store};
+pub use error::StoreError;
+pub use open::Options;
+pub use policy::CommitPolicy;
+pub use range::{Direction, KeyRange};
+pub use reader::{Entries, Keys, Snapshot, StoreReader};
+pub use thread::{Applied, Job, NotTaken, StoreWriter, WriterLimits};

@@ -1,1 +1,249 @@
-//! Being written.
+//! The transaction log: what this node promised and accepted, durable before anybody is told.
+//!
+//! A directory of segments (`segment.rs`) full of checksummed records (`record.rs`), appended in groups of one write
+//! and one sync each. `scan.rs` says how a torn tail is told from damage, `recovery.rs` what either means for the node.
+//!
+//! ```text
+//! engine --Persist--> LogWriter --group--> Tlog --> Disk
+//!        <-Persisted-             (index)
+//! peers, store  <--entries-- LogReader
+//! ```
+
+mod error;
+mod index;
+mod reader;
+mod record;
+mod recovery;
+mod scan;
+mod segment;
+#[cfg(test)]
+mod testing;
+#[cfg(test)]
+mod tests;
+mod writer;
+
+use std::collections::BTreeMap;
+use std::path::Path;
+use std::sync::Arc;
+
+use trialbay_engine::{HistoryHash, Record, Slot};
+
+pub use self::error::TlogError;
+pub use self::reader::{Entries, LogReader, LogUsage};
+pub use self::recovery::{Damage, Note, RecoveredLog};
+pub use self::scan::BadFrame;
+pub use self::writer::{LogEvent, LogWriter, OnLogEvent};
+
+use self::error::io_error;
+use self::index::Location;
+use self::recovery::Tail;
+use self::segment::{HEADER_BYTES, Place, Segment};
+use crate::disk::Disk;
+use crate::identity::Identity;
+
+/// The most that may wait for one sync; with it, every offset in a segment fits into 32 bits.
+const UNSYNCED_BYTES_MAX: usize = 1 << 30;
+
+/// How much of a segment is reserved at a time: little enough to cost a small cluster nothing, enough to make growth rare.
+const RESERVE_BYTES: u64 = 8 << 20;
+
+/// How a log is kept.
+#[derive(Clone, Copy, Debug)]
+pub struct TlogOptions {
+    /// A segment that would grow longer is closed first, and a new one begun. At most 1 GiB.
+    pub segment_bytes: u64,
+}
+
+/// A transaction log, opened for writing. Single-threaded and blocking: [`LogWriter`] gives it a thread.
+pub struct Tlog {
+    place: Arc<Place>,
+    segment_bytes: u64,
+    segment: Segment,
+    /// Frames that wait for the next sync. Its memory is used again and again.
+    group: Vec<u8>,
+    /// The slots in `group`, and where in it they begin.
+    group_slots: Vec<(Slot, u32)>,
+    sealed: bool,
+    failed: bool,
+    reader: LogReader,
+}
+
+impl Default for TlogOptions {
+    fn default() -> Self {
+        Self { segment_bytes: 64 << 20 }
+    }
+}
+
+impl Tlog {
+    /// Opens the log in `<home>/tlogs`, which is made if need be, and reads all of it. A torn tail is cut off; what is
+    /// damaged stays. All that was read is durable when this returns.
+    ///
+    /// `store_applied` is the last slot that the node's store has applied, and the history hash there. When the result's
+    /// `decided_upto` is higher, the store has to replay what lies between from [`Tlog::reader`] before the engine starts,
+    /// and must arrive at `decided_hash`.
+    ///
+    /// # Errors
+    /// When the files belong to another node or to a newer version, contradict the store, or cannot be read or written.
+    pub fn open(
+        disk: Arc<dyn Disk>,
+        home: &Path,
+        identity: Identity,
+        options: TlogOptions,
+        store_applied: (Slot, HistoryHash),
+    ) -> Result<(Self, RecoveredLog), TlogError> {
+        identity.check()?;
+        let dir = home.join("tlogs");
+        disk.create_dir(&dir).map_err(io_error("create", &dir))?;
+        disk.sync_dir(home).map_err(io_error("sync", home))?;
+        let segment_bytes = options.segment_bytes.min(UNSYNCED_BYTES_MAX as u64);
+        let place = Arc::new(Place { disk, dir, identity, reserve_bytes: segment_bytes.min(RESERVE_BYTES) });
+
+        let mut survey = recovery::survey(&place, store_applied)?;
+        let mut segments = survey.take_segments();
+        let (segment, sealed) = open_tail(&place, survey.tail, &mut segments)?;
+        let reader = LogReader::new(Arc::clone(&place), survey.take_index(), segments);
+        let recovered = survey.conclude(&reader)?;
+        let mut tlog = Self {
+            place,
+            segment_bytes,
+            segment,
+            group: Vec::new(),
+            group_slots: Vec::new(),
+            sealed,
+            failed: false,
+            reader,
+        };
+        tlog.seal()?;
+        Ok((tlog, recovered))
+    }
+
+    /// Adds records to the group that the next [`Tlog::sync`] writes.
+    ///
+    /// # Errors
+    /// When a record or the group is beyond its limit, or the log failed before. Any error is final.
+    pub fn append(&mut self, records: &[Record]) -> Result<(), TlogError> {
+        self.guarded(|tlog| records.iter().try_for_each(|record| tlog.append_one(record)))
+    }
+
+    /// Writes what was appended, and makes it durable.
+    ///
+    /// # Errors
+    /// When the disk fails, or the log failed before. Any error is final.
+    pub fn sync(&mut self) -> Result<(), TlogError> {
+        self.guarded(|tlog| if tlog.group.is_empty() { Ok(()) } else { tlog.write_group() })
+    }
+
+    /// Writes down, without a sync, that everything in the log was synced. For when nothing else is to be written soon:
+    /// damage to the last group can then be told from a torn write.
+    ///
+    /// # Errors
+    /// When the disk fails, or the log failed before. Any error is final.
+    pub fn seal(&mut self) -> Result<(), TlogError> {
+        self.guarded(|tlog| {
+            if tlog.sealed || !tlog.group.is_empty() {
+                return Ok(());
+            }
+            record::encode_sealed(&mut tlog.group);
+            tlog.segment.write(&mut tlog.group)?;
+            tlog.group.clear();
+            tlog.sealed = true;
+            Ok(())
+        })
+    }
+
+    /// The bytes that wait for the next [`Tlog::sync`].
+    pub fn unsynced_bytes(&self) -> usize {
+        self.group.len()
+    }
+
+    /// Reads what is durable.
+    pub fn reader(&self) -> LogReader {
+        self.reader.clone()
+    }
+
+    /// After an error nobody knows what is on the disk, so that nothing may follow it.
+    fn guarded(&mut self, act: impl FnOnce(&mut Self) -> Result<(), TlogError>) -> Result<(), TlogError> {
+        if self.failed {
+            return Err(TlogError::Failed);
+        }
+        let outcome = act(self);
+        self.failed = outcome.is_err();
+        outcome
+    }
+
+    fn append_one(&mut self, record: &Record) -> Result<(), TlogError> {
+        let start = offset_in_segment(self.group.len() as u64);
+        record::encode(record, &mut self.group)?;
+        if self.group.len() > UNSYNCED_BYTES_MAX {
+            return Err(TlogError::TooLarge { bytes: self.group.len(), max: UNSYNCED_BYTES_MAX });
+        }
+        if let Record::Accepted(slot_entry) = record {
+            self.group_slots.push((slot_entry.slot, start));
+        }
+        Ok(())
+    }
+
+    fn write_group(&mut self) -> Result<(), TlogError> {
+        let has_room = self.segment.written() + self.group.len() as u64 <= self.segment_bytes;
+        // A group that fits into no segment gets a longer one for itself.
+        if !has_room && self.segment.written() > HEADER_BYTES {
+            self.roll()?;
+        }
+        let at = offset_in_segment(self.segment.written());
+        self.segment.write(&mut self.group)?;
+        self.segment.sync()?;
+        self.sealed = false;
+        self.group.clear();
+
+        let mut state = self.reader.state();
+        let segment = self.segment.number;
+        for (slot, start) in self.group_slots.drain(..) {
+            state.index.insert(slot, Location { segment, offset: at + start });
+        }
+        state.segments.insert(segment, self.segment.reserved());
+        Ok(())
+    }
+
+    fn roll(&mut self) -> Result<(), TlogError> {
+        let number = self.segment.number;
+        let next = number.checked_add(1).ok_or(TlogError::OutOfNumbers(number))?;
+        let bytes = self.segment.close()?;
+        self.segment = Segment::create(&self.place, next, bytes)?;
+        let mut state = self.reader.state();
+        state.segments.insert(number, bytes);
+        state.segments.insert(next, self.segment.reserved());
+        Ok(())
+    }
+}
+
+/// Opens the segment that the log goes on in, durable as it is, and says whether it is sealed. Keeps `segments` right.
+fn open_tail(place: &Place, tail: Tail, segments: &mut BTreeMap<u32, u64>) -> Result<(Segment, bool), TlogError> {
+    let (segment, sealed) = match tail {
+        Tail::Continue { number, end, cut, sealed } => (Segment::reopen(place, number, end, cut)?, sealed),
+        Tail::Fresh { number, last } => {
+            if let Some((last, end)) = last {
+                let segment = Segment::reopen(place, last, end.unwrap_or(0), end.is_some())?;
+                segments.insert(last, segment.reserved());
+            }
+            (Segment::create(place, number, bytes_before(number, segments))?, true)
+        }
+        Tail::Recreate { number } => {
+            let path = place.path(number);
+            place.disk.remove(&path).map_err(io_error("remove", &path))?;
+            (Segment::create(place, number, bytes_before(number, segments))?, true)
+        }
+    };
+    // The last process may have died between creating a file and making its name durable.
+    place.sync_names()?;
+    segments.insert(segment.number, segment.reserved());
+    Ok((segment, sealed))
+}
+
+/// The length of the segment before this one; 0 when there is none.
+fn bytes_before(number: u32, segments: &BTreeMap<u32, u64>) -> u64 {
+    number.checked_sub(1).and_then(|before| segments.get(&before)).copied().unwrap_or(0)
+}
+
+fn offset_in_segment(bytes: u64) -> u32 {
+    u32::try_from(bytes).expect("segments and groups are limited to 1 GiB each")
+}

@@ -1,0 +1,363 @@
+//! `trialbay cluster`: who is master, how far each node is, and whether one more failure is survivable.
+
+use std::io::Write as _;
+use std::time::Duration;
+
+use clap::Subcommand;
+use serde_json::json;
+
+use super::args::{Environment, Global, Output};
+use super::exit::{ExitCode, Failure};
+use crate::client::{ClientError, NodeReport, NodeStatus};
+
+/// A node that has not answered by then is shown as unreachable.
+const STATUS_WAIT_MAX: Duration = Duration::from_secs(2);
+
+#[derive(Subcommand, Debug)]
+pub(crate) enum ClusterCommand {
+    /// Show every node, who is master, and whether one more node failure is survivable.
+    ///
+    /// LAG counts the decided slots that a node has not applied yet. Exit code 0 when a master serves, 1 when none does,
+    /// 7 when no node can be reached.
+    #[command(after_help = "Examples:\n  trialbay cluster status\n  trialbay cluster status -o json")]
+    Status,
+    /// Print the master's name.
+    ///
+    /// Exit code 1 when there is none now.
+    #[command(after_help = "Example:\n  trialbay cluster who-master")]
+    WhoMaster,
+}
+
+pub(crate) async fn run(
+    command: ClusterCommand,
+    global: &Global,
+    environment: Environment<'_>,
+    out: &mut Vec<u8>,
+) -> Result<ExitCode, Failure> {
+    let client = global.client(environment)?;
+    match command {
+        ClusterCommand::Status => {
+            let endpoints = client.options().endpoints.clone();
+            let reports = client.with_timeout(global.timeout.min(STATUS_WAIT_MAX)).cluster_status().await;
+            let names = endpoints.into_iter().map(|endpoint| endpoint.name);
+            let overview = Overview { nodes: names.zip(reports).map(|(name, report)| Node { name, report }).collect() };
+            let text = match global.output {
+                Output::Text => overview.text(),
+                Output::Json => overview.json().to_string() + "\n",
+            };
+            out.extend_from_slice(text.as_bytes());
+            Ok(overview.exit())
+        }
+        ClusterCommand::WhoMaster => {
+            let master = client.find_master().await?;
+            let exit = if master.is_some() { ExitCode::Ok } else { ExitCode::Other };
+            let line = match (global.output, master) {
+                (Output::Text, Some(master)) => master.name,
+                (Output::Text, None) => return Err(Failure::new(exit, "there is no master now")),
+                (Output::Json, Some(master)) => {
+                    json!({ "master": master.name, "address": master.endpoint }).to_string()
+                }
+                (Output::Json, None) => json!({ "master": null }).to_string(),
+            };
+            writeln!(out, "{line}").expect("memory can be written");
+            Ok(exit)
+        }
+    }
+}
+
+/// What all nodes say, taken together.
+struct Overview {
+    nodes: Vec<Node>,
+}
+
+struct Node {
+    /// As the configuration has it.
+    name: Option<String>,
+    report: NodeReport,
+}
+
+impl Node {
+    fn name(&self) -> &str {
+        match (&self.report.status, &self.name) {
+            (Ok(status), _) => &status.node,
+            (Err(_), Some(name)) => name,
+            (Err(_), None) => "-",
+        }
+    }
+
+    /// Name and address, as far as they are known.
+    fn who(&self) -> String {
+        match self.name() {
+            "-" => self.report.endpoint.clone(),
+            name => format!("{name} ({})", self.report.endpoint),
+        }
+    }
+}
+
+impl Overview {
+    fn reached(&self) -> impl Iterator<Item = &NodeStatus> {
+        self.nodes.iter().filter_map(|node| node.report.status.as_ref().ok())
+    }
+
+    /// The node that serves. Two can say so only while the one is just taking over from the other.
+    fn master(&self) -> Option<&NodeStatus> {
+        let round = |status: &NodeStatus| status.ballot.split('.').next().and_then(|round| round.parse::<u64>().ok());
+        self.reached().filter(|status| status.serving).max_by_key(|status| round(status))
+    }
+
+    fn survivable(&self) -> bool {
+        self.master().and_then(|master| master.failures_survivable).is_some_and(|failures| failures > 0)
+    }
+
+    fn lag(&self, status: &NodeStatus) -> u64 {
+        let decided = self.reached().map(|status| status.decided_upto).max().unwrap_or(0);
+        decided.saturating_sub(status.applied_upto)
+    }
+
+    fn exit(&self) -> ExitCode {
+        match (self.master(), self.reached().next()) {
+            (Some(_), _) => ExitCode::Ok,
+            (None, Some(_)) => ExitCode::Other,
+            (None, None) => ExitCode::Unreachable,
+        }
+    }
+
+    fn text(&self) -> String {
+        let mut rows = vec![
+            ["NODE", "ROLE", "SERVING", "MASTER", "DECIDED", "APPLIED", "LAG", "BALLOT", "VOTES", "PID", "ADDRESS"]
+                .map(str::to_owned),
+        ];
+        let yes = |yes: bool| if yes { "yes" } else { "no" }.to_owned();
+        for node in &self.nodes {
+            let address = node.report.endpoint.clone();
+            rows.push(match &node.report.status {
+                Ok(status) => [
+                    status.node.clone(),
+                    status.role.clone(),
+                    yes(status.serving),
+                    status.master.clone().unwrap_or_else(|| "-".to_owned()),
+                    status.decided_upto.to_string(),
+                    status.applied_upto.to_string(),
+                    self.lag(status).to_string(),
+                    status.ballot.clone(),
+                    yes(status.votes),
+                    status.pid.to_string(),
+                    address,
+                ],
+                Err(error) => {
+                    let mut row = std::array::from_fn(|_| "-".to_owned());
+                    row[0] = node.name().to_owned();
+                    row[1] = if is_silent(error) { "unreachable" } else { "?" }.to_owned();
+                    row[10] = address;
+                    row
+                }
+            });
+        }
+        let mut text = table(&rows);
+        text.push('\n');
+        for line in self.verdict() {
+            text.push_str(&line);
+            text.push('\n');
+        }
+        text
+    }
+
+    fn verdict(&self) -> Vec<String> {
+        let mut lines = vec![match self.master() {
+            Some(master) => format!("master: {}", master.node),
+            None => "master: none; updates and consistent reads fail until there is one".to_owned(),
+        }];
+        lines.push(format!("one more node failure is survivable: {}", if self.survivable() { "yes" } else { "no" }));
+        lines.extend(self.problems().into_iter().map(|problem| format!("problem: {problem}")));
+        lines
+    }
+
+    fn problems(&self) -> Vec<String> {
+        let mut problems = Vec::new();
+        for node in &self.nodes {
+            let name = node.name();
+            let status = match &node.report.status {
+                Err(error) => {
+                    problems.push(format!("{}: {}", node.who(), why(error)));
+                    continue;
+                }
+                Ok(status) => status,
+            };
+            if status.role == "halted" {
+                problems.push(format!("{name} has halted: see its log"));
+            }
+            if !status.votes {
+                problems.push(format!("{name} has no vote until it has caught up"));
+            }
+            if status.catching_up {
+                problems.push(format!("{name} is catching up, {} slots behind", self.lag(status)));
+            }
+            problems.extend(status.damage.iter().map(|damage| format!("{name}: {damage}")));
+            let diverged = self
+                .reached()
+                .take_while(|other| other.node != status.node)
+                .find(|other| other.decided_upto == status.decided_upto && other.history_hash != status.history_hash);
+            if let Some(other) = diverged {
+                let slot = status.decided_upto;
+                problems.push(format!("the histories of {} and {name} differ at slot {slot}: stop both", other.node));
+            }
+        }
+        problems
+    }
+
+    fn json(&self) -> serde_json::Value {
+        let nodes = self.nodes.iter().map(|node| match &node.report.status {
+            Ok(status) => json!({
+                "node": node.name(),
+                "address": node.report.endpoint,
+                "reachable": true,
+                "lag": self.lag(status),
+                "status": status,
+            }),
+            Err(error) => json!({
+                "node": node.name,
+                "address": node.report.endpoint,
+                "reachable": false,
+                "error": why(error),
+            }),
+        });
+        json!({
+            "master": self.master().map(|master| &master.node),
+            "one_more_failure_survivable": self.survivable(),
+            "problems": self.problems(),
+            "nodes": nodes.collect::<Vec<_>>(),
+        })
+    }
+}
+
+fn is_silent(error: &ClientError) -> bool {
+    matches!(error, ClientError::Unreachable { .. } | ClientError::DidNotHappen { .. })
+}
+
+/// What is wrong with one node, without its address, which stands before it.
+fn why(error: &ClientError) -> String {
+    match error {
+        ClientError::Unreachable { tried } => match tried.as_slice() {
+            [(_, why)] => format!("unreachable: {why}"),
+            _ => "unreachable".to_owned(),
+        },
+        ClientError::DidNotHappen { why } => format!("no answer: {why}"),
+        other => format!("does not say how it is: {other}"),
+    }
+}
+
+/// Rows with their columns under each other.
+fn table<const N: usize>(rows: &[[String; N]]) -> String {
+    let widths: [usize; N] =
+        std::array::from_fn(|column| rows.iter().map(|row| row[column].chars().count()).max().unwrap_or(0));
+    let line = |row: &[String; N]| {
+        let cells = row.iter().zip(widths).map(|(cell, width)| format!("{cell:width$}"));
+        cells.collect::<Vec<_>>().join("  ").trim_end().to_owned() + "\n"
+    };
+    rows.iter().map(line).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn status(name: &str, applied_upto: u64) -> NodeStatus {
+        NodeStatus {
+            node: name.to_owned(),
+            cluster_id: "dev".to_owned(),
+            pid: 42,
+            role: "slave".to_owned(),
+            master: Some("n1".to_owned()),
+            ballot: "3.n1".to_owned(),
+            decided_upto: applied_upto,
+            applied_upto,
+            history_hash: format!("{applied_upto:016x}"),
+            votes: true,
+            progress_possible: true,
+            ..NodeStatus::default()
+        }
+    }
+
+    fn master(name: &str, applied_upto: u64, failures: u32) -> NodeStatus {
+        let master = status(name, applied_upto);
+        NodeStatus { role: "master".to_owned(), serving: true, failures_survivable: Some(failures), ..master }
+    }
+
+    fn overview(statuses: Vec<Result<NodeStatus, ClientError>>) -> Overview {
+        let node = |(index, status)| Node {
+            name: Some(format!("n{}", index + 1)),
+            report: NodeReport { endpoint: format!("127.0.0.1:40{index}0"), status },
+        };
+        Overview { nodes: statuses.into_iter().enumerate().map(node).collect() }
+    }
+
+    fn unreachable() -> Result<NodeStatus, ClientError> {
+        Err(ClientError::Unreachable { tried: vec![("127.0.0.1:4020".to_owned(), "connection refused".to_owned())] })
+    }
+
+    #[test]
+    fn a_healthy_cluster_has_a_master_and_survives_a_failure() {
+        let overview = overview(vec![Ok(master("n1", 120, 1)), Ok(status("n2", 120)), Ok(status("n3", 117))]);
+        assert_eq!(overview.exit(), ExitCode::Ok);
+        insta::assert_snapshot!(overview.text(), @r#"
+    NODE  ROLE    SERVING  MASTER  DECIDED  APPLIED  LAG  BALLOT  VOTES  PID  ADDRESS
+    n1    master  yes      n1      120      120      0    3.n1    yes    42   127.0.0.1:4000
+    n2    slave   no       n1      120      120      0    3.n1    yes    42   127.0.0.1:4010
+    n3    slave   no       n1      117      117      3    3.n1    yes    42   127.0.0.1:4020
+
+    master: n1
+    one more node failure is survivable: yes
+    "#);
+    }
+
+    #[test]
+    fn a_cluster_that_has_lost_a_node_says_which_and_that_no_other_may_fail() {
+        let mut slow = status("n2", 100);
+        (slow.catching_up, slow.votes) = (true, false);
+        slow.damage.push("tlog 003: record at byte 17 is damaged".to_owned());
+        let overview = overview(vec![Ok(master("n1", 120, 0)), Ok(slow), unreachable()]);
+        assert_eq!(overview.exit(), ExitCode::Ok);
+        insta::assert_snapshot!(overview.text(), @r#"
+    NODE  ROLE         SERVING  MASTER  DECIDED  APPLIED  LAG  BALLOT  VOTES  PID  ADDRESS
+    n1    master       yes      n1      120      120      0    3.n1    yes    42   127.0.0.1:4000
+    n2    slave        no       n1      100      100      20   3.n1    no     42   127.0.0.1:4010
+    n3    unreachable  -        -       -        -        -    -       -      -    127.0.0.1:4020
+
+    master: n1
+    one more node failure is survivable: no
+    problem: n2 has no vote until it has caught up
+    problem: n2 is catching up, 20 slots behind
+    problem: n2: tlog 003: record at byte 17 is damaged
+    problem: n3 (127.0.0.1:4020): unreachable: connection refused
+    "#);
+        assert_eq!(overview.json()["one_more_failure_survivable"], false);
+        assert_eq!(overview.json()["nodes"][2]["reachable"], false);
+        assert_eq!(overview.json()["nodes"][1]["lag"], 20);
+    }
+
+    #[test]
+    fn without_a_master_or_any_node_the_exit_code_says_so() {
+        let mut slave = status("n1", 3);
+        slave.master = None;
+        let leaderless = overview(vec![Ok(slave), unreachable()]);
+        assert_eq!(leaderless.exit(), ExitCode::Other);
+        assert!(leaderless.text().contains("master: none"));
+        assert!(leaderless.text().contains("survivable: no"));
+        assert_eq!(overview(vec![unreachable(), unreachable()]).exit(), ExitCode::Unreachable);
+    }
+
+    #[test]
+    fn of_two_that_say_they_serve_the_one_with_the_higher_ballot_is_master() {
+        let newer = NodeStatus { ballot: "10.n2".to_owned(), ..master("n2", 5, 1) };
+        for statuses in [[master("n1", 5, 1), newer.clone()], [newer.clone(), master("n1", 5, 1)]] {
+            assert_eq!(overview(statuses.map(Ok).to_vec()).master().unwrap().node, "n2");
+        }
+    }
+
+    #[test]
+    fn histories_that_differ_at_the_same_slot_are_a_problem() {
+        let other = NodeStatus { history_hash: "ff".to_owned(), ..status("n2", 7) };
+        let problems = overview(vec![Ok(master("n1", 7, 1)), Ok(other), Ok(status("n3", 7))]).problems();
+        assert_eq!(problems[0], "the histories of n1 and n2 differ at slot 7: stop both");
+    }
+}

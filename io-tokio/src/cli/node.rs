@@ -1,0 +1,235 @@
+//! `trialbay node`: from the configuration to a running node, and from its end to an exit code.
+
+use std::io::Read as _;
+use std::path::PathBuf;
+
+use clap::{Args, ValueEnum};
+use tokio::signal::unix::{SignalKind, signal};
+use tokio::sync::oneshot;
+use tracing_subscriber::EnvFilter;
+use trialbay_engine::NodeId;
+
+use super::args::{Environment, Global, Settings, load};
+use super::exit::{ExitCode, Failure};
+use crate::config::{Config, NodeConfig};
+use crate::node::home::HomeError;
+use crate::node::{self, NodeError, NodeOptions};
+use crate::peer::{PeerAddress, PeerError};
+use crate::store::StoreError;
+use crate::tlog::TlogError;
+
+#[derive(Args, Debug)]
+#[command(after_help = "Example:\n  trialbay node --config /etc/trialbay.toml --name n1")]
+pub(crate) struct NodeArgs {
+    /// Which of the nodes in the configuration to run.
+    #[arg(long)]
+    name: String,
+    /// Where the node keeps its files, if not where the configuration says.
+    #[arg(long, value_name = "DIR")]
+    home: Option<PathBuf>,
+    #[command(flatten)]
+    settings: Settings,
+    #[command(flatten)]
+    log: LogArgs,
+    /// Stop when standard input ends, which happens at the latest when the parent process does.
+    #[arg(long)]
+    exit_with_parent: bool,
+}
+
+#[derive(Args, Clone, Debug)]
+pub(crate) struct LogArgs {
+    /// How the log on standard error looks.
+    #[arg(long, value_enum, default_value = "text")]
+    log_format: LogFormat,
+    /// What to log: error, warn, info, debug, trace, or `target=level,...` [env: TRIALBAY_LOG] [default: info].
+    #[arg(long, value_name = "LEVEL")]
+    log_level: Option<String>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(crate) enum LogFormat {
+    /// One line for each event.
+    Text,
+    /// One JSON object for each event.
+    Json,
+}
+
+/// All that a node needs to know before it starts.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct NodePlan {
+    /// The checked configuration: every node with its addresses, lease, drift bound, reads and limits.
+    pub(crate) config: Config,
+    /// This node.
+    pub(crate) node: NodeConfig,
+    /// Where it keeps its files.
+    pub(crate) home: PathBuf,
+}
+
+pub(crate) async fn run(args: NodeArgs, global: &Global, environment: Environment<'_>) -> Result<ExitCode, Failure> {
+    start_log(&args.log, environment)?;
+    let plan = plan(&args, global, environment)?;
+    let stop = stop_requested(args.exit_with_parent)?;
+    run_node(plan, stop).await
+}
+
+/// Runs the node until `stop` is ready, which gives the reason; then it hands over and closes.
+async fn run_node(plan: NodePlan, stop: impl Future<Output = &'static str>) -> Result<ExitCode, Failure> {
+    let stop = async {
+        let reason = stop.await;
+        tracing::info!(reason, "stopping");
+    };
+    node::run(plan.options(), stop).await?;
+    Ok(ExitCode::Ok)
+}
+
+impl NodePlan {
+    fn options(self) -> NodeOptions {
+        let peers = (self.config.nodes.iter())
+            .filter(|other| other.id != self.node.id)
+            .map(|other| PeerAddress { node: NodeId(other.id), name: other.name.clone(), address: other.peer.clone() })
+            .collect();
+        NodeOptions {
+            node: NodeId(self.node.id),
+            client_listen: self.node.client_listen().to_owned(),
+            peer_listen: self.node.peer_listen().to_owned(),
+            name: self.node.name,
+            peers,
+            home: self.home,
+            cluster_id: self.config.cluster_id,
+            lease: self.config.lease,
+            clock_drift_ppm: self.config.clock_drift_ppm,
+            reads: self.config.reads,
+            limits: self.config.limits.updates,
+            connections_max: Some(self.config.limits.connections_max),
+        }
+    }
+}
+
+impl From<NodeError> for Failure {
+    fn from(error: NodeError) -> Self {
+        let exit = match &error {
+            NodeError::Home(HomeError::Locked { .. }) | NodeError::Store(StoreError::InUse) => ExitCode::HomeLocked,
+            NodeError::Home(HomeError::Foreign { .. } | HomeError::Unidentified { .. })
+            | NodeError::Store(StoreError::OtherCluster { .. } | StoreError::OtherNode { .. })
+            | NodeError::Tlog(TlogError::OtherCluster { .. } | TlogError::OtherNode { .. }) => ExitCode::ForeignHome,
+            NodeError::Home(HomeError::NotWritable { .. } | HomeError::Io { .. }) => ExitCode::Unwritable,
+            NodeError::Peers(PeerError::Bind { source, .. }) | NodeError::ClientAddress { source, .. }
+                if source.kind() == std::io::ErrorKind::AddrInUse =>
+            {
+                ExitCode::PortInUse
+            }
+            NodeError::Home(HomeError::Damaged { .. })
+            | NodeError::Store(_)
+            | NodeError::Tlog(_)
+            | NodeError::HistoryDamaged { .. }
+            | NodeError::StorageFailed { .. } => ExitCode::StorageFailed,
+            NodeError::HistoryDiverged { .. } => ExitCode::HistoryDiverged,
+            NodeError::Peers(_)
+            | NodeError::ClientAddress { .. }
+            | NodeError::System { .. }
+            | NodeError::Home(HomeError::Unsupported { .. }) => ExitCode::Other,
+        };
+        Self::new(exit, error.to_string())
+    }
+}
+
+fn plan(args: &NodeArgs, global: &Global, environment: Environment<'_>) -> Result<NodePlan, Failure> {
+    let path = global.config_path(environment).ok_or_else(|| {
+        Failure::new(ExitCode::Usage, "which configuration? Name it with --config FILE (or TRIALBAY_CONFIG)")
+    })?;
+    let config = load(&path, &global.overrides(&args.settings, environment))?;
+    let Some(node) = config.node(&args.name).cloned() else {
+        let names: Vec<_> = config.nodes.iter().map(|node| node.name.as_str()).collect();
+        let (path, names) = (path.display(), names.join(", "));
+        let message = format!("{path} has no node `{}`: --name one of {names}", args.name.escape_debug());
+        return Err(Failure::new(ExitCode::UnknownNode, message));
+    };
+    let home = args.home.clone().or_else(|| node.home.clone()).ok_or_else(|| {
+        let message = format!("node `{}` has no home: add `home = \"DIR\"` to it, or give --home DIR", node.name);
+        Failure::new(ExitCode::BadConfig, message)
+    })?;
+    Ok(NodePlan { config, node, home })
+}
+
+fn start_log(args: &LogArgs, environment: Environment<'_>) -> Result<(), Failure> {
+    let from_environment = environment("TRIALBAY_LOG").and_then(|level| level.into_string().ok());
+    let level = args.log_level.clone().or(from_environment).filter(|level| !level.is_empty());
+    let level = level.unwrap_or_else(|| "info".to_owned());
+    let filter = EnvFilter::try_new(&level).map_err(|error| {
+        let message = format!("`{level}` is no log level ({error}): write error, warn, info, debug or trace");
+        Failure::new(ExitCode::Usage, message)
+    })?;
+    let log = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).with_ansi(false);
+    // It would say so on standard error, and panic if that is closed.
+    let log = log.log_internal_errors(false);
+    let started = match args.log_format {
+        LogFormat::Text => log.try_init(),
+        LogFormat::Json => log.json().try_init(),
+    };
+    started.map_err(|error| Failure::new(ExitCode::Other, format!("the log cannot be set up: {error}")))
+}
+
+/// Ready when the node is asked to stop; gives the reason for the log.
+fn stop_requested(with_parent: bool) -> Result<impl Future<Output = &'static str>, Failure> {
+    let cannot = |error| Failure::new(ExitCode::Other, format!("signals cannot be received: {error}"));
+    let mut terminate = signal(SignalKind::terminate()).map_err(cannot)?;
+    let mut interrupt = signal(SignalKind::interrupt()).map_err(cannot)?;
+    let (ended, mut parent) = oneshot::channel();
+    if with_parent {
+        // A thread of its own: it sits in a read that nothing can interrupt, and ends with the process.
+        let watch = std::thread::Builder::new().name("parent".to_owned()).spawn(move || {
+            let mut byte = [0; 64];
+            while std::io::stdin().read(&mut byte).is_ok_and(|count| count > 0) {}
+            let _ = ended.send(());
+        });
+        watch.map_err(|error| Failure::new(ExitCode::Other, format!("no thread to watch the parent: {error}")))?;
+    }
+    Ok(async move {
+        tokio::select! {
+            _ = terminate.recv() => "SIGTERM",
+            _ = interrupt.recv() => "SIGINT",
+            // Without --exit-with-parent the sender is gone, and says nothing.
+            Ok(()) = &mut parent => "the parent process ended",
+        }
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use std::ffi::OsString;
+    use std::path::Path;
+
+    use clap::Parser as _;
+
+    use super::*;
+
+    fn planned(line: &str) -> Result<NodePlan, Failure> {
+        let cli = super::super::Cli::try_parse_from(line.split(' ')).unwrap();
+        let super::super::Command::Node(args) = cli.command else { panic!("not a node") };
+        plan(&args, &cli.global, &|_: &str| None::<OsString>)
+    }
+
+    #[test]
+    fn a_node_is_found_in_the_configuration_or_refused_by_name() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("t.toml");
+        let mut config = Config::dev(4000, 3, &dir.path().join("data")).unwrap();
+        config.nodes[2].home = None;
+        std::fs::write(&path, config.to_toml()).unwrap();
+        let file = path.to_str().unwrap();
+
+        let plan = planned(&format!("trialbay node --config {file} --name n2 --set reads=quorum")).unwrap();
+        assert_eq!((plan.node.id, plan.home), (2, dir.path().join("data/n2")));
+        assert_eq!(plan.config.reads, crate::config::Reads::Quorum);
+        let moved = planned(&format!("trialbay node --config {file} --name n3 --home /elsewhere")).unwrap();
+        assert_eq!(moved.home, Path::new("/elsewhere"));
+
+        let exit = |line: String| planned(&line).unwrap_err();
+        assert_eq!(exit(format!("trialbay node --config {file} --name n3")).exit, ExitCode::BadConfig);
+        let unknown = exit(format!("trialbay node --config {file} --name n4"));
+        assert_eq!(unknown.exit, ExitCode::UnknownNode);
+        assert!(unknown.message.ends_with("has no node `n4`: --name one of n1, n2, n3"), "{}", unknown.message);
+        assert_eq!(exit("trialbay node --name n1".to_owned()).exit, ExitCode::Usage);
+        assert_eq!(exit("trialbay node --config /nonexistent --name n1".to_owned()).exit, ExitCode::BadConfig);
+    }
+}

@@ -1,0 +1,370 @@
+//! The driver: the one task that owns the engine. It turns what happens into events, steps the engine, and carries its
+//! actions to the disk, the store, the peers and the clients, none of which it ever waits for.
+
+use std::collections::{BTreeMap, HashMap, VecDeque};
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+
+use bytes::Bytes;
+use tokio::sync::{mpsc, oneshot};
+use trialbay_engine::{
+    Action, Actions, Engine, Event, HaltReason, NodeId, PersistId, ReadId, Refusal, Request, RequestId, Role, Slot,
+    SlotEntry,
+};
+
+use super::handle::{Ask, NodeStatus, PeerView, Shared, UpdateRefused};
+use crate::peer::{PeerEvent, PeerNetwork};
+use crate::store::{Decided, Job, NotTaken, StoreWriter};
+use crate::tlog::{LogReader, LogWriter};
+use crate::update::UpdateResult;
+
+/// How much of each inbox goes into one round.
+const ROUND_EVENTS_MAX: usize = 1_024;
+
+/// The first this many offences of a peer are logged one by one, then only every so many.
+const BLAMES_LOGGED: u64 = 10;
+
+/// Who waits for the outcome of one update.
+pub(super) type Reply = oneshot::Sender<Result<UpdateResult, UpdateRefused>>;
+
+/// What the disk, the store and the readers of the log report. Each answers an order of the engine, whose windows
+/// bound their number.
+pub(super) enum StorageEvent {
+    Persisted(PersistId),
+    Applied(Slot),
+    LogRead { peer: NodeId, entries: Vec<SlotEntry> },
+    Failed(String),
+}
+
+/// Where the driver hears from everyone.
+pub(super) struct Inboxes {
+    pub(super) storage: mpsc::UnboundedReceiver<StorageEvent>,
+    pub(super) peers: mpsc::Receiver<PeerEvent>,
+    pub(super) asks: mpsc::Receiver<Ask>,
+}
+
+/// The engine and what it gives orders to.
+pub(super) struct Driver {
+    pub(super) engine: Engine,
+    pub(super) shared: Arc<Shared>,
+    pub(super) peers: PeerNetwork,
+    pub(super) tlog: LogWriter,
+    pub(super) log_reader: LogReader,
+    pub(super) store: StoreWriter<Vec<Reply>>,
+    pub(super) reports: mpsc::UnboundedSender<StorageEvent>,
+    /// What is wrong with the node's files, in words.
+    pub(super) damage: Vec<String>,
+    pub(super) waiting: Waiting,
+    pub(super) actions: Actions,
+}
+
+/// Who waits for what, and what waits for room.
+#[derive(Default)]
+pub(super) struct Waiting {
+    requests: HashMap<RequestId, Reply>,
+    requests_asked: u64,
+    reads: HashMap<ReadId, oneshot::Sender<Result<Slot, Refusal>>>,
+    reads_asked: u64,
+    /// Decided slots that the store's queue had no room for.
+    unapplied: VecDeque<Job<Vec<Reply>>>,
+    blames: BTreeMap<NodeId, u64>,
+    storage_failure: Option<String>,
+}
+
+/// How a run of the driver ended.
+pub(super) struct Ended {
+    pub(super) reason: HaltReason,
+    pub(super) storage_failure: Option<String>,
+    pub(super) peers: PeerNetwork,
+    pub(super) tlog: LogWriter,
+    pub(super) store: StoreWriter<Vec<Reply>>,
+}
+
+impl Driver {
+    /// Runs until the engine halts. All clients that still wait then learn that the outcome is unknown.
+    pub(super) async fn run(mut self, mut inboxes: Inboxes) -> Ended {
+        let mut round = Round::default();
+        loop {
+            let wait = self.engine.next_deadline().map_or(Duration::MAX, |at| at.since(self.shared.clock.now()));
+            tokio::select! {
+                biased;
+                _ = inboxes.storage.recv_many(&mut round.storage, ROUND_EVENTS_MAX) => {}
+                _ = inboxes.peers.recv_many(&mut round.peers, ROUND_EVENTS_MAX) => {}
+                _ = inboxes.asks.recv_many(&mut round.asks, ROUND_EVENTS_MAX) => {}
+                () = tokio::time::sleep(wait) => {}
+            }
+            round.fill(&mut inboxes);
+            if let Some(reason) = self.play(&mut round) {
+                let Self { peers, tlog, store, waiting, .. } = self;
+                return Ended { reason, storage_failure: waiting.storage_failure, peers, tlog, store };
+            }
+        }
+    }
+
+    /// Tells the engine everything that has happened, and then does everything it orders.
+    fn play(&mut self, round: &mut Round) -> Option<HaltReason> {
+        self.apply_backlog();
+        for event in round.storage.drain(..) {
+            let event = match event {
+                StorageEvent::Persisted(id) => Event::Persisted(id),
+                StorageEvent::Applied(slot) => Event::Applied(slot),
+                StorageEvent::LogRead { peer, entries } => Event::LogRead { peer, entries },
+                StorageEvent::Failed(why) => {
+                    tracing::error!(why, "storage failed");
+                    self.waiting.storage_failure.get_or_insert(why);
+                    Event::StorageFailed
+                }
+            };
+            self.step(event);
+        }
+        for event in round.peers.drain(..) {
+            match event {
+                PeerEvent::Connected(peer) => self.step(Event::Connected(peer)),
+                PeerEvent::Disconnected(peer) => self.step(Event::Disconnected(peer)),
+                PeerEvent::Received { from, message, room } => {
+                    drop(room);
+                    self.step(Event::Received { from, message });
+                }
+            }
+        }
+        self.play_asks(&mut round.asks);
+        if self.engine.next_deadline().is_some_and(|at| at <= self.shared.clock.now()) {
+            self.step(Event::Ticked);
+        }
+        // What is published ends (or begins) here before anybody can hear of it from this node.
+        self.publish();
+        let mut actions = std::mem::take(&mut self.actions);
+        let halted = actions.drain().fold(None, |halted, action| halted.or(self.perform(action)));
+        self.actions = actions;
+        halted
+    }
+
+    fn play_asks(&mut self, asks: &mut Vec<Ask>) {
+        let mut requests = Vec::new();
+        for ask in asks.drain(..) {
+            match ask {
+                Ask::Update { command, reply } => requests.push(self.waiting.request(command, reply)),
+                Ask::QuorumRead { reply } => {
+                    let read = self.waiting.read(reply);
+                    self.step(Event::ReadRequested(read));
+                }
+                Ask::Status { reply } => {
+                    // Whoever asked may be gone.
+                    let _ = reply.send(self.status());
+                }
+                Ask::Stop => self.step(Event::StopRequested),
+            }
+        }
+        if !requests.is_empty() {
+            self.step(Event::Requested(requests));
+        }
+    }
+
+    fn step(&mut self, event: Event) {
+        let now = self.shared.clock.now();
+        self.engine.step(now, event, &mut self.actions);
+    }
+
+    fn perform(&mut self, action: Action) -> Option<HaltReason> {
+        match action {
+            Action::Send { to, message } => self.peers.send(to, message),
+            Action::Persist { id, records } => self.tlog.persist(id, records),
+            Action::Apply { slot, hash, value, requests } => {
+                let replies = requests.iter().filter_map(|id| self.waiting.requests.remove(id)).collect();
+                self.waiting.unapplied.push_back(Job { decided: Decided { slot, hash, value }, replies });
+                self.apply_backlog();
+            }
+            Action::Refuse { requests, reason } => {
+                for id in requests {
+                    if let Some(reply) = self.waiting.requests.remove(&id) {
+                        // The client may have gone away.
+                        let _ = reply.send(Err(self.refused(reason)));
+                    }
+                }
+            }
+            Action::ServeRead { read, at } => self.waiting.answer_read(read, Ok(at)),
+            Action::RefuseRead { read, reason } => self.waiting.answer_read(read, Err(reason)),
+            Action::ReadLog { peer, from, upto, bytes_max } => self.read_log(peer, from, upto, bytes_max),
+            Action::InstallHead { from } => {
+                // Logs are never shortened yet, so only a peer whose log is damaged can say that its start is gone.
+                tracing::warn!(peer = self.name(from), "no peer has the log entries that this node lacks");
+                self.step(Event::HeadFailed);
+            }
+            Action::Blame { peer, offence } => self.blame(peer, &format!("{offence:?}")),
+            Action::Halt(reason) => return Some(reason),
+        }
+        None
+    }
+
+    /// Hands decided slots to the store, in order, as far as its queue has room.
+    fn apply_backlog(&mut self) {
+        while let Some(job) = self.waiting.unapplied.pop_front() {
+            match self.store.apply(job) {
+                Ok(()) => {}
+                // Both come back: a full queue has room again after the next `Applied`; an ended thread has said why.
+                Err(NotTaken::Full(job) | NotTaken::Ended(job)) => return self.waiting.unapplied.push_front(job),
+            }
+        }
+    }
+
+    fn read_log(&self, peer: NodeId, from: Slot, upto: Slot, bytes_max: usize) {
+        let (reader, reports) = (self.log_reader.clone(), self.reports.clone());
+        let name = self.name(peer).to_owned();
+        tokio::task::spawn_blocking(move || {
+            let entries = reader.read(from, upto, bytes_max).unwrap_or_else(|error| {
+                tracing::error!(peer = name, %error, "cannot read the log for a peer that catches up");
+                Vec::new()
+            });
+            // The driver may have ended.
+            let _ = reports.send(StorageEvent::LogRead { peer, entries });
+        });
+    }
+
+    /// Makes the engine's state known to connections.
+    fn publish(&self) {
+        let was_serving = self.shared.serving.look().is_some();
+        let serves_until = self.engine.serves_until();
+        self.shared.serving.publish(serves_until);
+        let serving = serves_until.is_some();
+        let master = self.engine.known_master().map_or(0, |master| u32::from(master.0));
+        let known = self.shared.master.swap(master, Ordering::AcqRel);
+        if was_serving != serving || known != master {
+            let role = role_name(self.engine.role());
+            let master = u16::try_from(master).ok().and_then(|id| self.shared.names.get(&NodeId(id)));
+            tracing::info!(role, serving, master = master.map_or("unknown", String::as_str), "mastership");
+        }
+    }
+
+    fn status(&self) -> NodeStatus {
+        let status = self.engine.status();
+        let now = self.shared.clock.now();
+        let names = &self.shared.names;
+        let peers: Vec<PeerView> = (status.peers.iter())
+            .map(|peer| PeerView {
+                node: self.name(peer.node).to_owned(),
+                connected: peer.connected,
+                granted_ms_ago: peer.granted_at.map(|at| u64::try_from(now.since(at).as_millis()).unwrap_or(u64::MAX)),
+                accepted_upto: peer.accepted_upto.0,
+                applied_upto: peer.applied_upto.0,
+                votes: peer.votes,
+            })
+            .collect();
+        let quorum = names.len() / 2 + 1;
+        let reachable = 1 + names.keys().filter(|node| self.peers.is_connected(**node)).count();
+        let is_master = status.role == Role::Master;
+        let usable: usize = 1 + status.peers.iter().filter(|peer| peer.connected && peer.votes).count();
+        let survivable = u32::try_from(usable.saturating_sub(quorum)).unwrap_or(0);
+        NodeStatus {
+            node: self.name(self.shared.node).to_owned(),
+            cluster_id: self.shared.cluster_id.clone(),
+            version: env!("CARGO_PKG_VERSION").to_owned(),
+            pid: std::process::id(),
+            role: role_name(status.role).to_owned(),
+            master: status.master.map(|master| self.name(master).to_owned()),
+            serving: status.serves_until.is_some_and(|until| now < until),
+            ballot: format!("{}.{}", status.promised.round, status.promised.node.0),
+            accepted_upto: status.accepted_upto.0,
+            decided_upto: status.decided_upto.0,
+            applied_upto: status.applied_upto.0,
+            history_hash: format!("{:?}", status.decided_hash),
+            votes: status.votes,
+            catching_up: status.catching_up,
+            progress_possible: status.applied_upto > Slot::ZERO && status.master.is_some() && reachable >= quorum,
+            failures_survivable: is_master.then_some(survivable),
+            keys: self.shared.store.snapshot().and_then(|snapshot| snapshot.len()).unwrap_or(0),
+            damage: self.damage.clone(),
+            peers,
+        }
+    }
+
+    fn refused(&self, reason: Refusal) -> UpdateRefused {
+        match reason {
+            Refusal::NotMaster { master } => {
+                UpdateRefused::NotMaster { master: master.map(|master| self.name(master).to_owned()) }
+            }
+            Refusal::Overloaded => UpdateRefused::Overloaded,
+            Refusal::Stopping => UpdateRefused::Stopping,
+            Refusal::OutcomeUnknown => UpdateRefused::OutcomeUnknown,
+        }
+    }
+
+    fn blame(&mut self, peer: NodeId, offence: &str) {
+        let count = self.waiting.blames.entry(peer).or_default();
+        *count += 1;
+        if *count <= BLAMES_LOGGED || count.is_multiple_of(1_000) {
+            tracing::warn!(
+                peer = self.name(peer),
+                offence,
+                count = self.waiting.blames[&peer],
+                "peer broke the protocol"
+            );
+        }
+    }
+
+    fn name(&self, node: NodeId) -> &str {
+        self.shared.names.get(&node).map_or("a stranger", String::as_str)
+    }
+}
+
+impl Waiting {
+    fn request(&mut self, command: Bytes, reply: Reply) -> Request {
+        self.requests_asked += 1;
+        let id = RequestId(self.requests_asked);
+        self.requests.insert(id, reply);
+        Request { id, command }
+    }
+
+    fn read(&mut self, reply: oneshot::Sender<Result<Slot, Refusal>>) -> ReadId {
+        self.reads_asked += 1;
+        let id = ReadId(self.reads_asked);
+        self.reads.insert(id, reply);
+        id
+    }
+
+    fn answer_read(&mut self, read: ReadId, answer: Result<Slot, Refusal>) {
+        if let Some(reply) = self.reads.remove(&read) {
+            // The client may have gone away.
+            let _ = reply.send(answer);
+        }
+    }
+}
+
+/// What one round of the driver tells the engine. Reused, so that it allocates nothing once it is warm.
+#[derive(Default)]
+struct Round {
+    storage: Vec<StorageEvent>,
+    peers: Vec<PeerEvent>,
+    asks: Vec<Ask>,
+}
+
+impl Round {
+    /// Adds what else is there already, so that one round of records, and one fsync, covers it all.
+    fn fill(&mut self, inboxes: &mut Inboxes) {
+        while self.storage.len() < ROUND_EVENTS_MAX
+            && let Ok(event) = inboxes.storage.try_recv()
+        {
+            self.storage.push(event);
+        }
+        while self.peers.len() < ROUND_EVENTS_MAX
+            && let Ok(event) = inboxes.peers.try_recv()
+        {
+            self.peers.push(event);
+        }
+        while self.asks.len() < ROUND_EVENTS_MAX
+            && let Ok(ask) = inboxes.asks.try_recv()
+        {
+            self.asks.push(ask);
+        }
+    }
+}
+
+fn role_name(role: Role) -> &'static str {
+    match role {
+        Role::Slave => "slave",
+        Role::Canvassing => "canvassing",
+        Role::Candidate => "candidate",
+        Role::Master => "master",
+        Role::Halted => "halted",
+    }
+}

@@ -1,0 +1,39 @@
+//! What a node is told at its start.
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use trialbay_engine::NodeId;
+
+use crate::config::Reads;
+use crate::peer::PeerAddress;
+use crate::update::Limits;
+
+/// Everything a node needs to know to run.
+#[derive(Clone, Debug)]
+pub struct NodeOptions {
+    /// Tells clusters apart.
+    pub cluster_id: String,
+    /// This node.
+    pub node: NodeId,
+    /// Its name.
+    pub name: String,
+    /// All other voters, and where they listen for peers.
+    pub peers: Vec<PeerAddress>,
+    /// `host:port` on which clients are served.
+    pub client_listen: String,
+    /// `host:port` on which peers are heard.
+    pub peer_listen: String,
+    /// The directory that holds everything the node keeps.
+    pub home: PathBuf,
+    /// How long a slave that granted a lease refuses other candidates.
+    pub lease: Duration,
+    /// The bound on clock rates, in millionths.
+    pub clock_drift_ppm: u32,
+    /// How `Consistent` reads are made safe.
+    pub reads: Reads,
+    /// How large keys, values and updates may be.
+    pub limits: Limits,
+    /// Client connections at a time; `None`: as many as the limit on open files allows.
+    pub connections_max: Option<usize>,
+}

@@ -1,0 +1,317 @@
+//! From a home directory to a running node, and back.
+
+use std::collections::BTreeMap;
+use std::io;
+use std::sync::Arc;
+use std::sync::atomic::AtomicU32;
+use std::time::Duration;
+
+use tokio::net::TcpListener;
+use tokio::sync::{mpsc, watch};
+use tokio::task::JoinHandle;
+use trialbay_engine::{Actions, Config, Engine, HistoryHash, Limits, Recovered, Slot};
+
+use super::driver::{Driver, Ended, Inboxes, Reply, StorageEvent, Waiting};
+use super::error::NodeError;
+use super::handle::{Ask, NodeHandle, Shared, UpdateRefused};
+use super::home::Home;
+use super::options::NodeOptions;
+use super::serving::Serving;
+use crate::clock::{BootClock, Clock};
+use crate::disk::RealDisk;
+use crate::identity::Identity;
+use crate::net::RealNetwork;
+use crate::peer::{PeerLimits, PeerNetwork, PeerOptions, PeerTiming};
+use crate::service::{self, ServiceOptions};
+use crate::store::{self, Applied, CommitPolicy, Decided, Store, StoreError, StoreReader, StoreWriter, WriterLimits};
+use crate::tlog::{LogEvent, LogReader, LogWriter, RecoveredLog, Tlog, TlogOptions};
+
+/// Messages of peers that wait for the driver; their bytes are bounded for each peer by the peer network.
+const PEER_INBOX_MAX: usize = 4_096;
+
+/// Questions of clients that wait for the driver. Beyond, connections wait.
+const ASKS_MAX: usize = 16_384;
+
+/// Bytes of values that are read, hashed and applied together when the store replays the log.
+const REPLAY_BYTES: usize = 4 << 20;
+
+/// The store is made durable when this many bytes of values were applied since the last time,
+const COMMIT_BYTES_MAX: usize = 64 << 20;
+/// or this much time has passed. Both bound what a restart has to replay.
+const COMMIT_AGE_MAX: Duration = Duration::from_secs(5);
+
+/// A node that runs until it is stopped or fails.
+pub struct RunningNode {
+    handle: NodeHandle,
+    service: JoinHandle<()>,
+    service_stop: watch::Sender<bool>,
+    driver: JoinHandle<Ended>,
+    home: Home,
+}
+
+/// Runs a node until `stop` resolves, then hands over mastership and closes everything.
+///
+/// # Errors
+/// When the node cannot start, or stopped by itself.
+pub async fn run(options: NodeOptions, stop: impl Future<Output = ()>) -> Result<(), NodeError> {
+    let node = RunningNode::start(options).await?;
+    node.run_until(stop).await
+}
+
+impl RunningNode {
+    /// Opens the home, replays the log into the store, listens for peers and clients, and takes part in the cluster.
+    ///
+    /// # Errors
+    /// When any of that fails; nothing is left running then.
+    pub async fn start(options: NodeOptions) -> Result<Self, NodeError> {
+        let clock: Arc<dyn Clock> = Arc::new(BootClock);
+        // Ports first: a second process for the same node should not get as far as the files.
+        let clients = TcpListener::bind(&options.client_listen)
+            .await
+            .map_err(|source| NodeError::ClientAddress { address: options.client_listen.clone(), source })?;
+        let files = open_files(&options)?;
+
+        let (reports, storage) = mpsc::unbounded_channel();
+        let (applied_sender, applied) = watch::channel(files.recovered.decided_upto);
+        let store_reader = files.store.reader();
+        let log_reader = files.tlog.reader();
+        let tlog = start_log_writer(files.tlog, reports.clone())?;
+        let store = start_store_writer(files.store, &log_reader, clock.clone(), reports.clone(), applied_sender)?;
+
+        let (peer_inbox, peers) = mpsc::channel(PEER_INBOX_MAX);
+        let seed = random_seed()?;
+        let network =
+            PeerNetwork::start(RealNetwork, &options.peer_listen, peer_options(&options, seed), peer_inbox).await?;
+
+        let (asks_sender, asks) = mpsc::channel(ASKS_MAX);
+        let shared = Arc::new(share(&options, clock.clone(), store_reader, asks_sender, applied));
+        let engine = Engine::new(clock.now(), engine_config(&options), files.recovered, seed);
+        let driver = Driver {
+            engine,
+            shared: shared.clone(),
+            peers: network,
+            tlog,
+            log_reader,
+            store,
+            reports,
+            damage: files.damage,
+            waiting: Waiting::default(),
+            actions: Actions::new(),
+        };
+        let driver = tokio::spawn(driver.run(Inboxes { storage, peers, asks }));
+
+        let handle = NodeHandle::new(shared);
+        let (service_stop, stop) = watch::channel(false);
+        let service_options = ServiceOptions {
+            limits: options.limits,
+            connections_max: options.connections_max,
+            ..ServiceOptions::default()
+        };
+        let service = tokio::spawn(service::serve(clients, handle.clone(), service_options, stop));
+        tracing::info!(
+            node = options.name,
+            cluster = options.cluster_id,
+            clients = options.client_listen,
+            peers = options.peer_listen,
+            home = %options.home.display(),
+            "node started"
+        );
+        Ok(Self { handle, service, service_stop, driver, home: files.home })
+    }
+
+    /// The way to the node for code in this process.
+    pub fn handle(&self) -> &NodeHandle {
+        &self.handle
+    }
+
+    /// Runs until `stop` resolves or the node stops by itself, and closes everything in order.
+    ///
+    /// # Errors
+    /// When the node stopped by itself.
+    pub async fn run_until(self, stop: impl Future<Output = ()>) -> Result<(), NodeError> {
+        let Self { handle, service, service_stop, mut driver, home } = self;
+        tokio::pin!(stop);
+        let ended = tokio::select! {
+            ended = &mut driver => ended,
+            () = &mut stop => {
+                handle.stop().await;
+                driver.await
+            }
+        };
+        // Clients hear that the node is going down; nobody listens to the service's end but us.
+        let _ = service_stop.send(true);
+        let ended = ended.map_err(|panic| NodeError::StorageFailed { why: format!("the driver ended: {panic}") })?;
+        let _ = service.await;
+        ended.peers.shutdown().await;
+        // The log before the store: the store must not make durable what the log has not.
+        let closed = tokio::task::spawn_blocking(move || {
+            ended.tlog.stop();
+            ended.store.stop()
+        });
+        let closed = closed.await;
+        drop(home);
+        if let Some(error) = NodeError::of_halt(ended.reason, ended.storage_failure) {
+            return Err(error);
+        }
+        match closed {
+            Ok(closed) => Ok(closed?),
+            Err(panic) => Err(NodeError::StorageFailed { why: panic.to_string() }),
+        }
+    }
+}
+
+/// Everything in a home directory, opened and brought into agreement.
+struct Files {
+    home: Home,
+    store: Store,
+    tlog: Tlog,
+    recovered: Recovered,
+    damage: Vec<String>,
+}
+
+fn open_files(options: &NodeOptions) -> Result<Files, NodeError> {
+    let identity = Identity { cluster_id: options.cluster_id.clone(), node: options.node, name: options.name.clone() };
+    let home = Home::open(&options.home, &identity)?;
+    let path = home.db_dir().join(format!("{}.db", options.name));
+    let mut store = Store::open(&path, &identity, store::Options::default())?;
+    let (tlog, log) = Tlog::open(Arc::new(RealDisk), home.path(), identity, TlogOptions::default(), store.applied())?;
+    let RecoveredLog { recovered, damage, notes } = log;
+    for note in notes {
+        tracing::info!(%note, "while opening the log");
+    }
+    for damage in &damage {
+        tracing::error!(%damage, "the log is damaged: this node does not vote until it has recovered from its peers");
+    }
+    replay(&mut store, &tlog.reader(), recovered.decided_upto, recovered.decided_hash)?;
+    let damage = damage.iter().map(ToString::to_string).collect();
+    Ok(Files { home, store, tlog, recovered, damage })
+}
+
+/// Applies what the log holds decided beyond the store, and checks that the history adds up.
+fn replay(store: &mut Store, log: &LogReader, upto: Slot, recorded: HistoryHash) -> Result<(), NodeError> {
+    let (first, _) = store.applied();
+    loop {
+        let (applied, hash) = store.applied();
+        if applied >= upto {
+            break;
+        }
+        let entries = log.read(applied.next(), upto, REPLAY_BYTES)?;
+        let mut hash = hash;
+        let batch: Vec<Decided> = (entries.into_iter())
+            .map(|found| {
+                hash = hash.extend(found.slot, &found.entry.value);
+                Decided { slot: found.slot, hash, value: found.entry.value }
+            })
+            .collect();
+        store.apply(&batch, false)?;
+    }
+    let (applied, replayed) = store.applied();
+    if applied == upto && replayed != recorded {
+        return Err(NodeError::HistoryDamaged { slot: upto, recorded, replayed });
+    }
+    if applied > first {
+        store.flush()?;
+        tracing::info!(from = first.0, upto = applied.0, "replayed the log into the store");
+    }
+    Ok(())
+}
+
+fn start_log_writer(tlog: Tlog, reports: mpsc::UnboundedSender<StorageEvent>) -> Result<LogWriter, NodeError> {
+    let on_event = move |event| {
+        let event = match event {
+            LogEvent::Persisted(id) => StorageEvent::Persisted(id),
+            LogEvent::Failed(error) => StorageEvent::Failed(error.to_string()),
+        };
+        // The driver may have ended.
+        let _ = reports.send(event);
+    };
+    LogWriter::start(tlog, Box::new(on_event)).map_err(|source| NodeError::System { what: "a thread", source })
+}
+
+fn start_store_writer(
+    store: Store,
+    log: &LogReader,
+    clock: Arc<dyn Clock>,
+    reports: mpsc::UnboundedSender<StorageEvent>,
+    applied_sender: watch::Sender<Slot>,
+) -> Result<StoreWriter<Vec<Reply>>, NodeError> {
+    let on_applied = move |applied: Result<Applied<Vec<Reply>>, StoreError>| {
+        let event = match applied {
+            Ok(Applied { upto, slots }) => {
+                applied_sender.send_replace(upto);
+                for (results, replies) in slots {
+                    answer(results, replies);
+                }
+                StorageEvent::Applied(upto)
+            }
+            Err(error) => StorageEvent::Failed(error.to_string()),
+        };
+        // The driver may have ended.
+        let _ = reports.send(event);
+    };
+    let log = log.clone();
+    let log_end = move || log.log_end().unwrap_or(Slot::ZERO);
+    let policy = CommitPolicy::new(COMMIT_BYTES_MAX, COMMIT_AGE_MAX);
+    StoreWriter::start(store, policy, WriterLimits::default(), clock, log_end, on_applied)
+        .map_err(|source| NodeError::System { what: "a thread", source })
+}
+
+fn answer(results: Vec<crate::update::UpdateResult>, replies: Vec<Reply>) {
+    let mut results = results.into_iter();
+    for reply in replies {
+        // A batch whose end is damaged has fewer results; what its other commands did nobody can say.
+        let result = results.next().ok_or(UpdateRefused::OutcomeUnknown);
+        // The client may have gone away.
+        let _ = reply.send(result);
+    }
+}
+
+fn share(
+    options: &NodeOptions,
+    clock: Arc<dyn Clock>,
+    store: StoreReader,
+    asks: mpsc::Sender<Ask>,
+    applied: watch::Receiver<Slot>,
+) -> Shared {
+    let mut names: BTreeMap<_, _> = options.peers.iter().map(|peer| (peer.node, peer.name.clone())).collect();
+    names.insert(options.node, options.name.clone());
+    Shared {
+        cluster_id: options.cluster_id.clone(),
+        node: options.node,
+        names,
+        reads: options.reads,
+        clock,
+        store,
+        asks,
+        serving: Serving::default(),
+        master: AtomicU32::new(0),
+        applied,
+    }
+}
+
+fn peer_options(options: &NodeOptions, seed: u64) -> PeerOptions {
+    PeerOptions {
+        cluster_id: options.cluster_id.clone(),
+        node: options.node,
+        name: options.name.clone(),
+        peers: options.peers.clone(),
+        timing: PeerTiming::default(),
+        limits: PeerLimits::default(),
+        seed,
+    }
+}
+
+fn engine_config(options: &NodeOptions) -> Config {
+    let voters = options.peers.iter().map(|peer| peer.node).chain([options.node]).collect();
+    Config {
+        node: options.node,
+        voters,
+        lease: options.lease,
+        clock_drift_ppm: options.clock_drift_ppm,
+        limits: Limits::default(),
+    }
+}
+
+fn random_seed() -> Result<u64, NodeError> {
+    getrandom::u64().map_err(|error| NodeError::System { what: "random numbers", source: io::Error::other(error) })
+}

@@ -1,0 +1,255 @@
+//! What each request does, and the reply that it gets.
+
+use std::future::ready;
+use std::sync::Arc;
+
+use bytes::Bytes;
+
+use super::ServiceOptions;
+use super::pipeline::{Company, Execution};
+use super::reply::{Budget, ListBuilder, ListTooLong, Order, Reply, code};
+use super::request::{Keys, Question, Read, Refused, Request, Scan};
+use crate::consistency::Consistency;
+use crate::node::NodeHandle;
+use crate::store::{Snapshot, StoreError};
+use crate::update::{NotAnUpdate, Update, encode_command};
+use crate::wire::Writer;
+
+/// After so many elements of a list, others may run.
+const ELEMENTS_PER_TURN: usize = 1024;
+
+/// What the connections of one service share.
+pub(crate) struct Context {
+    pub(crate) handle: NodeHandle,
+    pub(crate) options: ServiceOptions,
+    pub(crate) budget: Budget,
+}
+
+/// Why a list was not finished.
+enum Unfinished {
+    TooLong(ListTooLong),
+    Missing(Bytes),
+    Store(StoreError),
+}
+
+/// The work of one request, and with which others it may be under way.
+pub(crate) fn begin(request: Request, context: &Arc<Context>) -> (Company, Execution) {
+    let context = Arc::clone(context);
+    match request {
+        Request::Update { command } => {
+            (Company::Updates, Box::pin(async move { Reply::of_update(context.handle.update(command).await) }))
+        }
+        Request::Confirm { key, value } => {
+            (Company::Nobody, Box::pin(async move { context.confirm(key, value).await }))
+        }
+        Request::Read { consistency, read } => {
+            let company = match read {
+                // These may need much memory, so a connection has one of them at a time.
+                Read::Scan(_) | Read::MultiGet { .. } | Read::MultiGetOption { .. } => Company::Nobody,
+                Read::Exists { .. }
+                | Read::Get { .. }
+                | Read::Assert { .. }
+                | Read::AssertExists { .. }
+                | Read::KeyCount
+                | Read::UserHook { .. } => Company::Reads,
+            };
+            (company, Box::pin(async move { context.read(consistency, read).await }))
+        }
+        Request::Question(question) => (Company::Reads, Box::pin(async move { context.answer(question).await })),
+        Request::Refused(refused) => (Company::Reads, Box::pin(ready(refused.reply()))),
+    }
+}
+
+impl Context {
+    async fn answer(&self, question: Question) -> Reply {
+        match question {
+            Question::Ping { cluster_id } if cluster_id == self.handle.cluster_id().as_bytes() => {
+                Reply::string(concat!("Trialbay ", env!("CARGO_PKG_VERSION")).as_bytes())
+            }
+            Question::Ping { .. } => {
+                let message = format!("this is cluster {}", self.handle.cluster_id());
+                Reply::error(code::WRONG_CLUSTER, message)
+            }
+            Question::WhoMaster => {
+                Reply::ok(|bytes| bytes.option_string(self.handle.master_name().as_deref().map(str::as_bytes)))
+            }
+            Question::Version => version(),
+            Question::CurrentState => match self.handle.status().await {
+                Some(status) => Reply::string(original_state(&status.role).as_bytes()),
+                None => no_answer(),
+            },
+            Question::ProgressPossible => match self.handle.status().await {
+                Some(status) => Reply::ok(|bytes| bytes.bool(status.progress_possible)),
+                None => no_answer(),
+            },
+            Question::Status => match self.handle.status().await {
+                Some(status) => match serde_json::to_vec(&status) {
+                    Ok(json) => Reply::string(&json),
+                    Err(error) => Reply::error(code::UNKNOWN_FAILURE, error.to_string()),
+                },
+                None => no_answer(),
+            },
+            Question::TxId => Reply::ok(|bytes| {
+                bytes.push(2);
+                bytes.i64(i64::try_from(self.handle.applied().0).unwrap_or(i64::MAX));
+            }),
+            // An acknowledged update is in the tlogs and in the store already.
+            Question::FlushStore => Reply::unit(),
+        }
+    }
+
+    /// The value is read first, so that what is there already costs no slot.
+    async fn confirm(&self, key: bytes::Bytes, value: Bytes) -> Reply {
+        let there = match self.handle.snapshot(Consistency::Consistent).await {
+            Ok(snapshot) => snapshot.get(&key),
+            Err(refused) => return Reply::of_refused_read(&refused),
+        };
+        match there {
+            Ok(Some(there)) if there == value => Reply::unit(),
+            Ok(_) => {
+                let command = encode_command(&Update::Set { key, value });
+                Reply::of_update(self.handle.update(command).await)
+            }
+            Err(error) => store_failed(&error),
+        }
+    }
+
+    async fn read(&self, consistency: Consistency, read: Read) -> Reply {
+        let snapshot = match self.handle.snapshot(consistency).await {
+            Ok(snapshot) => snapshot,
+            Err(refused) => return Reply::of_refused_read(&refused),
+        };
+        let reply = match read {
+            Read::Get { key } => snapshot.get(&key).map(|value| match value {
+                Some(value) => Reply::string(value.as_ref()),
+                None => Reply::error(code::NOT_FOUND, "Not_found"),
+            }),
+            Read::Exists { key } => snapshot.contains(&key).map(|exists| Reply::ok(|bytes| bytes.bool(exists))),
+            Read::Assert { key, expected } => snapshot.get(&key).map(|value| asserted(value == expected, &key)),
+            Read::AssertExists { key } => snapshot.contains(&key).map(|exists| asserted(exists, &key)),
+            Read::KeyCount => {
+                snapshot.len().map(|keys| Reply::ok(|bytes| bytes.i64(i64::try_from(keys).unwrap_or(i64::MAX))))
+            }
+            Read::UserHook { name } => Ok(Reply::error(code::USERHOOK_NOT_FOUND, name).and_close()),
+            Read::MultiGet { keys } => return or_why_not(self.multi_get(&snapshot, &keys).await),
+            Read::MultiGetOption { keys } => return or_why_not(self.multi_get_option(&snapshot, &keys).await),
+            Read::Scan(scan) => return or_why_not(self.scan(&snapshot, &scan).await),
+        };
+        reply.unwrap_or_else(|error| store_failed(&error))
+    }
+
+    async fn multi_get(&self, snapshot: &Snapshot, keys: &Keys) -> Result<Reply, Unfinished> {
+        let mut list = ListBuilder::new(Order::Reversed, self.budget.clone());
+        for key in keys.iter() {
+            let value = snapshot.get(&key)?.ok_or(Unfinished::Missing(key))?;
+            let full = list.push(|bytes| bytes.string(&value))?;
+            end_of_turn(full, &list).await;
+        }
+        Ok(list.reply())
+    }
+
+    async fn multi_get_option(&self, snapshot: &Snapshot, keys: &Keys) -> Result<Reply, Unfinished> {
+        let mut list = ListBuilder::new(Order::AsFound, self.budget.clone());
+        for key in keys.iter() {
+            let value = snapshot.get(&key)?;
+            let full = list.push(|bytes| bytes.option_string(value.as_deref()))?;
+            end_of_turn(full, &list).await;
+        }
+        Ok(list.reply())
+    }
+
+    /// Lists go out backwards: clients put each element before those that they have read.
+    async fn scan(&self, snapshot: &Snapshot, scan: &Scan) -> Result<Reply, Unfinished> {
+        let mut list = ListBuilder::new(Order::Reversed, self.budget.clone());
+        let max = scan.max.unwrap_or(usize::MAX);
+        if scan.with_values {
+            for found in snapshot.range(&scan.range, scan.direction)?.take(max) {
+                let (key, value) = found?;
+                let full = list.push(|bytes| {
+                    bytes.string(&key);
+                    bytes.string(&value);
+                })?;
+                end_of_turn(full, &list).await;
+            }
+        } else {
+            for key in snapshot.keys(&scan.range, scan.direction)?.take(max) {
+                let key = key?;
+                let full = list.push(|bytes| bytes.string(&key))?;
+                end_of_turn(full, &list).await;
+            }
+        }
+        Ok(list.reply())
+    }
+}
+
+impl Refused {
+    fn reply(&self) -> Reply {
+        match self {
+            Self::NotASequence => Reply::error(code::BAD_INPUT, "should have been a sequence"),
+            Self::NotAnUpdate(why @ NotAnUpdate::Nursery { .. }) => Reply::error(code::NOT_SUPPORTED, why.to_string()),
+            Self::NotAnUpdate(why) => Reply::error(code::BAD_INPUT, why.to_string()),
+            Self::TooLarge(why) => Reply::error(code::BAD_INPUT, why.to_string()),
+        }
+    }
+}
+
+impl From<StoreError> for Unfinished {
+    fn from(error: StoreError) -> Self {
+        Self::Store(error)
+    }
+}
+
+impl From<ListTooLong> for Unfinished {
+    fn from(too_long: ListTooLong) -> Self {
+        Self::TooLong(too_long)
+    }
+}
+
+/// Lets others run after a piece, or after many small elements: a list of millions must not hold up a whole thread.
+async fn end_of_turn(piece_is_full: bool, list: &ListBuilder) {
+    if piece_is_full || list.count().is_multiple_of(ELEMENTS_PER_TURN) {
+        tokio::task::yield_now().await;
+    }
+}
+
+fn or_why_not(list: Result<Reply, Unfinished>) -> Reply {
+    list.unwrap_or_else(|why| match why {
+        Unfinished::TooLong(why) => why.reply(),
+        Unfinished::Missing(key) => Reply::error(code::NOT_FOUND, key),
+        Unfinished::Store(error) => store_failed(&error),
+    })
+}
+
+fn asserted(holds: bool, key: &[u8]) -> Reply {
+    if holds { Reply::unit() } else { Reply::error(code::ASSERTION_FAILED, key) }
+}
+
+fn store_failed(error: &StoreError) -> Reply {
+    tracing::error!(%error, "a read failed in the store");
+    Reply::error(code::UNKNOWN_FAILURE, error.to_string()).and_close()
+}
+
+fn no_answer() -> Reply {
+    Reply::error(code::OVERLOADED, "the node does not answer: try again later")
+}
+
+/// The name that the original gives to a state like this; its clients and tests know no other.
+fn original_state(role: &str) -> &'static str {
+    match role {
+        "master" => "Stable_master",
+        "slave" => "Slave_steady_state",
+        "canvassing" => "Election_suggest",
+        "candidate" => "Wait_for_promises",
+        _ => "Start_transition",
+    }
+}
+
+fn version() -> Reply {
+    let number = |text: &str| text.parse().unwrap_or(0);
+    Reply::ok(|bytes| {
+        bytes.i32(number(env!("CARGO_PKG_VERSION_MAJOR")));
+        bytes.i32(number(env!("CARGO_PKG_VERSION_MINOR")));
+        bytes.i32(number(env!("CARGO_PKG_VERSION_PATCH")));
+        bytes.string(concat!("Trialbay ", env!("CARGO_PKG_VERSION"), "\n").as_bytes());
+    })
+}

@@ -1,0 +1,402 @@
+//! What an update does to the store: one function, the same on every node and in the simulator.
+//!
+//! Nothing in here may depend on anything but the command and the store. An update runs against an [`Overlay`] of the
+//! store, which is written out only if all of it succeeded: a failed sequence has nothing to undo.
+
+use bytes::Bytes;
+
+use super::overlay::{Overlay, after};
+use crate::update::{Failure, Outcome, Update, UpdateResult, decode_command};
+
+/// How much of each list of keys the message of a failed `AssertRange` shows, in bytes.
+const SHOWN_BYTES_MAX: usize = 256;
+
+/// The ordered map that updates change.
+pub trait KeyValue {
+    /// Why the map cannot be read or written. After one, what was being applied must be thrown away.
+    type Error;
+
+    /// The value of `key`.
+    fn get(&self, key: &[u8]) -> Result<Option<Bytes>, Self::Error>;
+    /// Whether there is a `key`.
+    fn contains(&self, key: &[u8]) -> Result<bool, Self::Error>;
+    /// The smallest key that is not below `from`.
+    fn next_key(&self, from: &[u8]) -> Result<Option<Bytes>, Self::Error>;
+    /// Sets `key`.
+    fn insert(&mut self, key: &[u8], value: &[u8]) -> Result<(), Self::Error>;
+    /// Deletes `key`, if it is there.
+    fn remove(&mut self, key: &[u8]) -> Result<(), Self::Error>;
+    /// Deletes every key that begins with `prefix` and gives their number.
+    fn remove_prefix(&mut self, prefix: &[u8]) -> Result<u64, Self::Error>;
+}
+
+/// Applies the bytes of one command. Those that are no command change nothing.
+///
+/// # Errors
+/// Those of the map; an update that fails is no error but a result.
+pub fn apply_command<K: KeyValue>(command: Bytes, store: &mut K) -> Result<UpdateResult, K::Error> {
+    match decode_command(command) {
+        Ok(command) => apply(&command.update, store),
+        Err(why) => Ok(Err(Failure::Undecodable { why: why.to_string() })),
+    }
+}
+
+/// Applies one update wholly, or not at all when it fails.
+///
+/// # Errors
+/// Those of the map; an update that fails is no error but a result.
+pub fn apply<K: KeyValue>(update: &Update, store: &mut K) -> Result<UpdateResult, K::Error> {
+    // By itself, each of these two succeeds, and needs no overlay.
+    if let Update::Set { key, value } = update {
+        store.insert(key, value)?;
+        return Ok(Ok(Outcome::Done));
+    }
+    if let Update::DeletePrefix { prefix } = update {
+        let count = store.remove_prefix(prefix)?;
+        return Ok(Ok(Outcome::Deleted(u32::try_from(count).unwrap_or(u32::MAX))));
+    }
+    let mut overlay = Overlay::new(store);
+    let result = run(update, &mut overlay)?;
+    if result.is_ok() {
+        let changes = overlay.into_changes();
+        changes.write_to(store)?;
+    }
+    Ok(result)
+}
+
+/// Runs `update` on the overlay. What a failed one leaves there must be thrown away.
+fn run<K: KeyValue>(update: &Update, overlay: &mut Overlay<'_, K>) -> Result<UpdateResult, K::Error> {
+    let outcome = match update {
+        Update::Nop => Outcome::Done,
+        Update::Set { key, value } => {
+            overlay.set(key.clone(), Some(value.clone()));
+            Outcome::Done
+        }
+        Update::Delete { key } => {
+            if !overlay.contains(key)? {
+                return Ok(Err(Failure::NotFound { key: key.clone() }));
+            }
+            overlay.set(key.clone(), None);
+            Outcome::Done
+        }
+        Update::TestAndSet { key, expected, wanted } => {
+            let previous = overlay.get(key)?;
+            if previous == *expected {
+                overlay.set(key.clone(), wanted.clone());
+            }
+            Outcome::Previous(previous)
+        }
+        Update::Replace { key, wanted } => {
+            let previous = overlay.get(key)?;
+            overlay.set(key.clone(), wanted.clone());
+            Outcome::Previous(previous)
+        }
+        Update::DeletePrefix { prefix } => {
+            // Only within a sequence, where nobody learns the number.
+            overlay.delete_prefix(prefix);
+            Outcome::Done
+        }
+        Update::Assert { key, expected } => {
+            if overlay.get(key)? != *expected {
+                return Ok(Err(Failure::AssertionFailed { message: key.clone() }));
+            }
+            Outcome::Done
+        }
+        Update::AssertExists { key } => {
+            if !overlay.contains(key)? {
+                return Ok(Err(Failure::AssertionFailed { message: key.clone() }));
+            }
+            Outcome::Done
+        }
+        Update::AssertRange { prefix, keys } => {
+            if let Err(message) = assert_range(prefix, keys, overlay)? {
+                return Ok(Err(Failure::AssertionFailed { message }));
+            }
+            Outcome::Done
+        }
+        Update::Sequence(updates) => {
+            for update in updates {
+                if let Err(failure) = run(update, overlay)? {
+                    return Ok(Err(failure));
+                }
+            }
+            Outcome::Done
+        }
+    };
+    Ok(Ok(outcome))
+}
+
+/// Whether exactly `keys` begin with `prefix`; if not, a message that says so. A key given twice is never right, as in
+/// the original.
+fn assert_range<K: KeyValue>(
+    prefix: &[u8],
+    keys: &[Bytes],
+    overlay: &Overlay<'_, K>,
+) -> Result<Result<(), Bytes>, K::Error> {
+    let mut expected: Vec<&[u8]> = keys.iter().map(AsRef::as_ref).collect();
+    expected.sort_unstable();
+    let mut next = overlay.next_key(prefix, prefix)?;
+    for key in &expected {
+        match next {
+            Some(found) if found == key => next = overlay.next_key(prefix, &after(&found))?,
+            Some(_) | None => return range_message(prefix, &expected, overlay).map(Err),
+        }
+    }
+    if next.is_none() { Ok(Ok(())) } else { range_message(prefix, &expected, overlay).map(Err) }
+}
+
+/// The original's text, cut short.
+fn range_message<K: KeyValue>(prefix: &[u8], expected: &[&[u8]], overlay: &Overlay<'_, K>) -> Result<Bytes, K::Error> {
+    let mut message = b"ContainsExactly [ \"".to_vec();
+    let mut list = ShortList::new(b"; ");
+    for key in expected {
+        if !list.push(key) {
+            break;
+        }
+    }
+    message.extend(list.text);
+    message.extend_from_slice(b"\" ] actual: ");
+    let mut list = ShortList::new(b",");
+    let mut next = overlay.next_key(prefix, prefix)?;
+    while let Some(key) = next {
+        if !list.push(&key) {
+            break;
+        }
+        next = overlay.next_key(prefix, &after(&key))?;
+    }
+    message.extend(list.text);
+    Ok(message.into())
+}
+
+/// A list of keys in a message that stays short however many and long they are.
+struct ShortList {
+    text: Vec<u8>,
+    separator: &'static [u8],
+    is_first: bool,
+}
+
+impl ShortList {
+    fn new(separator: &'static [u8]) -> Self {
+        Self { text: Vec::new(), separator, is_first: true }
+    }
+
+    /// Adds a key; `false` when there is no room for more.
+    fn push(&mut self, key: &[u8]) -> bool {
+        if !self.is_first {
+            self.text.extend_from_slice(self.separator);
+        }
+        self.is_first = false;
+        let room = SHOWN_BYTES_MAX.saturating_sub(self.text.len());
+        self.text.extend_from_slice(&key[..key.len().min(room)]);
+        let is_full = self.text.len() >= SHOWN_BYTES_MAX;
+        if is_full {
+            self.text.extend_from_slice(b"...");
+        }
+        !is_full
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeMap;
+    use std::convert::Infallible;
+    use std::ops::Bound;
+
+    use proptest::prelude::*;
+
+    use super::*;
+    use crate::update::encode_command;
+    use crate::update::tests::any_update;
+
+    type Map = BTreeMap<Bytes, Bytes>;
+
+    impl KeyValue for Map {
+        type Error = Infallible;
+
+        fn get(&self, key: &[u8]) -> Result<Option<Bytes>, Infallible> {
+            Ok(BTreeMap::get(self, key).cloned())
+        }
+        fn contains(&self, key: &[u8]) -> Result<bool, Infallible> {
+            Ok(self.contains_key(key))
+        }
+        fn next_key(&self, from: &[u8]) -> Result<Option<Bytes>, Infallible> {
+            let mut range = self.range::<[u8], _>((Bound::Included(from), Bound::Unbounded));
+            Ok(range.next().map(|(key, _)| key.clone()))
+        }
+        fn insert(&mut self, key: &[u8], value: &[u8]) -> Result<(), Infallible> {
+            BTreeMap::insert(self, Bytes::copy_from_slice(key), Bytes::copy_from_slice(value));
+            Ok(())
+        }
+        fn remove(&mut self, key: &[u8]) -> Result<(), Infallible> {
+            BTreeMap::remove(self, key);
+            Ok(())
+        }
+        fn remove_prefix(&mut self, prefix: &[u8]) -> Result<u64, Infallible> {
+            let before = self.len();
+            self.retain(|key, _| !key.starts_with(prefix));
+            Ok((before - self.len()) as u64)
+        }
+    }
+
+    /// The plainest thing that can be right: every update works on the map, and a failed one gets the old map back.
+    fn reference(update: &Update, map: &mut Map) -> UpdateResult {
+        let before = map.clone();
+        let put = |map: &mut Map, key: &Bytes, value: &Option<Bytes>| match value {
+            Some(value) => map.insert(key.clone(), value.clone()),
+            None => map.remove(key),
+        };
+        let outcome = match update {
+            Update::Nop => Ok(Outcome::Done),
+            Update::Set { key, value } => {
+                put(map, key, &Some(value.clone()));
+                Ok(Outcome::Done)
+            }
+            Update::Delete { key } => match BTreeMap::remove(map, key) {
+                Some(_) => Ok(Outcome::Done),
+                None => Err(Failure::NotFound { key: key.clone() }),
+            },
+            Update::TestAndSet { key, expected, wanted } => {
+                let previous = BTreeMap::get(map, key).cloned();
+                if previous == *expected {
+                    put(map, key, wanted);
+                }
+                Ok(Outcome::Previous(previous))
+            }
+            Update::Replace { key, wanted } => Ok(Outcome::Previous(put(map, key, wanted))),
+            Update::DeletePrefix { prefix } => {
+                map.retain(|key, _| !key.starts_with(prefix));
+                Ok(Outcome::Deleted((before.len() - map.len()) as u32))
+            }
+            Update::Assert { key, expected } if BTreeMap::get(map, key) == expected.as_ref() => Ok(Outcome::Done),
+            Update::AssertExists { key } if map.contains_key(key) => Ok(Outcome::Done),
+            Update::Assert { key, .. } | Update::AssertExists { key } => {
+                Err(Failure::AssertionFailed { message: key.clone() })
+            }
+            Update::AssertRange { prefix, keys } => {
+                let mut expected = keys.clone();
+                expected.sort();
+                let found: Vec<Bytes> = map.keys().filter(|key| key.starts_with(prefix)).cloned().collect();
+                let message = [
+                    &b"ContainsExactly [ \""[..],
+                    &expected.join(&b"; "[..]),
+                    b"\" ] actual: ",
+                    &found.join(&b","[..]),
+                ];
+                let failure = Failure::AssertionFailed { message: message.concat().into() };
+                if found == expected { Ok(Outcome::Done) } else { Err(failure) }
+            }
+            Update::Sequence(updates) => {
+                updates.iter().try_for_each(|update| reference(update, map).map(drop)).map(|()| Outcome::Done)
+            }
+        };
+        if outcome.is_err() {
+            *map = before;
+        }
+        outcome
+    }
+
+    fn applied(update: &Update, map: &mut Map) -> UpdateResult {
+        let Ok(result) = apply(update, map);
+        result
+    }
+
+    fn map(keys: &[&'static str]) -> Map {
+        keys.iter().map(|key| (Bytes::from(*key), Bytes::from("v"))).collect()
+    }
+
+    fn set(key: &'static str) -> Update {
+        Update::Set { key: Bytes::from(key), value: Bytes::from("v") }
+    }
+
+    fn delete_prefix(prefix: &'static str) -> Update {
+        Update::DeletePrefix { prefix: Bytes::from(prefix) }
+    }
+
+    fn assert_range(prefix: &'static str, keys: &[&'static str]) -> Update {
+        Update::AssertRange { prefix: Bytes::from(prefix), keys: keys.iter().map(|key| Bytes::from(*key)).collect() }
+    }
+
+    #[test]
+    fn a_failed_sequence_changes_nothing_not_even_by_delete_prefix() {
+        let mut store = map(&["a", "b"]);
+        let missing = Update::Delete { key: Bytes::from("m") };
+        let sequence = Update::Sequence(vec![set("c"), delete_prefix("a"), Update::Sequence(vec![set("d"), missing])]);
+        assert_eq!(applied(&sequence, &mut store), Err(Failure::NotFound { key: Bytes::from("m") }));
+        assert_eq!(store, map(&["a", "b"]));
+    }
+
+    #[test]
+    fn delete_prefix_takes_what_its_own_sequence_wrote_before_and_leaves_what_it_writes_after() {
+        let mut store = map(&["p1", "q"]);
+        let sequence = Update::Sequence(vec![set("p2"), delete_prefix("p"), set("p3")]);
+        assert_eq!(applied(&sequence, &mut store), Ok(Outcome::Done));
+        assert_eq!(store, map(&["p3", "q"]));
+    }
+
+    #[test]
+    fn assert_range_sees_its_own_sequence_and_takes_its_keys_in_any_order() {
+        let start = map(&["p1", "p2", "p3", "q"]);
+        let delete = Update::Delete { key: Bytes::from("p2") };
+        for (keys, holds) in [
+            (&["p1", "p3", "p4"][..], true),
+            (&["p4", "p3", "p1"], true),
+            (&["p3", "p1", "p4"], true),
+            (&["p1", "p2", "p3"], false),
+            (&["p1", "p3"], false),
+            (&["p1", "p3", "p4", "p5"], false),
+            (&["p1", "p1", "p3", "p4"], false),
+        ] {
+            let sequence = Update::Sequence(vec![set("p4"), delete.clone(), assert_range("p", keys)]);
+            assert_eq!(applied(&sequence, &mut start.clone()).is_ok(), holds, "{keys:?}");
+        }
+        let emptied = Update::Sequence(vec![delete_prefix("p"), assert_range("p", &[]), assert_range("", &["q"])]);
+        assert_eq!(applied(&emptied, &mut start.clone()), Ok(Outcome::Done));
+    }
+
+    #[test]
+    fn the_message_of_a_failed_assert_range_is_short() {
+        let long: Vec<Bytes> = (0..2000_u32).map(|i| Bytes::from(vec![b'k'; 10 + i as usize])).collect();
+        let mut store: Map = long.iter().map(|key| (key.clone(), Bytes::new())).collect();
+        let assertion = Update::AssertRange { prefix: Bytes::new(), keys: long[1..].to_vec() };
+        let Err(Failure::AssertionFailed { message }) = applied(&assertion, &mut store) else { panic!("it is wrong") };
+        assert!(message.len() < 3 * SHOWN_BYTES_MAX, "{}", message.len());
+    }
+
+    #[test]
+    fn bytes_that_are_no_command_change_nothing_and_say_why() {
+        let mut store = map(&["a"]);
+        let mut apply_bytes = |bytes: &'static [u8]| {
+            let Ok(result) = apply_command(Bytes::from_static(bytes), &mut store);
+            result
+        };
+        let why = |why: &str| Err(Failure::Undecodable { why: why.to_string() });
+        assert_eq!(apply_bytes(b""), why("the bytes of the command end within its header"));
+        assert_eq!(apply_bytes(b"\x09\x00"), why("version 9 of the command format is not known here"));
+        assert_eq!(apply_bytes(b"\x01\x00\x0e\x00\x00\x00"), why("the bytes end too early"));
+        assert_eq!(store, map(&["a"]));
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(500))]
+
+        #[test]
+        fn any_updates_do_what_the_reference_does(updates in prop::collection::vec(any_update(), 1..8)) {
+            let (mut store, mut expected) = (Map::new(), Map::new());
+            for update in &updates {
+                let Ok(result) = apply_command(encode_command(update), &mut store);
+                prop_assert_eq!(result, reference(update, &mut expected), "{:?}", update);
+                prop_assert_eq!(&store, &expected, "{:?}", update);
+            }
+        }
+
+        #[test]
+        fn any_sequence_does_what_the_reference_does(updates in prop::collection::vec(any_update(), 1..12)) {
+            let any_byte = [&b""[..], b"a", b"b", b"ab", b"aa", b"\xff", b"a\xff"];
+            let start: Map = any_byte.map(|key| (Bytes::from_static(key), Bytes::from("a"))).into();
+            let (mut store, mut expected) = (start.clone(), start);
+            let update = Update::Sequence(updates);
+            prop_assert_eq!(applied(&update, &mut store), reference(&update, &mut expected));
+            prop_assert_eq!(store, expected);
+        }
+    }
+}

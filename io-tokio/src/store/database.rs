@@ -1,0 +1,282 @@
+//! The store's one writer: opening it, applying decided values to it, closing it.
+//!
+//! | table | key | value |
+//! |---|---|---|
+//! | `data` | a client's key | its value |
+//! | `meta` | `identity` | format (i32), cluster id, node name (strings as in the client protocol), node id (i32) |
+//! | `meta` | `applied` | the last applied slot (u64), the history hash there (u64) |
+//!
+//! Integers are little-endian. Both tables and the identity come into being in one durable transaction.
+
+use std::ops::Bound;
+use std::sync::Arc;
+
+use bytes::Bytes;
+use redb::{
+    Database, Durability, ReadableDatabase as _, ReadableTable, StorageError, Table, TableDefinition, TableHandle as _,
+    WriteTransaction,
+};
+use trialbay_engine::{HistoryHash, Slot, Value};
+
+use super::apply::{KeyValue, apply_command};
+use super::error::{StoreError, damaged};
+use super::range::KeyRange;
+use super::reader::StoreReader;
+use crate::identity::Identity;
+use crate::update::UpdateResult;
+use crate::wire::{Reader, Writer as _};
+
+/// The format of the tables. Another number is refused.
+const FORMAT: i32 = 1;
+
+pub(super) const DATA: TableDefinition<'_, &[u8], &[u8]> = TableDefinition::new("data");
+pub(super) const META: TableDefinition<'_, &str, &[u8]> = TableDefinition::new("meta");
+const IDENTITY: &str = "identity";
+pub(super) const APPLIED: &str = "applied";
+
+/// One decided slot.
+#[derive(Clone, Debug)]
+pub struct Decided {
+    /// The slot.
+    pub slot: Slot,
+    /// The history hash including this value.
+    pub hash: HistoryHash,
+    /// What was decided.
+    pub value: Value,
+}
+
+/// The store, for its one writer. All of its methods block.
+///
+/// Any error of a write is final: nothing can be written any more, and the process should end.
+pub struct Store {
+    database: Arc<Database>,
+    reader: StoreReader,
+    applied: (Slot, HistoryHash),
+    has_undurable: bool,
+    has_failed: bool,
+}
+
+impl Store {
+    /// The store in an open database, which is made the store of `identity` if there is nothing in it.
+    pub(super) fn new(database: Database, identity: &Identity) -> Result<Self, StoreError> {
+        if !has_meta(&database)? {
+            initialise(&database, identity)?;
+        }
+        let transaction = database.begin_read().map_err(StoreError::from_redb)?;
+        let meta = transaction.open_table(META).map_err(StoreError::from_redb)?;
+        let read = |key| meta.get_owned(key).map_err(StoreError::from_redb);
+        let found = read(IDENTITY)?.ok_or_else(|| damaged("it does not say whose it is"))?;
+        check_identity(found.value(), identity)?;
+        let applied = read(APPLIED)?.ok_or_else(|| damaged("it does not say what it has applied"))?;
+        let applied = decode_applied(applied.value())?;
+        // Both must be there from the first transaction on.
+        transaction.open_table(DATA).map_err(StoreError::from_redb)?;
+        drop((found, meta, transaction));
+        let database = Arc::new(database);
+        let reader = StoreReader::new(database.clone());
+        Ok(Self { database, reader, applied, has_undurable: false, has_failed: false })
+    }
+
+    /// The last applied slot and the history hash there.
+    pub fn applied(&self) -> (Slot, HistoryHash) {
+        self.applied
+    }
+
+    /// A reader of this store, which sees what is applied from then on as well.
+    pub fn reader(&self) -> StoreReader {
+        self.reader.clone()
+    }
+
+    /// Applies these slots in one transaction, together with the record of what is applied. Gives, for each slot, the
+    /// result of each command in its value; of a value whose bytes are not a batch, only those before the damage.
+    ///
+    /// Readers see all of it once this returns, and nothing before. Unless `durable`, a power cut takes the store back
+    /// to an earlier slot: the log has what is missing.
+    ///
+    /// # Errors
+    /// When the store cannot be written; nothing of the batch is then visible, and the store is of no more use.
+    ///
+    /// # Panics
+    /// When the slots are not those that come next.
+    pub fn apply(&mut self, batch: &[Decided], durable: bool) -> Result<Vec<Vec<UpdateResult>>, StoreError> {
+        let mut applied = self.applied;
+        for decided in batch {
+            assert_eq!(decided.slot, applied.0.next(), "slots are applied in order, each once");
+            applied = (decided.slot, decided.hash);
+        }
+        let results = self.write(durable, |transaction| {
+            let mut data = DataTable(transaction.open_table(DATA)?);
+            let results =
+                batch.iter().map(|decided| apply_value(&decided.value, &mut data)).collect::<Result<_, _>>()?;
+            let mut meta = transaction.open_table(META)?;
+            meta.insert(APPLIED, encode_applied(applied).as_slice())?;
+            Ok(results)
+        })?;
+        self.applied = applied;
+        Ok(results)
+    }
+
+    /// Makes everything applied so far durable. Does nothing when it is already.
+    ///
+    /// # Errors
+    /// When the store cannot be written; it is then of no more use.
+    pub fn flush(&mut self) -> Result<(), StoreError> {
+        if self.has_undurable || self.has_failed { self.write(true, |_| Ok(())) } else { Ok(()) }
+    }
+
+    /// Makes everything durable and closes the file; snapshots that are still about cannot be read any more.
+    ///
+    /// # Errors
+    /// When the store cannot be written. The file is whole nevertheless, as of its last durable commit.
+    pub fn close(mut self) -> Result<(), StoreError> {
+        let flushed = self.flush();
+        self.reader.close();
+        // Readers borrow the database only under their lock, so nobody else has it now.
+        let closed =
+            Arc::into_inner(self.database).map_or(Ok(()), |database| database.close().map_err(StoreError::from_redb));
+        flushed.and(closed)
+    }
+
+    /// Runs `work` in a transaction and commits it.
+    fn write<R>(
+        &mut self,
+        durable: bool,
+        work: impl FnOnce(&WriteTransaction) -> Result<R, redb::Error>,
+    ) -> Result<R, StoreError> {
+        if self.has_failed {
+            return Err(StoreError::Failed);
+        }
+        // Until the commit has succeeded: also if it panics.
+        self.has_failed = true;
+        let result = write(&self.database, durable, work).map_err(StoreError::from_redb)?;
+        self.reader.forget_view();
+        self.has_failed = false;
+        self.has_undurable = !durable;
+        Ok(result)
+    }
+}
+
+fn write<R>(
+    database: &Database,
+    durable: bool,
+    work: impl FnOnce(&WriteTransaction) -> Result<R, redb::Error>,
+) -> Result<R, redb::Error> {
+    let mut transaction = database.begin_write()?;
+    if durable {
+        // With it, a store that comes back after a kill need not be walked from end to end.
+        transaction.set_quick_repair(true);
+    } else {
+        transaction.set_durability(Durability::None)?;
+    }
+    let result = work(&transaction)?;
+    transaction.commit()?;
+    Ok(result)
+}
+
+fn apply_value(value: &Value, data: &mut DataTable<'_>) -> Result<Vec<UpdateResult>, StorageError> {
+    // Of a malformed batch, every node applies the commands before the damage: it is in the log of all of them.
+    value.commands().map_while(Result::ok).map(|command| apply_command(command, data)).collect()
+}
+
+fn has_meta(database: &Database) -> Result<bool, StoreError> {
+    let transaction = database.begin_read().map_err(StoreError::from_redb)?;
+    let tables: Vec<_> = transaction.list_tables().map_err(StoreError::from_redb)?.collect();
+    let has_meta = tables.iter().any(|table| table.name() == META.name());
+    if has_meta || tables.is_empty() { Ok(has_meta) } else { Err(damaged("it is a redb file, but not a store")) }
+}
+
+fn initialise(database: &Database, identity: &Identity) -> Result<(), StoreError> {
+    write(database, true, |transaction| {
+        transaction.open_table(DATA)?;
+        let mut meta = transaction.open_table(META)?;
+        meta.insert(IDENTITY, encode_identity(identity).as_slice())?;
+        meta.insert(APPLIED, encode_applied((Slot::ZERO, HistoryHash::default())).as_slice())?;
+        Ok(())
+    })
+    .map_err(StoreError::from_redb)
+}
+
+fn encode_identity(identity: &Identity) -> Vec<u8> {
+    let mut out = Vec::new();
+    out.i32(FORMAT);
+    out.string(identity.cluster_id.as_bytes());
+    out.string(identity.name.as_bytes());
+    out.i32(identity.node.0.into());
+    out
+}
+
+fn check_identity(bytes: &[u8], expected: &Identity) -> Result<(), StoreError> {
+    let mut reader = Reader(Bytes::copy_from_slice(bytes));
+    let unreadable = |_| damaged("it does not say legibly whose it is");
+    let format = reader.i32().map_err(unreadable)?;
+    if format != FORMAT {
+        return Err(StoreError::Format { found: format, known: FORMAT });
+    }
+    let cluster_id = reader.string().map_err(unreadable)?;
+    let node_name = reader.string().map_err(unreadable)?;
+    let node = reader.i32().map_err(unreadable)?;
+    if cluster_id != expected.cluster_id {
+        let found = String::from_utf8_lossy(&cluster_id).into_owned();
+        return Err(StoreError::OtherCluster { found, expected: expected.cluster_id.clone() });
+    }
+    if node_name != expected.name || node != i32::from(expected.node.0) {
+        let found = format!("{:?} (number {node})", String::from_utf8_lossy(&node_name));
+        let expected = format!("{:?} (number {})", expected.name, expected.node.0);
+        return Err(StoreError::OtherNode { found, expected });
+    }
+    Ok(())
+}
+
+fn encode_applied((slot, hash): (Slot, HistoryHash)) -> [u8; 16] {
+    let mut bytes = [0; 16];
+    bytes[..8].copy_from_slice(&slot.0.to_le_bytes());
+    bytes[8..].copy_from_slice(&hash.0.to_le_bytes());
+    bytes
+}
+
+pub(super) fn decode_applied(bytes: &[u8]) -> Result<(Slot, HistoryHash), StoreError> {
+    match bytes.as_chunks() {
+        ([slot, hash], []) => Ok((Slot(u64::from_le_bytes(*slot)), HistoryHash(u64::from_le_bytes(*hash)))),
+        _ => Err(damaged("it does not say legibly what it has applied")),
+    }
+}
+
+/// The clients' keys, as updates change them.
+struct DataTable<'t>(Table<'t, &'static [u8], &'static [u8]>);
+
+impl KeyValue for DataTable<'_> {
+    type Error = StorageError;
+
+    fn get(&self, key: &[u8]) -> Result<Option<Bytes>, StorageError> {
+        Ok(self.0.get(key)?.map(|value| Bytes::copy_from_slice(value.value())))
+    }
+
+    fn contains(&self, key: &[u8]) -> Result<bool, StorageError> {
+        Ok(self.0.get(key)?.is_some())
+    }
+
+    fn next_key(&self, from: &[u8]) -> Result<Option<Bytes>, StorageError> {
+        let bounds = (Bound::Included(from), Bound::<&[u8]>::Unbounded);
+        let next = self.0.range::<&[u8]>(bounds)?.next().transpose()?;
+        Ok(next.map(|(key, _)| Bytes::copy_from_slice(key.value())))
+    }
+
+    fn insert(&mut self, key: &[u8], value: &[u8]) -> Result<(), StorageError> {
+        self.0.insert(key, value).map(drop)
+    }
+
+    fn remove(&mut self, key: &[u8]) -> Result<(), StorageError> {
+        self.0.remove(key).map(drop)
+    }
+
+    fn remove_prefix(&mut self, prefix: &[u8]) -> Result<u64, StorageError> {
+        let range = KeyRange::prefix(prefix);
+        let bounds = range.bounds().expect("a prefix is within its own bounds");
+        let mut count = 0;
+        self.0.retain_in::<&[u8], _>(bounds, |_, _| {
+            count += 1;
+            false
+        })?;
+        Ok(count)
+    }
+}

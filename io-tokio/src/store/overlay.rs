@@ -1,0 +1,138 @@
+//! The store as an update sees it while it runs: what the update has written so far, on top of what was there.
+//!
+//! It holds no more than the command gave: deleting a prefix notes the prefix, not the keys.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::ops::Bound;
+
+use bytes::Bytes;
+
+use super::apply::KeyValue;
+use super::range::prefix_end;
+
+/// A store and the changes on top of it.
+pub(super) struct Overlay<'a, K> {
+    store: &'a K,
+    changes: Changes,
+}
+
+/// What an update wants written: first the prefixes deleted, then the keys set or deleted.
+#[derive(Default)]
+pub(super) struct Changes {
+    /// No element is a prefix of another one, so the only one that a key can begin with is its predecessor.
+    prefixes: BTreeSet<Bytes>,
+    /// `None` deletes.
+    keys: BTreeMap<Bytes, Option<Bytes>>,
+}
+
+impl<'a, K: KeyValue> Overlay<'a, K> {
+    pub(super) fn new(store: &'a K) -> Self {
+        Self { store, changes: Changes::default() }
+    }
+
+    pub(super) fn into_changes(self) -> Changes {
+        self.changes
+    }
+
+    pub(super) fn get(&self, key: &[u8]) -> Result<Option<Bytes>, K::Error> {
+        match self.changes.keys.get(key) {
+            Some(value) => Ok(value.clone()),
+            None if self.changes.deleted_prefix_of(key).is_some() => Ok(None),
+            None => self.store.get(key),
+        }
+    }
+
+    pub(super) fn contains(&self, key: &[u8]) -> Result<bool, K::Error> {
+        match self.changes.keys.get(key) {
+            Some(value) => Ok(value.is_some()),
+            None if self.changes.deleted_prefix_of(key).is_some() => Ok(false),
+            None => self.store.contains(key),
+        }
+    }
+
+    /// Sets a key, or deletes it.
+    pub(super) fn set(&mut self, key: Bytes, value: Option<Bytes>) {
+        self.changes.keys.insert(key, value);
+    }
+
+    pub(super) fn delete_prefix(&mut self, prefix: &Bytes) {
+        let Changes { prefixes, keys } = &mut self.changes;
+        let from_prefix = || (Bound::Included(prefix.as_ref()), Bound::Unbounded);
+        let within = |key: &&Bytes| key.starts_with(prefix);
+        let covered: Vec<_> =
+            keys.range::<[u8], _>(from_prefix()).map(|(key, _)| key).take_while(within).cloned().collect();
+        for key in &covered {
+            keys.remove(key);
+        }
+        let covered: Vec<_> = prefixes.range::<[u8], _>(from_prefix()).take_while(within).cloned().collect();
+        for prefix in &covered {
+            prefixes.remove(prefix);
+        }
+        if self.changes.deleted_prefix_of(prefix).is_none() {
+            self.changes.prefixes.insert(prefix.clone());
+        }
+    }
+
+    /// The smallest key with `prefix` that is not below `from`.
+    pub(super) fn next_key(&self, prefix: &[u8], from: &[u8]) -> Result<Option<Bytes>, K::Error> {
+        let written = self.next_written(prefix, from);
+        let stored = self.next_stored(prefix, from)?;
+        Ok(match (written, stored) {
+            (Some(written), Some(stored)) => Some(written.min(stored)),
+            (written, stored) => written.or(stored),
+        })
+    }
+
+    fn next_written(&self, prefix: &[u8], from: &[u8]) -> Option<Bytes> {
+        let range = self.changes.keys.range::<[u8], _>((Bound::Included(from), Bound::Unbounded));
+        let mut with_prefix = range.take_while(|(key, _)| key.starts_with(prefix));
+        with_prefix.find(|(_, value)| value.is_some()).map(|(key, _)| key.clone())
+    }
+
+    /// The next key that is in the store and was neither deleted nor written over.
+    fn next_stored(&self, prefix: &[u8], from: &[u8]) -> Result<Option<Bytes>, K::Error> {
+        let mut from = from.to_vec();
+        loop {
+            let key = match self.store.next_key(&from)? {
+                Some(key) if key.starts_with(prefix) => key,
+                Some(_) | None => return Ok(None),
+            };
+            from = if let Some(deleted) = self.changes.deleted_prefix_of(&key) {
+                match prefix_end(deleted) {
+                    Some(end) => end,
+                    None => return Ok(None),
+                }
+            } else if self.changes.keys.contains_key(&key) {
+                after(&key)
+            } else {
+                return Ok(Some(key));
+            }
+        }
+    }
+}
+
+impl Changes {
+    /// Writes them, in the order in which their effects were seen.
+    pub(super) fn write_to<K: KeyValue>(self, store: &mut K) -> Result<(), K::Error> {
+        for prefix in &self.prefixes {
+            store.remove_prefix(prefix)?;
+        }
+        for (key, value) in &self.keys {
+            match value {
+                Some(value) => store.insert(key, value)?,
+                None => store.remove(key)?,
+            }
+        }
+        Ok(())
+    }
+
+    fn deleted_prefix_of(&self, key: &[u8]) -> Option<&Bytes> {
+        let upto_key = (Bound::Unbounded, Bound::Included(key));
+        self.prefixes.range::<[u8], _>(upto_key).next_back().filter(|prefix| key.starts_with(prefix))
+    }
+}
+
+/// The smallest key behind `key`.
+pub(super) fn after(key: &[u8]) -> Vec<u8> {
+    [key, &[0]].concat()
+}

@@ -1,0 +1,208 @@
+//! Reading the store while its writer writes it.
+
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use bytes::Bytes;
+use redb::{Database, OwnedRange, ReadOnlyTable, ReadableDatabase as _, ReadableTableMetadata as _};
+use trialbay_engine::Slot;
+
+use super::database::{APPLIED, DATA, META, decode_applied};
+use super::error::{StoreError, damaged, guarded};
+use super::range::{Direction, KeyRange};
+
+/// Reads the store while one writer writes it. Cheap to clone.
+#[derive(Clone)]
+pub struct StoreReader(Arc<Mutex<Reading>>);
+
+/// What readers share. Under the lock nothing blocks but an open of two tables.
+struct Reading {
+    /// `None` once the store is closed.
+    database: Option<Arc<Database>>,
+    /// The view after the last commit, made by the first who asked for it.
+    view: Option<Arc<View>>,
+}
+
+/// One consistent view of the store. Cheap to clone; while it lives, the space of what it sees cannot be used again.
+#[derive(Clone)]
+pub struct Snapshot(Arc<View>);
+
+struct View {
+    applied: Slot,
+    data: ReadOnlyTable<&'static [u8], &'static [u8]>,
+}
+
+/// The keys and values of a range, one after the other.
+pub struct Entries(Walk);
+
+/// The keys of a range, one after the other.
+pub struct Keys(Walk);
+
+/// `None` for a range that holds nothing.
+type Walk = Option<(OwnedRange<&'static [u8], &'static [u8]>, Direction)>;
+
+impl StoreReader {
+    pub(super) fn new(database: Arc<Database>) -> Self {
+        Self(Arc::new(Mutex::new(Reading { database: Some(database), view: None })))
+    }
+
+    /// The state after the last applied batch.
+    ///
+    /// # Errors
+    /// When the store is closed or cannot be read.
+    pub fn snapshot(&self) -> Result<Snapshot, StoreError> {
+        // Opening a view takes longer than a read of one key, so all readers between two commits share one. It is made
+        // under the lock that `forget_view` takes after a commit: no view from before the commit is found after it.
+        let mut reading = self.lock();
+        if let Some(view) = &reading.view {
+            return Ok(Snapshot(view.clone()));
+        }
+        let database = reading.database.as_ref().ok_or(StoreError::Closed)?;
+        let view = Arc::new(guarded(|| View::open(database))?);
+        reading.view = Some(view.clone());
+        Ok(Snapshot(view))
+    }
+
+    /// From here on snapshots show what was committed.
+    pub(super) fn forget_view(&self) {
+        let forgotten = self.lock().view.take();
+        // Outside the lock: to end a view takes redb's own locks.
+        drop(forgotten);
+    }
+
+    pub(super) fn close(&self) {
+        let (database, view) = {
+            let mut reading = self.lock();
+            (reading.database.take(), reading.view.take())
+        };
+        drop((database, view));
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Reading> {
+        // What is behind the lock changes in single assignments, so that a panic leaves it whole.
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl View {
+    fn open(database: &Database) -> Result<Self, StoreError> {
+        let transaction = database.begin_read().map_err(StoreError::from_redb)?;
+        let meta = transaction.open_table(META).map_err(StoreError::from_redb)?;
+        let applied = meta.get_owned(APPLIED).map_err(StoreError::from_redb)?;
+        let applied = applied.ok_or_else(|| damaged("it does not say what it has applied"))?;
+        let (applied, _) = decode_applied(applied.value())?;
+        let data = transaction.open_table(DATA).map_err(StoreError::from_redb)?;
+        Ok(Self { applied, data })
+    }
+}
+
+impl Snapshot {
+    /// The last slot applied in this view.
+    ///
+    /// # Errors
+    /// None at present.
+    pub fn applied(&self) -> Result<Slot, StoreError> {
+        Ok(self.0.applied)
+    }
+
+    /// The value of `key`.
+    ///
+    /// # Errors
+    /// When the store is closed or cannot be read.
+    pub fn get(&self, key: &[u8]) -> Result<Option<Bytes>, StoreError> {
+        self.with(key, Bytes::copy_from_slice)
+    }
+
+    /// Whether there is a `key`.
+    ///
+    /// # Errors
+    /// When the store is closed or cannot be read.
+    pub fn contains(&self, key: &[u8]) -> Result<bool, StoreError> {
+        Ok(self.with(key, |_| ())?.is_some())
+    }
+
+    /// How many keys there are. Takes no longer for many than for few.
+    ///
+    /// # Errors
+    /// When the store is closed or cannot be read.
+    pub fn len(&self) -> Result<u64, StoreError> {
+        self.0.data.len().map_err(StoreError::from_redb)
+    }
+
+    /// Whether there are no keys.
+    ///
+    /// # Errors
+    /// When the store is closed or cannot be read.
+    pub fn is_empty(&self) -> Result<bool, StoreError> {
+        Ok(self.len()? == 0)
+    }
+
+    /// The keys of `range` with their values. Nothing is read ahead: take as many as you have room for.
+    ///
+    /// # Errors
+    /// When the store is closed or cannot be read; so for each entry.
+    pub fn range(&self, range: &KeyRange, direction: Direction) -> Result<Entries, StoreError> {
+        self.walk(range, direction).map(Entries)
+    }
+
+    /// The keys of `range` alone, without copying a value.
+    ///
+    /// # Errors
+    /// When the store is closed or cannot be read; so for each key.
+    pub fn keys(&self, range: &KeyRange, direction: Direction) -> Result<Keys, StoreError> {
+        self.walk(range, direction).map(Keys)
+    }
+
+    /// The keys that begin with `prefix`, ascending, with their values.
+    ///
+    /// # Errors
+    /// When the store is closed or cannot be read; so for each entry.
+    pub fn prefix(&self, prefix: &[u8]) -> Result<Entries, StoreError> {
+        self.range(&KeyRange::prefix(prefix), Direction::Ascending)
+    }
+
+    fn with<T>(&self, key: &[u8], read: impl FnOnce(&[u8]) -> T) -> Result<Option<T>, StoreError> {
+        guarded(|| {
+            let value = self.0.data.get_owned(key).map_err(StoreError::from_redb)?;
+            Ok(value.map(|value| read(value.value())))
+        })
+    }
+
+    fn walk(&self, range: &KeyRange, direction: Direction) -> Result<Walk, StoreError> {
+        let Some(bounds) = range.bounds() else { return Ok(None) };
+        let range = guarded(|| self.0.data.range_owned::<&[u8]>(bounds).map_err(StoreError::from_redb))?;
+        Ok(Some((range, direction)))
+    }
+}
+
+impl Iterator for Entries {
+    type Item = Result<(Bytes, Bytes), StoreError>;
+
+    fn next(&mut self) -> Option<Self::Item> {
+        step(&mut self.0, |key, value| (Bytes::copy_from_slice(key), Bytes::copy_from_slice(value)))
+    }
+}
+
+impl Iterator for Keys {
+    type Item = Result<Bytes, StoreError>;
+
+    fn next(&mut self) -> Option<Self::Item> {
+        step(&mut self.0, |key, _| Bytes::copy_from_slice(key))
+    }
+}
+
+fn step<T>(walk: &mut Walk, copy: impl FnOnce(&[u8], &[u8]) -> T) -> Option<Result<T, StoreError>> {
+    let (range, direction) = walk.as_mut()?;
+    let step = guarded(|| {
+        let entry = match direction {
+            Direction::Ascending => range.next(),
+            Direction::Descending => range.next_back(),
+        };
+        let entry = entry.transpose().map_err(StoreError::from_redb)?;
+        Ok(entry.map(|(key, value)| copy(key.value(), value.value())))
+    });
+    if !matches!(step, Ok(Some(_))) {
+        // The end, or an error behind which there is nothing to find.
+        *walk = None;
+    }
+    step.transpose()
+}

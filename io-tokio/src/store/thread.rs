@@ -1,0 +1,207 @@
+//! The thread that writes the store, so that nobody else waits for it.
+
+use std::io;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::mpsc::{self, Receiver, RecvTimeoutError, Sender};
+use std::thread::JoinHandle;
+use std::time::Duration;
+
+use trialbay_engine::Slot;
+
+use super::database::{Decided, Store};
+use super::error::StoreError;
+use super::policy::CommitPolicy;
+use crate::clock::Clock;
+use crate::update::UpdateResult;
+
+/// What one value counts in the queue beyond its own bytes.
+const JOB_BYTES: usize = 256;
+
+/// How long to wait for the log to catch up when the store is to be made durable and is ahead of it.
+const LOG_LAG_PAUSE: Duration = Duration::from_millis(5);
+
+/// Bounds on the writer's queue, in bytes of values (and a little for each).
+#[derive(Clone, Copy, Debug)]
+pub struct WriterLimits {
+    /// What may wait.
+    pub queue_bytes_max: usize,
+    /// What goes into one transaction, unless a single value is larger.
+    pub group_bytes_max: usize,
+}
+
+impl Default for WriterLimits {
+    fn default() -> Self {
+        Self { queue_bytes_max: 128 << 20, group_bytes_max: 4 << 20 }
+    }
+}
+
+/// One decided slot, and who waits for it.
+#[derive(Debug)]
+pub struct Job<T> {
+    /// What to apply.
+    pub decided: Decided,
+    /// Comes back with the results.
+    pub replies: T,
+}
+
+/// Slots that were applied together. Readers see them.
+#[derive(Debug)]
+pub struct Applied<T> {
+    /// The last of them.
+    pub upto: Slot,
+    /// Each slot in order: the results of its commands, and what its job carried. A value whose bytes are damaged has
+    /// fewer results than commands.
+    pub slots: Vec<(Vec<UpdateResult>, T)>,
+}
+
+/// Why a job was not taken. It comes back.
+#[derive(Debug, thiserror::Error)]
+pub enum NotTaken<T> {
+    /// Too much is waiting: apply it later. Slots must not be left out.
+    #[error("too much is waiting to be applied to the store")]
+    Full(Job<T>),
+    /// The thread has ended; the callback was told why.
+    #[error("the store's writer has ended")]
+    Ended(Job<T>),
+}
+
+/// A handle on the thread that writes the store.
+///
+/// Dropping it lets the thread finish by itself; [`StoreWriter::stop`] waits for it.
+pub struct StoreWriter<T> {
+    jobs: Sender<Job<T>>,
+    waiting_bytes: Arc<AtomicUsize>,
+    limits: WriterLimits,
+    thread: JoinHandle<Result<(), StoreError>>,
+}
+
+impl<T: Send + 'static> StoreWriter<T> {
+    /// Starts the thread. It calls `report` after each commit, and once with the error that ends it.
+    ///
+    /// `log_end` says up to which slot the transaction log is durable: the store makes nothing durable beyond it, since
+    /// a store that is ahead of its log at the next start looks like a lost log.
+    ///
+    /// # Errors
+    /// When no thread can be started.
+    pub fn start(
+        store: Store,
+        policy: CommitPolicy,
+        limits: WriterLimits,
+        clock: Arc<dyn Clock>,
+        log_end: impl Fn() -> Slot + Send + 'static,
+        report: impl FnMut(Result<Applied<T>, StoreError>) + Send + 'static,
+    ) -> io::Result<Self> {
+        let (jobs, queue) = mpsc::channel();
+        let waiting_bytes = Arc::new(AtomicUsize::new(0));
+        let writer = Writer {
+            store,
+            policy,
+            limits,
+            clock,
+            log_end: Box::new(log_end),
+            queue,
+            waiting_bytes: waiting_bytes.clone(),
+            report,
+        };
+        let thread = std::thread::Builder::new().name("store".to_string()).spawn(move || writer.run())?;
+        Ok(Self { jobs, waiting_bytes, limits, thread })
+    }
+
+    /// Hands over the next slot. Never blocks.
+    ///
+    /// # Errors
+    /// When too much is waiting, or the thread has ended. A single job is taken however large it is.
+    pub fn apply(&self, job: Job<T>) -> Result<(), NotTaken<T>> {
+        let bytes = job_bytes(&job);
+        let waiting = self.waiting_bytes.fetch_add(bytes, Ordering::AcqRel);
+        if waiting > 0 && waiting.saturating_add(bytes) > self.limits.queue_bytes_max {
+            self.waiting_bytes.fetch_sub(bytes, Ordering::AcqRel);
+            return Err(NotTaken::Full(job));
+        }
+        self.jobs.send(job).map_err(|unsent| NotTaken::Ended(unsent.0))
+    }
+
+    /// What waits to be applied, in bytes of values (and a little for each).
+    pub fn waiting_bytes(&self) -> usize {
+        self.waiting_bytes.load(Ordering::Acquire)
+    }
+
+    /// Applies what is waiting, makes everything durable, closes the store and waits for all that. Blocks.
+    ///
+    /// # Errors
+    /// When the store could not be made durable or closed, or had failed before.
+    pub fn stop(self) -> Result<(), StoreError> {
+        drop(self.jobs);
+        self.thread.join().unwrap_or(Err(StoreError::Panicked))
+    }
+}
+
+struct Writer<T, R> {
+    store: Store,
+    policy: CommitPolicy,
+    limits: WriterLimits,
+    clock: Arc<dyn Clock>,
+    log_end: Box<dyn Fn() -> Slot + Send>,
+    queue: Receiver<Job<T>>,
+    waiting_bytes: Arc<AtomicUsize>,
+    report: R,
+}
+
+impl<T, R: FnMut(Result<Applied<T>, StoreError>)> Writer<T, R> {
+    fn run(mut self) -> Result<(), StoreError> {
+        let ended = catch_unwind(AssertUnwindSafe(|| self.serve())).unwrap_or(Err(StoreError::Panicked));
+        match ended {
+            Ok(()) => self.store.close(),
+            Err(error) => {
+                (self.report)(Err(error));
+                Err(StoreError::Failed)
+            }
+        }
+    }
+
+    /// Until the other side hangs up.
+    fn serve(&mut self) -> Result<(), StoreError> {
+        loop {
+            let job = match self.policy.due_in(self.clock.now()) {
+                Some(wait) if wait.is_zero() => self.queue.recv_timeout(LOG_LAG_PAUSE),
+                Some(wait) => self.queue.recv_timeout(wait),
+                None => self.queue.recv().map_err(RecvTimeoutError::from),
+            };
+            match job {
+                Ok(job) => self.apply_group(job)?,
+                Err(RecvTimeoutError::Timeout) => {}
+                Err(RecvTimeoutError::Disconnected) => return Ok(()),
+            }
+            // After the results are out: those who wait for them do not wait for the disk.
+            if self.policy.is_due(self.clock.now()) && (self.log_end)() >= self.store.applied().0 {
+                self.store.flush()?;
+                self.policy.flushed();
+            }
+        }
+    }
+
+    /// Applies this job, and as many of those behind it as fit into one transaction.
+    fn apply_group(&mut self, first: Job<T>) -> Result<(), StoreError> {
+        let mut group_bytes = 0;
+        let (mut batch, mut replies) = (Vec::new(), Vec::new());
+        let mut next = Some(first);
+        while let Some(job) = next {
+            group_bytes += job_bytes(&job);
+            batch.push(job.decided);
+            replies.push(job.replies);
+            next = if group_bytes < self.limits.group_bytes_max { self.queue.try_recv().ok() } else { None };
+        }
+        let results = self.store.apply(&batch, false)?;
+        self.policy.applied(self.clock.now(), batch.iter().map(|decided| decided.value.size()).sum());
+        self.waiting_bytes.fetch_sub(group_bytes, Ordering::AcqRel);
+        let (upto, _) = self.store.applied();
+        (self.report)(Ok(Applied { upto, slots: results.into_iter().zip(replies).collect() }));
+        Ok(())
+    }
+}
+
+fn job_bytes<T>(job: &Job<T>) -> usize {
+    job.decided.value.size() + JOB_BYTES
+}

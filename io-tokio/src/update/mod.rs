@@ -1,0 +1,109 @@
+//! Updates, and their bytes: on the client's wire and, inside a command, in the log.
+
+mod codec;
+mod command;
+mod limits;
+
+use bytes::Bytes;
+
+pub use codec::{NESTING_MAX, NotAnUpdate, UPDATES_MAX};
+pub use command::{Command, NotACommand, Session, command_from_raw, decode_command, encode_command};
+pub use limits::{Limits, TooLarge};
+
+#[cfg(test)]
+pub(crate) use codec::tests;
+
+/// One update of the key space. `docs/protocol.md` and `docs/compatibility.md` say what each does.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Update {
+    /// Sets a key, whatever was there.
+    Set {
+        /// The key.
+        key: Bytes,
+        /// Its value from now on.
+        value: Bytes,
+    },
+    /// Deletes a key; fails when there is none.
+    Delete {
+        /// The key.
+        key: Bytes,
+    },
+    /// Sets (or deletes, with `None`) a key only if it has the expected value (or is absent); gives the value before.
+    TestAndSet {
+        /// The key.
+        key: Bytes,
+        /// The value it must have for anything to happen; `None`: it must be absent.
+        expected: Option<Bytes>,
+        /// Its value if so; `None`: it is deleted.
+        wanted: Option<Bytes>,
+    },
+    /// All of these in order, or none.
+    Sequence(Vec<Update>),
+    /// Nothing, in a slot of its own.
+    Nop,
+    /// Fails unless the key has this value (or is absent).
+    Assert {
+        /// The key.
+        key: Bytes,
+        /// The value it must have; `None`: it must be absent.
+        expected: Option<Bytes>,
+    },
+    /// Fails unless the key exists.
+    AssertExists {
+        /// The key.
+        key: Bytes,
+    },
+    /// Fails unless exactly these keys have this prefix. The order of `keys` does not matter.
+    AssertRange {
+        /// The prefix; the empty one is every key's.
+        prefix: Bytes,
+        /// All keys with that prefix, each once.
+        keys: Vec<Bytes>,
+    },
+    /// Deletes every key with this prefix; gives their number.
+    DeletePrefix {
+        /// The prefix; the empty one is every key's.
+        prefix: Bytes,
+    },
+    /// Sets (or deletes, with `None`) a key; gives the value before.
+    Replace {
+        /// The key.
+        key: Bytes,
+        /// Its value from now on; `None`: it is deleted, if it is there.
+        wanted: Option<Bytes>,
+    },
+}
+
+/// What an update that happened gives back.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Outcome {
+    /// Done.
+    Done,
+    /// Done; this was the value before (`TestAndSet`, `Replace`).
+    Previous(Option<Bytes>),
+    /// Done; this many keys were deleted (`DeletePrefix`).
+    Deleted(u32),
+}
+
+/// Why an update changed nothing although its slot was decided. The same on every node.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Failure {
+    /// There is no such key.
+    NotFound {
+        /// The key that should have been there.
+        key: Bytes,
+    },
+    /// An assertion did not hold.
+    AssertionFailed {
+        /// The key, or for `AssertRange` a short description.
+        message: Bytes,
+    },
+    /// The bytes of the command are not an update this node knows.
+    Undecodable {
+        /// What is wrong with them.
+        why: String,
+    },
+}
+
+/// What an update gave, if it was decided.
+pub type UpdateResult = Result<Outcome, Failure>;
