@@ -74,7 +74,7 @@ impl Engine {
         if !matches!(self.mastership, Mastership::Slave) {
             return;
         }
-        if !self.franchise.votes || self.grant.forbids(self.config.node, self.now) {
+        if !self.franchise.votes || self.is_installing() || self.grant.forbids(self.config.node, self.now) {
             return self.wait_for_master();
         }
         let ballot = self.next_ballot();

@@ -132,7 +132,8 @@ impl Engine {
     /// Phase 1 is won: proposes again everything it found (rules C3 to C5), and then its own first value.
     pub(crate) fn become_master(&mut self, ballot: Ballot, mut inherited: BTreeMap<Slot, Value>) {
         assert_eq!(ballot, self.acceptor.promised, "a master has promised its own ballot");
-        self.abandon_fetch();
+        assert!(!self.is_installing(), "a node that needs a head does not campaign");
+        self.stop_catch_up();
         let first = self.log.decided_upto().next();
         let last = inherited.last_key_value().map_or(Slot::ZERO, |(slot, _)| *slot).max(self.log.decided_upto());
         let me = self.config.node;
