@@ -185,6 +185,7 @@ impl Engine {
             Event::Disconnected(peer) => {
                 self.connected.remove(&peer);
                 self.catch_up_lost_peer(peer);
+                self.give_up_vain_canvass();
             }
             Event::Received { from, message } => self.on_received(from, message),
             Event::Requested(requests) => self.on_requested(requests),
