@@ -14,7 +14,7 @@ use crate::timers::Timer;
 use crate::value::{Entry, SlotEntry, Value};
 
 /// No honest acceptor has accepted this far beyond an up-to-date candidate's decided prefix: windows are far smaller.
-const UNDECIDED_SLOTS_MAX: u64 = 1 << 20;
+pub(crate) const UNDECIDED_SLOTS_MAX: u64 = 1 << 20;
 
 /// A campaign in progress.
 #[derive(Debug)]
@@ -75,7 +75,7 @@ impl Engine {
         if !matches!(self.mastership, Mastership::Slave) {
             return;
         }
-        if !self.franchise.votes || self.grant.forbids(self.config.node, self.now) {
+        if !self.franchise.votes || self.is_installing() || self.grant.forbids(self.config.node, self.now) {
             return self.wait_for_master();
         }
         let ballot = self.next_ballot();
@@ -103,15 +103,12 @@ impl Engine {
         incarnation: Incarnation,
         decided_upto: Slot,
     ) {
-        if !self.franchise.counts(from, incarnation) {
-            return;
-        }
         let Mastership::Campaigning(Campaign { ballot: ours, phase: Phase::Canvass { willing: yes, unwilling: no } }) =
             &mut self.mastership
         else {
             return;
         };
-        if *ours != ballot {
+        if *ours != ballot || !self.franchise.counts(from, incarnation) {
             return;
         }
         if willing {
@@ -180,16 +177,13 @@ impl Engine {
         incarnation: Incarnation,
         accepted: Vec<SlotEntry>,
     ) {
-        if !self.franchise.counts(from, incarnation) {
-            return;
-        }
         let decided_upto = self.log.decided_upto();
         let Mastership::Campaigning(Campaign { ballot: ours, phase: Phase::One { promises, .. } }) =
             &mut self.mastership
         else {
             return;
         };
-        if *ours != ballot {
+        if *ours != ballot || !self.franchise.counts(from, incarnation) {
             return;
         }
         let in_bounds = accepted.iter().all(|slot_entry| {

@@ -66,6 +66,9 @@ impl Franchise {
     }
 
     /// Whether a vote of `from`, given in this incarnation, counts (rule V1).
+    ///
+    /// Ask this only of a vote for the current ballot: the first life heard of is taken for the newest, and a late
+    /// message to an earlier run of this node may come from one that is over.
     pub(crate) fn counts(&mut self, from: NodeId, incarnation: Incarnation) -> bool {
         *self.known.entry(from).or_insert(incarnation) == incarnation
     }
@@ -167,6 +170,11 @@ impl Engine {
         self.franchise.answers.clear();
         self.timers.clear(Timer::Recall);
         self.wait_for_master();
+        // What was acknowledged without a vote counts from now on, and its master may be waiting for just that.
+        let (ballot, upto) = (self.acceptor.promised, self.acceptor.received_upto);
+        if ballot.node != self.config.node && self.quorum.contains(ballot.node) {
+            self.disk.when_durable(Due::Accepted { ballot, upto });
+        }
     }
 
     /// Whether this node's log has never held anything.

@@ -259,11 +259,6 @@ impl Cluster {
         true
     }
 
-    /// This node's store finishes all that it was given.
-    pub(crate) fn apply(&mut self, id: u16) {
-        assert!(self.apply_if_any(id), "n{id} has nothing to apply");
-    }
-
     /// Clients send these commands to this node at once.
     pub(crate) fn request(&mut self, id: u16, commands: &[&str]) {
         let requests = (commands.iter())
@@ -337,7 +332,7 @@ impl Cluster {
     /// The commands that this node's store has applied, in order.
     pub(crate) fn applied(&self, id: u16) -> Vec<String> {
         (self.nodes[&node(id)].applied.values().flat_map(Value::commands))
-            .map(|command| String::from_utf8(command.unwrap().to_vec()).unwrap())
+            .map(|command| utf8(&command.expect("batches here are well-formed")))
             .collect()
     }
 
@@ -408,7 +403,7 @@ impl Cluster {
 
     fn write(&mut self, line: &str) {
         if !self.muted {
-            writeln!(self.text, "{line}").unwrap();
+            writeln!(self.text, "{line}").expect("memory takes it");
         }
     }
 
@@ -417,7 +412,7 @@ impl Cluster {
             Event::Ticked => "ticked".to_owned(),
             Event::Received { from, message } => {
                 let name = format!("{message:?}");
-                let kind = name.split([' ', '{']).next().unwrap();
+                let kind = name.split([' ', '{']).next().expect("a split has a first part");
                 let ballot = ballot_of(message).map_or(String::new(), |ballot| format!(" {ballot}"));
                 format!("received {from}'s {kind}{ballot}")
             }
@@ -508,7 +503,7 @@ impl Cluster {
             }
             Message::Fetch { from } => format!("Fetch from {from}"),
             Message::Fetched { first, entries, decided_upto } => {
-                let entries: Vec<String> = entries.0.iter().map(|entry| entry_text(entry)).collect();
+                let entries: Vec<String> = entries.0.iter().map(entry_text).collect();
                 format!("Fetched from {first} [{}] decided {decided_upto}", entries.join(", "))
             }
             Message::Gone { log_start } => format!("Gone before {log_start}"),
@@ -587,8 +582,12 @@ pub(crate) fn hash_of(values: &[Value]) -> HistoryHash {
 
 /// The commands of a batch joined by `+`, or the kind of another value.
 fn text(value: &Value) -> String {
-    let commands: Vec<Bytes> = value.commands().map(|command| command.unwrap()).collect();
-    if commands.is_empty() { format!("{value:?}") } else { String::from_utf8(commands.join(&b'+')).unwrap() }
+    let commands: Vec<Bytes> = value.commands().map(|command| command.expect("batches here are well-formed")).collect();
+    if commands.is_empty() { format!("{value:?}") } else { utf8(&commands.join(&b'+')) }
+}
+
+fn utf8(bytes: &[u8]) -> String {
+    String::from_utf8_lossy(bytes).into_owned()
 }
 
 fn entry_text(entry: &Entry) -> String {

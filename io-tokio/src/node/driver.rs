@@ -34,6 +34,7 @@ pub(super) enum StorageEvent {
     Persisted(PersistId),
     Applied(Slot),
     LogRead { peer: NodeId, entries: Vec<SlotEntry> },
+    HeadFailed,
     Failed(String),
 }
 
@@ -110,6 +111,7 @@ impl Driver {
                 StorageEvent::Persisted(id) => Event::Persisted(id),
                 StorageEvent::Applied(slot) => Event::Applied(slot),
                 StorageEvent::LogRead { peer, entries } => Event::LogRead { peer, entries },
+                StorageEvent::HeadFailed => Event::HeadFailed,
                 StorageEvent::Failed(why) => {
                     tracing::error!(why, "storage failed");
                     self.waiting.storage_failure.get_or_insert(why);
@@ -189,7 +191,8 @@ impl Driver {
             Action::InstallHead { from } => {
                 // Logs are never shortened yet, so only a peer whose log is damaged can say that its start is gone.
                 tracing::warn!(peer = self.name(from), "no peer has the log entries that this node lacks");
-                self.step(Event::HeadFailed);
+                // We hold the other end.
+                let _ = self.reports.send(StorageEvent::HeadFailed);
             }
             Action::Blame { peer, offence } => self.blame(peer, &format!("{offence:?}")),
             Action::Halt(reason) => return Some(reason),
