@@ -5,6 +5,7 @@
 mod commands;
 mod crashes;
 mod dev;
+mod durable;
 mod mistakes;
 mod pauses;
 mod sizes;
