@@ -9,7 +9,7 @@ use proptest::prelude::*;
 use trialbay_engine::message::List;
 use trialbay_engine::{
     Action, Actions, Ballot, Config, Engine, Entry, Event, HistoryHash, Incarnation, Instant, Limits, Message, NodeId,
-    PersistId, ReadId, Recovered, Request, RequestId, Slot, SlotEntry, Value,
+    PersistId, ReadId, Recovered, Request, RequestId, Role, Slot, SlotEntry, Value,
 };
 
 use crate::node::{LEASE, Node, accept, accepted_entry, ballot, config, memory, value};
@@ -253,6 +253,9 @@ impl Player {
 
     fn play(&mut self, happening: Happening) {
         let status = self.engine.status();
+        if status.role == Role::Halted {
+            return;
+        }
         let event = match happening {
             Happening::Received(from, message) => Event::Received { from, message },
             Happening::TimePassed(duration) => {
