@@ -48,8 +48,9 @@ fn a_node_refuses_a_home_that_is_not_its_own_or_not_usable() {
         let file = elsewhere.dir().join("file");
         std::fs::write(&file, "no directory").unwrap();
         for home in [file.clone(), file.join("below")] {
-            let home = home.display().to_string();
-            refuses(&elsewhere, &["--name", "n1", "--home", &home], ExitCode::Unwritable, &[&home]).await;
+            let (home, file) = (home.display().to_string(), file.display().to_string());
+            let words = [file.as_str(), "another home"];
+            refuses(&elsewhere, &["--name", "n1", "--home", &home], ExitCode::Unwritable, &words).await;
         }
         let log = cluster.home(0).join("tlogs");
         assert!(log.is_dir() && std::fs::remove_file(cluster.home(0).join("IDENTITY")).is_ok());
@@ -64,7 +65,7 @@ fn a_node_refuses_a_port_that_is_taken() {
         let cluster = Cluster::prepare(program(), 1, |_| ());
         for address in [&cluster.config.nodes[0].client, &cluster.config.nodes[0].peer] {
             let _taken = TcpListener::bind(address).unwrap();
-            refuses(&cluster, &["--name", "n1"], ExitCode::PortInUse, &[address, "stop the process"]).await;
+            refuses(&cluster, &["--name", "n1"], ExitCode::PortInUse, &[address, "stop"]).await;
         }
         let running = Cluster::start(program(), 1).await;
         let address = running.endpoint(0);
@@ -85,7 +86,7 @@ fn a_node_refuses_a_configuration_that_makes_no_sense() {
 
         let toml = std::fs::read_to_string(cluster.config_path()).unwrap();
         std::fs::write(cluster.config_path(), toml.replace("lease_ms", "leese_ms")).unwrap();
-        let words = ["cluster.toml:2", "did you mean `lease_ms`"];
+        let words = ["cluster.toml: line 2", "did you mean `lease_ms`"];
         refuses(&cluster, &["--name", "n1"], ExitCode::BadConfig, &words).await;
         std::fs::remove_file(cluster.config_path()).unwrap();
         refuses(&cluster, &["--name", "n1"], ExitCode::BadConfig, &["cluster.toml"]).await;
