@@ -255,7 +255,7 @@ impl Engine {
         }
     }
 
-    /// Whether this node is (or now becomes) a slave in `ballot`; refuses an old one.
+    /// Whether this node is (or now becomes) a slave in `ballot`; refuses one that is below its promise (rule A1).
     fn follow(&mut self, from: NodeId, ballot: Ballot) -> bool {
         if ballot < self.acceptor.promised {
             self.send_nak(from, ballot);

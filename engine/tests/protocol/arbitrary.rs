@@ -9,7 +9,7 @@ use proptest::prelude::*;
 use trialbay_engine::message::List;
 use trialbay_engine::{
     Action, Actions, Ballot, Config, Engine, Entry, Event, HistoryHash, Incarnation, Instant, Limits, Message, NodeId,
-    PersistId, ReadId, Recovered, Request, RequestId, Slot, SlotEntry, Value,
+    PersistId, ReadId, Recovered, Request, RequestId, Role, Slot, SlotEntry, Value,
 };
 
 use crate::node::{LEASE, Node, accept, accepted_entry, ballot, config, memory, value};
@@ -210,6 +210,7 @@ fn small_limits() -> Limits {
         message_bytes_max: 32,
         cache_bytes_max: 512,
         cache_slots_max: 4,
+        undecided_max: Duration::from_secs(5),
         queued_reads_max: QUEUED_MAX,
     }
 }
@@ -252,6 +253,9 @@ impl Player {
 
     fn play(&mut self, happening: Happening) {
         let status = self.engine.status();
+        if status.role == Role::Halted {
+            return;
+        }
         let event = match happening {
             Happening::Received(from, message) => Event::Received { from, message },
             Happening::TimePassed(duration) => {

@@ -174,3 +174,20 @@ fn a_wiped_majority_does_not_go_on() {
     cluster.run();
     assert_eq!(cluster.applied(1), ["a"]);
 }
+
+/// A quorum of two is both, so nobody else can keep the cluster going meanwhile.
+#[test]
+fn in_a_cluster_of_two_a_wiped_slave_regains_its_vote_from_a_master_inside_its_lease() {
+    let mut cluster = Cluster::with_master(2);
+    cluster.request(1, &["a"]);
+    cluster.run();
+    cluster.wipe(2);
+    cluster.start(2);
+    cluster.run();
+    assert!(cluster.engine(2).status().votes);
+    cluster.tick(1);
+    cluster.run();
+    cluster.request(1, &["b"]);
+    cluster.run();
+    assert_eq!(cluster.applied(1), ["a", "b"]);
+}

@@ -9,8 +9,8 @@ use std::time::Duration;
 use bytes::Bytes;
 use tokio::sync::{mpsc, oneshot};
 use trialbay_engine::{
-    Action, Actions, Engine, Event, HaltReason, NodeId, PersistId, ReadId, Refusal, Request, RequestId, Role, Slot,
-    SlotEntry,
+    Action, Actions, Engine, Event, HaltReason, NodeId, PeerStatus, PersistId, ReadId, Refusal, Request, RequestId,
+    Role, Slot, SlotEntry,
 };
 
 use super::handle::{Ask, NodeStatus, PeerView, Shared, UpdateRefused};
@@ -54,6 +54,7 @@ pub(super) struct Driver {
     pub(super) log_reader: LogReader,
     pub(super) store: StoreWriter<Vec<Reply>>,
     pub(super) reports: mpsc::UnboundedSender<StorageEvent>,
+    pub(super) lease: Duration,
     /// What is wrong with the node's files, in words.
     pub(super) damage: Vec<String>,
     pub(super) waiting: Waiting,
@@ -256,7 +257,11 @@ impl Driver {
         let quorum = names.len() / 2 + 1;
         let reachable = 1 + names.keys().filter(|node| self.peers.is_connected(**node)).count();
         let is_master = status.role == Role::Master;
-        let usable: usize = 1 + status.peers.iter().filter(|peer| peer.connected && peer.votes).count();
+        // A connection says little of a process that is stopped: what counts is a grant of this lease.
+        let is_usable = |peer: &&PeerStatus| {
+            peer.connected && peer.votes && peer.granted_at.is_some_and(|at| now.since(at) < self.lease)
+        };
+        let usable: usize = 1 + status.peers.iter().filter(is_usable).count();
         let survivable = u32::try_from(usable.saturating_sub(quorum)).unwrap_or(0);
         NodeStatus {
             node: self.name(self.shared.node).to_owned(),
