@@ -18,8 +18,10 @@ pub(crate) struct CatchUp {
     state: State,
     /// How far others are known to be.
     goal: Slot,
-    /// Peers whose logs do not go back far enough.
-    gone: BTreeSet<NodeId>,
+    /// Peers that had nothing for us since we last learned something.
+    useless: BTreeSet<NodeId>,
+    /// The last of those whose log begins too late: its store is ahead of us.
+    ahead: Option<NodeId>,
     /// Peers for whom our log is being read, and from which slot.
     reading_for: BTreeMap<NodeId, Slot>,
 }
@@ -47,7 +49,7 @@ impl Engine {
     pub(crate) fn fetch_from(&mut self, peer: NodeId, goal: Slot) {
         self.catch_up.goal = self.catch_up.goal.max(goal);
         if !self.catch_up.is_running() && self.catch_up.goal > self.log.decided_upto() {
-            self.catch_up.gone.clear();
+            self.forget_useless();
             self.ask(peer);
         }
     }
@@ -79,8 +81,12 @@ impl Engine {
         let decided_upto = self.log.decided_upto();
         let usable =
             entries.iter().zip(first.0..).all(|(found, slot)| found.slot.0 == slot && found.slot <= decided_upto);
-        // What cannot be read here is answered with nothing, and the peer asks another node.
-        let entries = if usable { entries.into_iter().map(|found| found.entry).collect() } else { Vec::new() };
+        if entries.is_empty() || !usable {
+            // Removed since this node started, or unreadable: to the peer that is the same.
+            let log_start = first.next();
+            return self.send(peer, Message::Gone { log_start });
+        }
+        let entries = entries.into_iter().map(|found| found.entry).collect();
         self.send_fetched(peer, first, entries);
     }
 
@@ -94,7 +100,7 @@ impl Engine {
         let impossible = entries.iter().any(|entry| entry.ballot.round > ROUND_MAX);
         if impossible || (!entries.is_empty() && first > before.next()) {
             self.blame(from, Offence::WrongEntries);
-            return self.ask_next_peer(from);
+            return self.cannot_help(from);
         }
         for (entry, slot) in entries.into_iter().zip(first.0..) {
             if slot > before.0 {
@@ -102,13 +108,17 @@ impl Engine {
             }
         }
         let decided = self.log.decided_upto();
-        if decided >= decided_upto {
-            // Level with this peer, or further: the master's stream has the rest.
+        if decided > before {
+            self.forget_useless();
+        }
+        if decided >= self.catch_up.goal {
+            // The master's stream has the rest.
             self.end_catch_up();
-        } else if decided > before {
+        } else if decided > before && decided < decided_upto {
             self.catch_up.state = State::Waiting(from);
         } else {
-            self.ask_next_peer(from);
+            // Level with this peer, and another is known to be further: it may be the only one, with only a head to give.
+            self.cannot_help(from);
         }
     }
 
@@ -116,14 +126,9 @@ impl Engine {
         if self.catch_up.state != State::Asked(from) || log_start <= self.log.decided_upto().next() {
             return;
         }
-        self.catch_up.gone.insert(from);
-        if self.connected.iter().all(|peer| self.catch_up.gone.contains(peer)) {
-            self.timers.clear(Timer::Fetch);
-            self.catch_up.state = State::Installing(from);
-            self.out.push(Action::InstallHead { from });
-        } else {
-            self.ask_next_peer(from);
-        }
+        self.timers.clear(Timer::Fetch);
+        self.catch_up.ahead = Some(from);
+        self.cannot_help(from);
     }
 
     pub(crate) fn on_head_installed(&mut self, slot: Slot, hash: HistoryHash) {
@@ -135,7 +140,7 @@ impl Engine {
             self.acceptor.received_upto = self.acceptor.received_upto.max(slot);
             self.disk.record(Record::Decided { upto: slot, hash });
         }
-        self.catch_up.gone.clear();
+        self.forget_useless();
         self.catch_up.state = State::Waiting(from);
     }
 
@@ -157,14 +162,15 @@ impl Engine {
     /// The peer did not answer in time.
     pub(crate) fn retry_fetch(&mut self) {
         if let State::Asked(peer) = self.catch_up.state {
-            self.ask_next_peer(peer);
+            self.cannot_help(peer);
         }
     }
 
     pub(crate) fn catch_up_lost_peer(&mut self, peer: NodeId) {
         self.catch_up.reading_for.remove(&peer);
+        self.catch_up.ahead.take_if(|ahead| *ahead == peer);
         if matches!(self.catch_up.state, State::Asked(asked) | State::Waiting(asked) if asked == peer) {
-            self.ask_next_peer(peer);
+            self.cannot_help(peer);
         }
     }
 
@@ -187,26 +193,40 @@ impl Engine {
         self.send(peer, Message::Fetch { from: self.log.decided_upto().next() });
     }
 
-    /// Tries the connected peer after `peer`; without any, the next heartbeat begins anew.
-    fn ask_next_peer(&mut self, peer: NodeId) {
-        let after = self.connected.range((core::ops::Bound::Excluded(peer), core::ops::Bound::Unbounded)).next();
-        match after.or_else(|| self.connected.iter().find(|other| **other != peer)).copied() {
-            Some(next) => {
-                // A pause, not at once: two peers that cannot help would be asked in a tight circle.
-                self.catch_up.state = State::Asked(next);
-                self.timers.set(Timer::Fetch, self.now + self.config.lease / 4);
-                self.send(next, Message::Fetch { from: self.log.decided_upto().next() });
-            }
-            None => self.end_catch_up(),
+    /// A master has nothing to catch up with: what a quorum decided it found in phase 1.
+    pub(crate) fn stop_catch_up(&mut self) {
+        if self.catch_up.is_running() {
+            self.end_catch_up();
         }
     }
 
-    /// A master has, or will propose, all that it lacks. A head on its way is awaited all the same: the store changes with it.
-    pub(crate) fn abandon_fetch(&mut self) {
-        if matches!(self.catch_up.state, State::Asked(_) | State::Waiting(_)) {
-            self.timers.clear(Timer::Fetch);
-            self.catch_up.state = State::Idle;
+    /// While a head is on its way, the end of the decided prefix is not ours to say.
+    pub(crate) fn is_installing(&self) -> bool {
+        matches!(self.catch_up.state, State::Installing(_))
+    }
+
+    /// This peer has nothing for us, or does not say: tries the connected peer after it that may have something. Once
+    /// none has, what follows our decided prefix is gone from all logs, if one of them said so; otherwise the next
+    /// heartbeat begins anew.
+    fn cannot_help(&mut self, peer: NodeId) {
+        self.catch_up.useless.insert(peer);
+        let after = self.connected.range((core::ops::Bound::Excluded(peer), core::ops::Bound::Unbounded));
+        let next = after.chain(&self.connected).find(|other| !self.catch_up.useless.contains(other)).copied();
+        match (next, self.catch_up.ahead) {
+            (Some(next), _) => self.ask(next),
+            (None, Some(from)) => {
+                self.give_up_campaign();
+                self.timers.clear(Timer::Fetch);
+                self.catch_up.state = State::Installing(from);
+                self.out.push(Action::InstallHead { from });
+            }
+            (None, None) => self.end_catch_up(),
         }
+    }
+
+    fn forget_useless(&mut self) {
+        self.catch_up.useless.clear();
+        self.catch_up.ahead = None;
     }
 
     fn end_catch_up(&mut self) {

@@ -34,6 +34,8 @@ pub(crate) struct Master {
     asked_at: Instant,
     /// The end of what is durable here of this ballot (rule M2).
     durable_upto: Slot,
+    /// When the decided prefix last grew, or the first value after it was proposed; `None` when all is decided.
+    undecided_since: Option<(Slot, Instant)>,
     /// Who waits for which of the proposed slots.
     proposals: VecDeque<(Slot, Vec<RequestId>)>,
     in_flight: VecDeque<(Slot, usize)>,
@@ -130,7 +132,8 @@ impl Engine {
     /// Phase 1 is won: proposes again everything it found (rules C3 to C5), and then its own first value.
     pub(crate) fn become_master(&mut self, ballot: Ballot, mut inherited: BTreeMap<Slot, Value>) {
         assert_eq!(ballot, self.acceptor.promised, "a master has promised its own ballot");
-        self.abandon_fetch();
+        assert!(!self.is_installing(), "a node that needs a head does not campaign");
+        self.stop_catch_up();
         let first = self.log.decided_upto().next();
         let last = inherited.last_key_value().map_or(Slot::ZERO, |(slot, _)| *slot).max(self.log.decided_upto());
         let me = self.config.node;
@@ -142,6 +145,7 @@ impl Engine {
             slaves: others.map(|node| (node, Slave::new(first))).collect(),
             asked_at: self.now,
             durable_upto: self.log.decided_upto(),
+            undecided_since: None,
             proposals: VecDeque::new(),
             in_flight: VecDeque::new(),
             in_flight_bytes: 0,
@@ -467,6 +471,31 @@ impl Engine {
         }
     }
 
+    /// Notes whether anything is undecided, and since when nothing has moved.
+    pub(crate) fn watch_for_stall(&mut self) {
+        let (decided, accepted) = (self.log.decided_upto(), self.log.accepted_upto());
+        let Mastership::Master(master) = &mut self.mastership else { return };
+        if accepted == decided {
+            master.undecided_since = None;
+        } else if master.undecided_since.is_none_or(|(slot, _)| slot < decided) {
+            master.undecided_since = Some((decided, self.now));
+            if !self.timers.is_set(Timer::Stall) {
+                self.timers.set(Timer::Stall, self.now + self.config.limits.undecided_max);
+            }
+        }
+    }
+
+    /// Rule M5: a master that has its lease and decides nothing does not let clients wait for ever either.
+    pub(crate) fn check_stall(&mut self) {
+        let Mastership::Master(Master { undecided_since: Some((_, since)), .. }) = &self.mastership else { return };
+        let at = *since + self.config.limits.undecided_max;
+        if at <= self.now {
+            self.become_slave();
+        } else {
+            self.timers.set(Timer::Stall, at);
+        }
+    }
+
     fn set_lapse_timer(&mut self) {
         if let Some(at) = self.lapse_at() {
             self.timers.set(Timer::Lapse, at);
@@ -522,7 +551,7 @@ impl Engine {
 
     /// Answers everyone who waits for this master.
     pub(crate) fn abandon(&mut self, master: Master) {
-        for timer in [Timer::Heartbeat, Timer::Lapse, Timer::Stop] {
+        for timer in [Timer::Heartbeat, Timer::Lapse, Timer::Stall, Timer::Stop] {
             self.timers.clear(timer);
         }
         // It serves nobody any more, so its grant to itself need not keep others from succeeding it.

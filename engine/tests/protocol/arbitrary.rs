@@ -210,6 +210,7 @@ fn small_limits() -> Limits {
         message_bytes_max: 32,
         cache_bytes_max: 512,
         cache_slots_max: 4,
+        undecided_max: Duration::from_secs(5),
         queued_reads_max: QUEUED_MAX,
     }
 }
