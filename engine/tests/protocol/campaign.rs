@@ -196,9 +196,7 @@ fn a_node_that_hears_a_master_stops_canvassing_and_campaigning() {
 #[test]
 fn a_node_alone_becomes_master_by_itself() {
     let mut node = Node::rested(config(1), memory(Ballot::ZERO, &[], Vec::new()));
-    while node.engine.role() != Role::Candidate {
-        node.tick();
-    }
+    node.tick_until(Role::Candidate);
     node.persist();
     assert_eq!(node.engine.role(), Role::Master);
     assert!(!node.is_serving());
@@ -215,9 +213,7 @@ fn a_node_that_becomes_master_catches_up_no_more() {
     node.tick();
     node.receive(5, canvassed(ballot(1, 1), 5, false, 9));
     assert!(node.engine.status().catching_up);
-    while node.engine.role() != Role::Canvassing {
-        node.tick();
-    }
+    node.tick_until(Role::Canvassing);
     for peer in [2, 3] {
         node.receive(peer, canvassed(ballot(1, 1), peer, true, 0));
     }

@@ -122,7 +122,10 @@ impl Node {
         let peers = config.voters.len() as u16;
         let mut node = Self::rested(config, recovered);
         let mut asked = None;
-        while node.engine.role() == Role::Slave {
+        for _ in 0..9 {
+            if node.engine.role() != Role::Slave {
+                break;
+            }
             let given = node.tick();
             asked = given.sent.iter().find_map(|(_, message)| match message {
                 Message::Canvass { ballot, decided_upto } => Some((*ballot, *decided_upto)),
@@ -176,6 +179,17 @@ impl Node {
 
     pub(crate) fn receive(&mut self, from: u16, message: Message) -> Given {
         self.step(Event::Received { from: NodeId(from), message })
+    }
+
+    /// Time passes until the node is in this role.
+    pub(crate) fn tick_until(&mut self, role: Role) {
+        for _ in 0..99 {
+            if self.engine.role() == role {
+                return;
+            }
+            self.tick();
+        }
+        assert_eq!(self.engine.role(), role);
     }
 
     /// The last batch that the disk has not finished.
