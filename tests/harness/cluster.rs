@@ -280,6 +280,16 @@ impl Cluster {
             assert_eq!(status.keys, statuses[0].keys, "stores differ: {statuses:#?}");
             assert!(status.votes && status.damage.is_empty(), "{status:#?}");
         }
+        self.assert_quiet_logs();
+    }
+
+    /// Checks that no node panicked or found an error.
+    pub fn assert_quiet_logs(&self) {
+        for node in 0..self.len() {
+            let log = std::fs::read_to_string(self.log_path(node)).unwrap_or_default();
+            let loud = log.lines().find(|line| line.contains(" ERROR ") || line.contains("panicked at"));
+            assert_eq!(loud, None, "in the log of node {}", self.config.nodes[node].name);
+        }
     }
 
     fn process(&self, node: usize) -> &Process {

@@ -6,6 +6,7 @@ mod commands;
 mod crashes;
 mod dev;
 mod durable;
+mod garbage;
 mod mistakes;
 mod pauses;
 mod sizes;
