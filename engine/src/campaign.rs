@@ -108,8 +108,11 @@ impl Engine {
         else {
             return;
         };
-        if *ours != ballot || !self.franchise.counts(from, incarnation) {
+        if *ours != ballot {
             return;
+        }
+        if !self.franchise.counts(from, incarnation) {
+            return self.ask_for_life(from);
         }
         if willing {
             yes.insert(from);
@@ -183,8 +186,11 @@ impl Engine {
         else {
             return;
         };
-        if *ours != ballot || !self.franchise.counts(from, incarnation) {
+        if *ours != ballot {
             return;
+        }
+        if !self.franchise.counts(from, incarnation) {
+            return self.ask_for_life(from);
         }
         let in_bounds = accepted.iter().all(|slot_entry| {
             slot_entry.entry.ballot < ballot && decided_upto.distance_to(slot_entry.slot) <= UNDECIDED_SLOTS_MAX

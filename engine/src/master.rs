@@ -271,8 +271,11 @@ impl Engine {
         let Mastership::Master(master) = &mut self.mastership else {
             return;
         };
-        if master.ballot != ballot || !self.franchise.counts(from, incarnation) {
+        if master.ballot != ballot {
             return;
+        }
+        if !self.franchise.counts(from, incarnation) {
+            return self.ask_for_life(from);
         }
         if upto > accepted_upto {
             return self.blame(from, Offence::AcknowledgedTooMuch);
@@ -436,8 +439,11 @@ impl Engine {
         let Mastership::Master(master) = &mut self.mastership else {
             return;
         };
-        if master.ballot != ballot || !self.franchise.counts(from, incarnation) {
+        if master.ballot != ballot {
             return;
+        }
+        if !self.franchise.counts(from, incarnation) {
+            return self.ask_for_life(from);
         }
         let Some(slave) = master.slaves.get_mut(&from) else {
             return;

@@ -8,6 +8,8 @@
 //!   for promises, so nothing that the earlier life promised lies above it.
 //! * **V3** It votes once its decided prefix covers the highest slot that any of them accepted: whatever was chosen
 //!   with the earlier life's acceptance was accepted by another voter as well, so it is decided and known by then.
+//!   With an even number of voters that is not needed: any quorum that this node is in has a voter beside it that knows
+//!   what was chosen, and of two nodes the one that is left could decide nothing more without the vote of the other.
 //! * **V4** At a cluster's birth all memories are empty and there is nothing to recall. One node alone, the lowest of the
 //!   voters, may say so: when all others told it that they are blank, it notes their incarnations, the genesis. A node
 //!   that finds its own in a genesis votes. Were everybody allowed to, a node with an old answer could begin a second
@@ -25,6 +27,7 @@ use crate::disk_queue::{DiskQueue, Due};
 use crate::engine::{Engine, Mastership, ROUND_MAX};
 use crate::ids::{Ballot, Incarnation, NodeId, Slot};
 use crate::message::Message;
+use crate::quorum::Quorum;
 use crate::record::{Record, Recovered};
 use crate::timers::Timer;
 
@@ -34,7 +37,10 @@ pub(crate) struct Franchise {
     pub(crate) incarnation: Incarnation,
     pub(crate) votes: bool,
     genesis: Vec<(NodeId, Incarnation)>,
-    /// Each peer's newest life, as far as known.
+    /// Whether this life is on disk. Until then nobody hears of it: a crash would begin another, and whoever counted on
+    /// this one would wait for it for ever.
+    pub(crate) born: bool,
+    /// Each peer's newest life, as it said itself in `Recall` or `Recalled`.
     known: BTreeMap<NodeId, Incarnation>,
     /// The latest answer of each peer to `Recall`.
     answers: BTreeMap<NodeId, Answer>,
@@ -59,22 +65,32 @@ impl Franchise {
             None => {
                 let incarnation = Incarnation(rng.next_u64());
                 disk.record(Record::MemoryBegan(incarnation));
+                disk.when_durable(Due::Born);
                 (incarnation, false, Vec::new())
             }
         };
-        Self { incarnation, votes, genesis, known: BTreeMap::new(), answers: BTreeMap::new(), regaining: false }
+        Self {
+            incarnation,
+            votes,
+            genesis,
+            born: recovered.memory.is_some(),
+            known: BTreeMap::new(),
+            answers: BTreeMap::new(),
+            regaining: false,
+        }
     }
 
     /// Whether a vote of `from`, given in this incarnation, counts (rule V1).
     ///
-    /// Ask this only of a vote for the current ballot: the first life heard of is taken for the newest, and a late
-    /// message to an earlier run of this node may come from one that is over.
-    pub(crate) fn counts(&mut self, from: NodeId, incarnation: Incarnation) -> bool {
-        *self.known.entry(from).or_insert(incarnation) == incarnation
+    /// Ask this only of a vote for the current ballot: a late message to an earlier run of this node may come from a life
+    /// that is over.
+    pub(crate) fn counts(&self, from: NodeId, incarnation: Incarnation) -> bool {
+        self.known.get(&from).is_none_or(|known| *known == incarnation)
     }
 
     /// The record that gives this node its vote back, if nothing stands in the way, and the ballot it has to promise.
-    fn regained(&self, me: NodeId, voters: &[NodeId], blank: bool, decided_upto: Slot) -> Option<(Record, Ballot)> {
+    fn regained(&self, me: NodeId, quorum: &Quorum, blank: bool, decided_upto: Slot) -> Option<(Record, Ballot)> {
+        let voters = quorum.voters();
         let incarnation = self.incarnation;
         let answers: Option<Vec<(NodeId, Answer)>> = (voters.iter().filter(|voter| **voter != me))
             .map(|voter| Some((*voter, *self.answers.get(voter)?)))
@@ -93,14 +109,28 @@ impl Franchise {
         }
         let promised = answers.iter().map(|(_, answer)| answer.promised).max()?;
         let accepted_upto = answers.iter().map(|(_, answer)| answer.accepted_upto).max()?;
-        let covered = answers.iter().all(|(_, answer)| answer.votes) && decided_upto >= accepted_upto;
+        let known = decided_upto >= accepted_upto || quorum.overlaps_without_one();
+        let covered = known && answers.iter().all(|(_, answer)| answer.votes);
         covered.then(|| (Record::VoteRegained { incarnation, genesis: Vec::new() }, promised))
     }
 }
 
 impl Engine {
+    /// A vote came from another life of `from` than the newest one known. Perhaps it was not the vote that came late, but
+    /// what was heard of its life before: asks.
+    pub(crate) fn ask_for_life(&mut self, from: NodeId) {
+        if self.franchise.born {
+            self.send(from, Message::Recall { incarnation: self.franchise.incarnation });
+        }
+    }
+
+    pub(crate) fn on_born(&mut self) {
+        self.franchise.born = true;
+        self.send_recall();
+    }
+
     pub(crate) fn send_recall(&mut self) {
-        if self.franchise.votes {
+        if self.franchise.votes || !self.franchise.born {
             return;
         }
         self.send_to_others(&Message::Recall { incarnation: self.franchise.incarnation });
@@ -109,12 +139,9 @@ impl Engine {
 
     pub(crate) fn on_recall(&mut self, from: NodeId, incarnation: Incarnation) {
         // Rule V2: first forget what an earlier life said, then answer.
-        if self.franchise.known.insert(from, incarnation) != Some(incarnation) {
-            match &mut self.mastership {
-                Mastership::Slave => {}
-                Mastership::Campaigning(campaign) => campaign.forget(from),
-                Mastership::Master(master) => master.forget(from),
-            }
+        self.learn_life(from, incarnation);
+        if !self.franchise.born {
+            return;
         }
         let answer = Message::Recalled {
             asker: incarnation,
@@ -126,6 +153,10 @@ impl Engine {
             genesis: self.franchise.genesis.clone().into(),
         };
         self.send(from, answer);
+        if !self.franchise.votes && !self.franchise.answers.contains_key(&from) {
+            // It was not up yet, or not on disk, when it was asked.
+            self.ask_for_life(from);
+        }
     }
 
     pub(crate) fn on_recalled(
@@ -136,7 +167,11 @@ impl Engine {
         genesis: &[(NodeId, Incarnation)],
     ) {
         let impossible = answer.promised.round > ROUND_MAX;
-        if self.franchise.votes || asker != self.franchise.incarnation || impossible {
+        if asker != self.franchise.incarnation || impossible {
+            return;
+        }
+        self.learn_life(from, answer.incarnation);
+        if self.franchise.votes {
             return;
         }
         self.franchise.answers.insert(from, answer);
@@ -145,12 +180,22 @@ impl Engine {
         }
     }
 
+    fn learn_life(&mut self, of: NodeId, incarnation: Incarnation) {
+        if self.franchise.known.insert(of, incarnation) != Some(incarnation) {
+            match &mut self.mastership {
+                Mastership::Slave => {}
+                Mastership::Campaigning(campaign) => campaign.forget(of),
+                Mastership::Master(master) => master.forget(of),
+            }
+        }
+    }
+
     pub(crate) fn regain_vote_if_covered(&mut self) {
         if self.franchise.votes || self.franchise.regaining {
             return;
         }
         let (me, blank) = (self.config.node, self.is_blank());
-        let regained = self.franchise.regained(me, self.quorum.voters(), blank, self.log.decided_upto());
+        let regained = self.franchise.regained(me, &self.quorum, blank, self.log.decided_upto());
         let Some((record, promised)) = regained else { return };
         if promised > self.acceptor.promised {
             self.adopt(promised);

@@ -148,7 +148,8 @@ fn promises_of_another_ballot_twice_from_one_node_or_of_an_earlier_life_make_no_
     node.receive(2, promise(mine, 2, Vec::new()));
     node.receive(2, promise(mine, 2, Vec::new()));
     node.receive(3, promise(ballot(1, 1), 3, Vec::new()));
-    // Node 3 was willing under another life.
+    // Node 3 has said that it lives another life.
+    node.receive(3, Message::Recall { incarnation: life(3) });
     node.receive(3, Message::Promise { ballot: mine, incarnation: Incarnation(99), accepted: Vec::new().into() });
     assert_eq!(node.engine.role(), Role::Candidate);
     node.receive(3, promise(mine, 3, Vec::new()));

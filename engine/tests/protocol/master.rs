@@ -83,6 +83,7 @@ fn acknowledgements_that_do_not_count_decide_nothing() {
         let mut node = Node::master_to_be(config(5), memory(ballot(1, 1), &[value("decided")], Vec::new()), &[]);
         assert_eq!(node.engine.status().promised, mine);
         node.persist();
+        node.receive(3, Message::Recall { incarnation: life(3) });
         node.receive(2, accepted(mine, 2, 2));
         let given = node.receive(from, message);
         assert!(given.applied.is_empty(), "{why}");

@@ -191,3 +191,30 @@ fn in_a_cluster_of_two_a_wiped_slave_regains_its_vote_from_a_master_inside_its_l
     cluster.run();
     assert_eq!(cluster.applied(1), ["a", "b"]);
 }
+
+/// Rule V3: with an even number of voters what the other accepted and could not decide does not stand in the way.
+#[test]
+fn in_a_cluster_of_two_a_wiped_slave_regains_its_vote_although_the_other_cannot_be_master_without_it() {
+    let mut cluster = Cluster::with_master(2);
+    cluster.request(1, &["a"]);
+    cluster.run();
+    cluster.wipe(2);
+    // Accepted by the master alone, and undecided for good without the other's vote.
+    cluster.request(1, &["b"]);
+    cluster.run();
+    for _ in 0..10 {
+        cluster.wait_ms(LEASE_MS / 2);
+        cluster.tick(1);
+        cluster.run();
+    }
+    cluster.start(2);
+    for _ in 0..10 {
+        cluster.wait_ms(LEASE_MS / 2);
+        cluster.tick_all();
+        cluster.run();
+    }
+    assert!(cluster.engine(2).status().votes);
+    cluster.request(1, &["c"]);
+    cluster.run();
+    assert_eq!(cluster.applied(1), ["a", "b", "c"]);
+}
