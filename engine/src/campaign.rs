@@ -102,7 +102,7 @@ impl Engine {
         incarnation: Incarnation,
         decided_upto: Slot,
     ) {
-        if !self.franchise.counts(from, incarnation) {
+        if !self.counts(from, incarnation) {
             return;
         }
         let Mastership::Campaigning(Campaign { ballot: ours, phase: Phase::Canvass { willing: nodes } }) =
@@ -161,7 +161,7 @@ impl Engine {
         incarnation: Incarnation,
         accepted: Vec<SlotEntry>,
     ) {
-        if !self.franchise.counts(from, incarnation) {
+        if !self.counts(from, incarnation) {
             return;
         }
         let decided_upto = self.log.decided_upto();

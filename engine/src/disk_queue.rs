@@ -16,6 +16,8 @@ pub(crate) enum Due {
     OwnPromise { ballot: Ballot },
     /// Tell the ballot's owner (or count for ourselves) that everything up to this slot is durable.
     Accepted { ballot: Ballot, upto: Slot },
+    /// Others may hear of this life.
+    Born,
     /// Our votes count from now on.
     VoteRegained { incarnation: Incarnation },
 }

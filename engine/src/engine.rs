@@ -293,6 +293,7 @@ impl Engine {
                 Due::Promise { ballot, candidate_decided } => self.send_promise(ballot, candidate_decided),
                 Due::OwnPromise { ballot } => self.start_phase_one(ballot),
                 Due::Accepted { ballot, upto } => accepted = accepted.max(Some((ballot, upto))),
+                Due::Born => self.on_born(),
                 Due::VoteRegained { incarnation } => self.on_vote_regained(incarnation),
             }
         }
@@ -307,7 +308,7 @@ impl Engine {
         }
         self.connected.insert(peer);
         self.rewind_stream(peer);
-        if !self.franchise.votes {
+        if !self.franchise.votes && self.franchise.born {
             self.send(peer, Message::Recall { incarnation: self.franchise.incarnation });
         }
     }

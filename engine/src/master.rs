@@ -258,7 +258,7 @@ impl Engine {
         votes: bool,
         upto: Slot,
     ) {
-        if !self.franchise.counts(from, incarnation) {
+        if !self.counts(from, incarnation) {
             return;
         }
         let accepted_upto = self.log.accepted_upto();
@@ -427,7 +427,7 @@ impl Engine {
         received_upto: Slot,
         applied_upto: Slot,
     ) {
-        if !self.franchise.counts(from, incarnation) {
+        if !self.counts(from, incarnation) {
             return;
         }
         let Mastership::Master(master) = &mut self.mastership else {

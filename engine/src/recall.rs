@@ -34,6 +34,9 @@ pub(crate) struct Franchise {
     pub(crate) incarnation: Incarnation,
     pub(crate) votes: bool,
     genesis: Vec<(NodeId, Incarnation)>,
+    /// Whether this life is on disk. Until then nobody hears of it: a crash would begin another, and whoever counted on
+    /// this one would wait for it for ever.
+    pub(crate) born: bool,
     /// Each peer's newest life, as far as known.
     known: BTreeMap<NodeId, Incarnation>,
     /// The latest answer of each peer to `Recall`.
@@ -59,15 +62,19 @@ impl Franchise {
             None => {
                 let incarnation = Incarnation(rng.next_u64());
                 disk.record(Record::MemoryBegan(incarnation));
+                disk.when_durable(Due::Born);
                 (incarnation, false, Vec::new())
             }
         };
-        Self { incarnation, votes, genesis, known: BTreeMap::new(), answers: BTreeMap::new(), regaining: false }
-    }
-
-    /// Whether a vote of `from`, given in this incarnation, counts (rule V1).
-    pub(crate) fn counts(&mut self, from: NodeId, incarnation: Incarnation) -> bool {
-        *self.known.entry(from).or_insert(incarnation) == incarnation
+        Self {
+            incarnation,
+            votes,
+            genesis,
+            born: recovered.memory.is_some(),
+            known: BTreeMap::new(),
+            answers: BTreeMap::new(),
+            regaining: false,
+        }
     }
 
     /// The record that gives this node its vote back, if nothing stands in the way, and the ballot it has to promise.
@@ -96,8 +103,23 @@ impl Franchise {
 }
 
 impl Engine {
+    /// Whether a vote of `from`, given in this incarnation, counts (rule V1). When it does not, `from` is asked for its
+    /// newest life: perhaps it was not this vote that came late, but the one by which its life became known here.
+    pub(crate) fn counts(&mut self, from: NodeId, incarnation: Incarnation) -> bool {
+        let counts = *self.franchise.known.entry(from).or_insert(incarnation) == incarnation;
+        if !counts && self.franchise.born {
+            self.send(from, Message::Recall { incarnation: self.franchise.incarnation });
+        }
+        counts
+    }
+
+    pub(crate) fn on_born(&mut self) {
+        self.franchise.born = true;
+        self.send_recall();
+    }
+
     pub(crate) fn send_recall(&mut self) {
-        if self.franchise.votes {
+        if self.franchise.votes || !self.franchise.born {
             return;
         }
         self.send_to_others(&Message::Recall { incarnation: self.franchise.incarnation });
@@ -106,12 +128,9 @@ impl Engine {
 
     pub(crate) fn on_recall(&mut self, from: NodeId, incarnation: Incarnation) {
         // Rule V2: first forget what an earlier life said, then answer.
-        if self.franchise.known.insert(from, incarnation) != Some(incarnation) {
-            match &mut self.mastership {
-                Mastership::Slave => {}
-                Mastership::Campaigning(campaign) => campaign.forget(from),
-                Mastership::Master(master) => master.forget(from),
-            }
+        self.learn_life(from, incarnation);
+        if !self.franchise.born {
+            return;
         }
         let answer = Message::Recalled {
             asker: incarnation,
@@ -133,12 +152,26 @@ impl Engine {
         genesis: &[(NodeId, Incarnation)],
     ) {
         let impossible = answer.promised.round > ROUND_MAX;
-        if self.franchise.votes || asker != self.franchise.incarnation || impossible {
+        if asker != self.franchise.incarnation || impossible {
+            return;
+        }
+        self.learn_life(from, answer.incarnation);
+        if self.franchise.votes {
             return;
         }
         self.franchise.answers.insert(from, answer);
         if genesis.contains(&(self.config.node, self.franchise.incarnation)) {
             self.franchise.genesis = genesis.to_vec();
+        }
+    }
+
+    fn learn_life(&mut self, of: NodeId, incarnation: Incarnation) {
+        if self.franchise.known.insert(of, incarnation) != Some(incarnation) {
+            match &mut self.mastership {
+                Mastership::Slave => {}
+                Mastership::Campaigning(campaign) => campaign.forget(of),
+                Mastership::Master(master) => master.forget(of),
+            }
         }
     }
 
