@@ -3,6 +3,7 @@
 use alloc::vec::Vec;
 
 use crate::action::{Action, HaltReason, Offence};
+use crate::campaign::UNDECIDED_SLOTS_MAX;
 use crate::disk_queue::Due;
 use crate::engine::{Engine, Mastership};
 use crate::ids::{Ballot, NodeId, Slot};
@@ -240,7 +241,9 @@ impl Engine {
     pub(crate) fn has_room_for_values(&self) -> bool {
         let limits = &self.config.limits;
         let bytes_max = limits.in_flight_bytes_max.saturating_mul(2);
-        self.disk.unpersisted_bytes() <= bytes_max
+        let undecided = self.log.decided_upto().distance_to(self.acceptor.received_upto);
+        undecided < UNDECIDED_SLOTS_MAX
+            && self.disk.unpersisted_bytes() <= bytes_max
             && self.log.unapplied_bytes() <= bytes_max
             && self.log.unapplied_slots() <= limits.in_flight_slots_max.saturating_mul(16)
     }
@@ -252,7 +255,7 @@ impl Engine {
         }
     }
 
-    /// Whether this node is (or now becomes) a slave in `ballot`; refuses an old one.
+    /// Whether this node is (or now becomes) a slave in `ballot`; refuses one that is below its promise (rule A1).
     fn follow(&mut self, from: NodeId, ballot: Ballot) -> bool {
         if ballot < self.acceptor.promised {
             self.send_nak(from, ballot);

@@ -14,7 +14,7 @@ use crate::timers::Timer;
 use crate::value::{Entry, SlotEntry, Value};
 
 /// No honest acceptor has accepted this far beyond an up-to-date candidate's decided prefix: windows are far smaller.
-const UNDECIDED_SLOTS_MAX: u64 = 1 << 20;
+pub(crate) const UNDECIDED_SLOTS_MAX: u64 = 1 << 20;
 
 /// A campaign in progress.
 #[derive(Debug)]
@@ -28,6 +28,7 @@ pub(crate) struct Campaign {
 enum Phase {
     Canvass {
         willing: BTreeSet<NodeId>,
+        unwilling: BTreeSet<NodeId>,
     },
     /// Promises by node, this node's own included once it is durable.
     One {
@@ -51,7 +52,7 @@ impl Campaign {
     /// What an earlier life of `node` said counts no more (rule V1).
     pub(crate) fn forget(&mut self, node: NodeId) {
         match &mut self.phase {
-            Phase::Canvass { willing } => {
+            Phase::Canvass { willing, .. } => {
                 willing.remove(&node);
             }
             Phase::One { promises, .. } => {
@@ -78,8 +79,8 @@ impl Engine {
             return self.wait_for_master();
         }
         let ballot = self.next_ballot();
-        self.mastership =
-            Mastership::Campaigning(Campaign { ballot, phase: Phase::Canvass { willing: BTreeSet::new() } });
+        let phase = Phase::Canvass { willing: BTreeSet::new(), unwilling: BTreeSet::new() };
+        self.mastership = Mastership::Campaigning(Campaign { ballot, phase });
         self.timers.set(Timer::CampaignEnd, self.now + self.config.lease / 4);
         self.send_to_others(&Message::Canvass { ballot, decided_upto: self.log.decided_upto() });
         self.campaign_if_quorum_is_willing();
@@ -102,10 +103,7 @@ impl Engine {
         incarnation: Incarnation,
         decided_upto: Slot,
     ) {
-        if !self.counts(from, incarnation) {
-            return;
-        }
-        let Mastership::Campaigning(Campaign { ballot: ours, phase: Phase::Canvass { willing: nodes } }) =
+        let Mastership::Campaigning(Campaign { ballot: ours, phase: Phase::Canvass { willing: yes, unwilling: no } }) =
             &mut self.mastership
         else {
             return;
@@ -113,18 +111,39 @@ impl Engine {
         if *ours != ballot {
             return;
         }
+        if !self.franchise.counts(from, incarnation) {
+            return self.ask_for_life(from);
+        }
         if willing {
-            nodes.insert(from);
+            yes.insert(from);
             self.campaign_if_quorum_is_willing();
-        } else if decided_upto > self.log.decided_upto() {
+            return;
+        }
+        no.insert(from);
+        if decided_upto > self.log.decided_upto() {
             // A node that is behind cannot be master: it catches up first (rule P4).
             self.give_up_campaign();
             self.fetch_from(from, decided_upto);
+        } else {
+            self.give_up_vain_canvass();
+        }
+    }
+
+    /// Ends a canvass that those who can still answer cannot make good, so that the next one comes soon. Who refuses is
+    /// often about to hear what this node knows already: that the master resigned, or that its lease is over.
+    pub(crate) fn give_up_vain_canvass(&mut self) {
+        let Mastership::Campaigning(Campaign { phase: Phase::Canvass { willing, unwilling }, .. }) = &self.mastership
+        else {
+            return;
+        };
+        let may_answer = |node| self.connected.contains(&node) && !unwilling.contains(&node);
+        if !self.quorum.agrees(|node| node == self.config.node || willing.contains(&node) || may_answer(node)) {
+            self.give_up_campaign();
         }
     }
 
     fn campaign_if_quorum_is_willing(&mut self) {
-        let Mastership::Campaigning(Campaign { phase: Phase::Canvass { willing }, .. }) = &self.mastership else {
+        let Mastership::Campaigning(Campaign { phase: Phase::Canvass { willing, .. }, .. }) = &self.mastership else {
             return;
         };
         if !self.quorum.agrees(|node| node == self.config.node || willing.contains(&node)) {
@@ -161,9 +180,6 @@ impl Engine {
         incarnation: Incarnation,
         accepted: Vec<SlotEntry>,
     ) {
-        if !self.counts(from, incarnation) {
-            return;
-        }
         let decided_upto = self.log.decided_upto();
         let Mastership::Campaigning(Campaign { ballot: ours, phase: Phase::One { promises, .. } }) =
             &mut self.mastership
@@ -172,6 +188,9 @@ impl Engine {
         };
         if *ours != ballot {
             return;
+        }
+        if !self.franchise.counts(from, incarnation) {
+            return self.ask_for_life(from);
         }
         let in_bounds = accepted.iter().all(|slot_entry| {
             slot_entry.entry.ballot < ballot && decided_upto.distance_to(slot_entry.slot) <= UNDECIDED_SLOTS_MAX

@@ -39,6 +39,9 @@ pub struct Limits {
     pub cache_bytes_max: usize,
     /// Slots of those.
     pub cache_slots_max: u64,
+    /// How long proposed values may stay undecided before the master gives up its mastership: slaves may grant the lease
+    /// while their disks are stuck.
+    pub undecided_max: Duration,
     /// `Consistent` reads that wait for a quorum round.
     pub queued_reads_max: usize,
 }
@@ -54,6 +57,7 @@ impl Default for Limits {
             message_bytes_max: 4 << 20,
             cache_bytes_max: 32 << 20,
             cache_slots_max: 16_384,
+            undecided_max: Duration::from_secs(5),
             queued_reads_max: 65_536,
         }
     }

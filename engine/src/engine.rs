@@ -185,6 +185,7 @@ impl Engine {
             Event::Disconnected(peer) => {
                 self.connected.remove(&peer);
                 self.catch_up_lost_peer(peer);
+                self.give_up_vain_canvass();
             }
             Event::Received { from, message } => self.on_received(from, message),
             Event::Requested(requests) => self.on_requested(requests),
@@ -208,6 +209,7 @@ impl Engine {
                 Timer::CampaignEnd => self.give_up_campaign(),
                 Timer::Heartbeat => self.send_heartbeats(),
                 Timer::Lapse => self.check_lapse(),
+                Timer::Stall => self.check_stall(),
                 Timer::Fetch => self.retry_fetch(),
                 Timer::Recall => self.send_recall(),
                 Timer::Stop => self.finish_stop(),
@@ -275,6 +277,7 @@ impl Engine {
         self.propose_queued();
         self.settle_due();
         self.decide_by_quorum();
+        self.watch_for_stall();
         // Deciding makes room in flight only once applied, so one round settles everything.
         self.stream_to_slaves();
         self.continue_catch_up();

@@ -34,6 +34,8 @@ pub(crate) struct Master {
     asked_at: Instant,
     /// The end of what is durable here of this ballot (rule M2).
     durable_upto: Slot,
+    /// When the decided prefix last grew, or the first value after it was proposed; `None` when all is decided.
+    undecided_since: Option<(Slot, Instant)>,
     /// Who waits for which of the proposed slots.
     proposals: VecDeque<(Slot, Vec<RequestId>)>,
     in_flight: VecDeque<(Slot, usize)>,
@@ -57,7 +59,8 @@ struct Slave {
     /// The latest asking to which it answered with a grant (rule L2).
     granted_at: Option<Instant>,
     votes: bool,
-    /// When the last heartbeat was sent to it, and the end of what had been sent by then.
+    /// When the first heartbeat that it has not answered was sent to it, and the end of what had been sent by then. Later
+    /// ones do not take its place: under a stream of reads the latest one is never answered.
     heartbeat: Option<(Instant, Slot)>,
 }
 
@@ -142,6 +145,7 @@ impl Engine {
             slaves: others.map(|node| (node, Slave::new(first))).collect(),
             asked_at: self.now,
             durable_upto: self.log.decided_upto(),
+            undecided_since: None,
             proposals: VecDeque::new(),
             in_flight: VecDeque::new(),
             in_flight_bytes: 0,
@@ -221,6 +225,11 @@ impl Engine {
             if master.queue.is_empty() || !master.has_room(&self.log, &self.config.limits) {
                 return;
             }
+            // Slaves whose disks are faster decide without this one, but what it has to write must not pile up.
+            if !self.has_room_for_values() {
+                return;
+            }
+            let Mastership::Master(master) = &mut self.mastership else { return };
             let (value, requests) = master.next_batch(&self.config.limits);
             self.propose(self.acceptor.received_upto.next(), value, requests);
         }
@@ -258,15 +267,15 @@ impl Engine {
         votes: bool,
         upto: Slot,
     ) {
-        if !self.counts(from, incarnation) {
-            return;
-        }
         let accepted_upto = self.log.accepted_upto();
         let Mastership::Master(master) = &mut self.mastership else {
             return;
         };
         if master.ballot != ballot {
             return;
+        }
+        if !self.franchise.counts(from, incarnation) {
+            return self.ask_for_life(from);
         }
         if upto > accepted_upto {
             return self.blame(from, Offence::AcknowledgedTooMuch);
@@ -404,7 +413,7 @@ impl Engine {
             return;
         };
         let sent_upto = slave.next.prev();
-        slave.heartbeat = Some((self.now, sent_upto));
+        slave.heartbeat.get_or_insert((self.now, sent_upto));
         let message = Message::Heartbeat {
             ballot: master.ballot,
             asked_at: self.now,
@@ -427,14 +436,14 @@ impl Engine {
         received_upto: Slot,
         applied_upto: Slot,
     ) {
-        if !self.counts(from, incarnation) {
-            return;
-        }
         let Mastership::Master(master) = &mut self.mastership else {
             return;
         };
         if master.ballot != ballot {
             return;
+        }
+        if !self.franchise.counts(from, incarnation) {
+            return self.ask_for_life(from);
         }
         let Some(slave) = master.slaves.get_mut(&from) else {
             return;
@@ -450,11 +459,10 @@ impl Engine {
         slave.received_upto = slave.received_upto.max(received_upto);
         slave.next = slave.next.max(received_upto.next());
         // What had been sent before the heartbeat and has not arrived with it is lost.
-        if let Some((sent_at, sent_upto)) = slave.heartbeat
-            && sent_at == asked_at
+        if let Some((_, sent_upto)) = slave.heartbeat.take_if(|(sent_at, _)| *sent_at <= asked_at)
             && received_upto < sent_upto
         {
-            (slave.next, slave.received_upto, slave.heartbeat) = (received_upto.next(), received_upto, None);
+            (slave.next, slave.received_upto) = (received_upto.next(), received_upto);
         }
         self.serve_reads();
         self.set_lapse_timer();
@@ -466,6 +474,31 @@ impl Engine {
             self.become_slave();
         } else {
             self.set_lapse_timer();
+        }
+    }
+
+    /// Notes whether anything is undecided, and since when nothing has moved.
+    pub(crate) fn watch_for_stall(&mut self) {
+        let (decided, accepted) = (self.log.decided_upto(), self.log.accepted_upto());
+        let Mastership::Master(master) = &mut self.mastership else { return };
+        if accepted == decided {
+            master.undecided_since = None;
+        } else if master.undecided_since.is_none_or(|(slot, _)| slot < decided) {
+            master.undecided_since = Some((decided, self.now));
+            if !self.timers.is_set(Timer::Stall) {
+                self.timers.set(Timer::Stall, self.now + self.config.limits.undecided_max);
+            }
+        }
+    }
+
+    /// Rule M5: a master that has its lease and decides nothing does not let clients wait for ever either.
+    pub(crate) fn check_stall(&mut self) {
+        let Mastership::Master(Master { undecided_since: Some((_, since)), .. }) = &self.mastership else { return };
+        let at = *since + self.config.limits.undecided_max;
+        if at <= self.now {
+            self.become_slave();
+        } else {
+            self.timers.set(Timer::Stall, at);
         }
     }
 
@@ -524,7 +557,7 @@ impl Engine {
 
     /// Answers everyone who waits for this master.
     pub(crate) fn abandon(&mut self, master: Master) {
-        for timer in [Timer::Heartbeat, Timer::Lapse, Timer::Stop] {
+        for timer in [Timer::Heartbeat, Timer::Lapse, Timer::Stall, Timer::Stop] {
             self.timers.clear(timer);
         }
         // It serves nobody any more, so its grant to itself need not keep others from succeeding it.

@@ -35,6 +35,12 @@ impl Quorum {
         self.voters.len() / 2 + 1
     }
 
+    /// Whether any two quorums still share a voter when one voter that is in both is left out: so it is when the number
+    /// of voters is even, for then a majority is one more than it would have to be.
+    pub fn overlaps_without_one(&self) -> bool {
+        2 * (self.size() - 1) > self.voters.len() - 1
+    }
+
     /// Whether those voters for which `agrees` holds make a quorum.
     pub fn agrees(&self, agrees: impl Fn(NodeId) -> bool) -> bool {
         self.voters.iter().filter(|voter| agrees(**voter)).count() >= self.size()
@@ -66,6 +72,18 @@ mod tests {
             for a in &quorums {
                 assert!(quorums.iter().all(|b| a & b != 0), "{n} voters");
             }
+        }
+    }
+
+    #[test]
+    fn quorums_overlap_without_one_voter_exactly_when_it_is_said() {
+        for n in 1..=7 {
+            let quorum = quorum(n);
+            let quorums: Vec<u32> =
+                (0..1u32 << n).filter(|set| quorum.agrees(|voter| set >> voter.0 & 1 == 1)).collect();
+            let with_first = || quorums.iter().filter(|set| **set & 1 == 1);
+            let overlap = with_first().all(|a| with_first().all(|b| a & b & !1 != 0));
+            assert_eq!(quorum.overlaps_without_one(), overlap, "{n} voters");
         }
     }
 

@@ -8,6 +8,8 @@
 //!   for promises, so nothing that the earlier life promised lies above it.
 //! * **V3** It votes once its decided prefix covers the highest slot that any of them accepted: whatever was chosen
 //!   with the earlier life's acceptance was accepted by another voter as well, so it is decided and known by then.
+//!   With an even number of voters that is not needed: any quorum that this node is in has a voter beside it that knows
+//!   what was chosen, and of two nodes the one that is left could decide nothing more without the vote of the other.
 //! * **V4** At a cluster's birth all memories are empty and there is nothing to recall. One node alone, the lowest of the
 //!   voters, may say so: when all others told it that they are blank, it notes their incarnations, the genesis. A node
 //!   that finds its own in a genesis votes. Were everybody allowed to, a node with an old answer could begin a second
@@ -25,6 +27,7 @@ use crate::disk_queue::{DiskQueue, Due};
 use crate::engine::{Engine, Mastership, ROUND_MAX};
 use crate::ids::{Ballot, Incarnation, NodeId, Slot};
 use crate::message::Message;
+use crate::quorum::Quorum;
 use crate::record::{Record, Recovered};
 use crate::timers::Timer;
 
@@ -37,7 +40,7 @@ pub(crate) struct Franchise {
     /// Whether this life is on disk. Until then nobody hears of it: a crash would begin another, and whoever counted on
     /// this one would wait for it for ever.
     pub(crate) born: bool,
-    /// Each peer's newest life, as far as known.
+    /// Each peer's newest life, as it said itself in `Recall` or `Recalled`.
     known: BTreeMap<NodeId, Incarnation>,
     /// The latest answer of each peer to `Recall`.
     answers: BTreeMap<NodeId, Answer>,
@@ -77,8 +80,17 @@ impl Franchise {
         }
     }
 
+    /// Whether a vote of `from`, given in this incarnation, counts (rule V1).
+    ///
+    /// Ask this only of a vote for the current ballot: a late message to an earlier run of this node may come from a life
+    /// that is over.
+    pub(crate) fn counts(&self, from: NodeId, incarnation: Incarnation) -> bool {
+        self.known.get(&from).is_none_or(|known| *known == incarnation)
+    }
+
     /// The record that gives this node its vote back, if nothing stands in the way, and the ballot it has to promise.
-    fn regained(&self, me: NodeId, voters: &[NodeId], blank: bool, decided_upto: Slot) -> Option<(Record, Ballot)> {
+    fn regained(&self, me: NodeId, quorum: &Quorum, blank: bool, decided_upto: Slot) -> Option<(Record, Ballot)> {
+        let voters = quorum.voters();
         let incarnation = self.incarnation;
         let answers: Option<Vec<(NodeId, Answer)>> = (voters.iter().filter(|voter| **voter != me))
             .map(|voter| Some((*voter, *self.answers.get(voter)?)))
@@ -97,20 +109,19 @@ impl Franchise {
         }
         let promised = answers.iter().map(|(_, answer)| answer.promised).max()?;
         let accepted_upto = answers.iter().map(|(_, answer)| answer.accepted_upto).max()?;
-        let covered = answers.iter().all(|(_, answer)| answer.votes) && decided_upto >= accepted_upto;
+        let known = decided_upto >= accepted_upto || quorum.overlaps_without_one();
+        let covered = known && answers.iter().all(|(_, answer)| answer.votes);
         covered.then(|| (Record::VoteRegained { incarnation, genesis: Vec::new() }, promised))
     }
 }
 
 impl Engine {
-    /// Whether a vote of `from`, given in this incarnation, counts (rule V1). When it does not, `from` is asked for its
-    /// newest life: perhaps it was not this vote that came late, but the one by which its life became known here.
-    pub(crate) fn counts(&mut self, from: NodeId, incarnation: Incarnation) -> bool {
-        let counts = *self.franchise.known.entry(from).or_insert(incarnation) == incarnation;
-        if !counts && self.franchise.born {
+    /// A vote came from another life of `from` than the newest one known. Perhaps it was not the vote that came late, but
+    /// what was heard of its life before: asks.
+    pub(crate) fn ask_for_life(&mut self, from: NodeId) {
+        if self.franchise.born {
             self.send(from, Message::Recall { incarnation: self.franchise.incarnation });
         }
-        counts
     }
 
     pub(crate) fn on_born(&mut self) {
@@ -142,6 +153,10 @@ impl Engine {
             genesis: self.franchise.genesis.clone().into(),
         };
         self.send(from, answer);
+        if !self.franchise.votes && !self.franchise.answers.contains_key(&from) {
+            // It was not up yet, or not on disk, when it was asked.
+            self.ask_for_life(from);
+        }
     }
 
     pub(crate) fn on_recalled(
@@ -180,7 +195,7 @@ impl Engine {
             return;
         }
         let (me, blank) = (self.config.node, self.is_blank());
-        let regained = self.franchise.regained(me, self.quorum.voters(), blank, self.log.decided_upto());
+        let regained = self.franchise.regained(me, &self.quorum, blank, self.log.decided_upto());
         let Some((record, promised)) = regained else { return };
         if promised > self.acceptor.promised {
             self.adopt(promised);
@@ -200,6 +215,11 @@ impl Engine {
         self.franchise.answers.clear();
         self.timers.clear(Timer::Recall);
         self.wait_for_master();
+        // What was acknowledged without a vote counts from now on, and its master may be waiting for just that.
+        let (ballot, upto) = (self.acceptor.promised, self.acceptor.received_upto);
+        if ballot.node != self.config.node && self.quorum.contains(ballot.node) {
+            self.disk.when_durable(Due::Accepted { ballot, upto });
+        }
     }
 
     /// Whether this node's log has never held anything.

@@ -13,6 +13,8 @@ pub(crate) enum Timer {
     Heartbeat,
     /// A master whose lease ran out long ago steps down.
     Lapse,
+    /// A master whose values are not decided although it has its lease steps down.
+    Stall,
     /// A fetch that was not answered by now is tried at another peer.
     Fetch,
     /// A node without a vote asks again what it forgot.
@@ -21,10 +23,18 @@ pub(crate) enum Timer {
     Stop,
 }
 
-const COUNT: usize = 7;
+const COUNT: usize = 8;
 
-const ALL: [Timer; COUNT] =
-    [Timer::Canvass, Timer::CampaignEnd, Timer::Heartbeat, Timer::Lapse, Timer::Fetch, Timer::Recall, Timer::Stop];
+const ALL: [Timer; COUNT] = [
+    Timer::Canvass,
+    Timer::CampaignEnd,
+    Timer::Heartbeat,
+    Timer::Lapse,
+    Timer::Stall,
+    Timer::Fetch,
+    Timer::Recall,
+    Timer::Stop,
+];
 
 /// When each timer is due, if it is set.
 #[derive(Clone, Debug, Default)]

@@ -41,14 +41,11 @@ pub fn play(seed: u64, nodes: Option<u16>, mutant: Option<Mutant>) -> Report {
     World::new(Plan::new(seed, nodes), mutant).run()
 }
 
+/// Hears how many seeds were played, and of each failure its seed and report.
+pub type Progress<'a> = dyn Fn(u64, Option<(u64, &Report)>) + Sync + 'a;
+
 /// Plays the seeds from `from` on, on `jobs` threads; tells `progress` of each failure and, now and then, how far it is.
-pub fn swarm(
-    from: u64,
-    seeds: u64,
-    jobs: u64,
-    nodes: Option<u16>,
-    progress: &(dyn Fn(u64, Option<(u64, &Report)>) + Sync),
-) -> Findings {
+pub fn swarm(from: u64, seeds: u64, jobs: u64, nodes: Option<u16>, progress: &Progress<'_>) -> Findings {
     let next = AtomicU64::new(0);
     let findings = Mutex::new(Findings::default());
     std::thread::scope(|scope| {

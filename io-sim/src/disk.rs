@@ -62,7 +62,7 @@ impl Disk {
     /// The sync is done: the last batch that it covers, and the records that became durable.
     pub(crate) fn end_sync(&mut self) -> Option<(PersistId, &[Record])> {
         let count = std::mem::take(&mut self.syncing);
-        let (id, end) = self.batches.drain(..count).last()?;
+        let (id, end) = self.batches.drain(..count).next_back()?;
         let before = std::mem::replace(&mut self.durable, end);
         Some((id, &self.records[before..end]))
     }

@@ -172,6 +172,7 @@ fn limits(rng: &mut Rng) -> Limits {
     if rng.chance(0.3) {
         return Limits::default();
     }
+    let undecided_max = Duration::from_millis(rng.between(1_000, 5_000));
     let mut size = |low, high| usize::try_from(rng.magnitude(low, high)).unwrap_or(1);
     Limits {
         in_flight_slots_max: size(1, 64) as u64,
@@ -183,6 +184,7 @@ fn limits(rng: &mut Rng) -> Limits {
         message_bytes_max: size(512, 1 << 16),
         cache_bytes_max: size(1, 1 << 20),
         cache_slots_max: size(1, 1_000) as u64,
+        undecided_max,
         queued_reads_max: size(1, 1_000),
     }
 }

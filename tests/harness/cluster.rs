@@ -11,6 +11,7 @@ use trialbay::cli::ExitCode;
 use trialbay::client::{Client, ClientOptions, NodeStatus};
 use trialbay::config::Config;
 
+use crate::command::{Ran, run};
 use crate::ports::free_ports;
 use crate::process::Process;
 use crate::until;
@@ -34,12 +35,12 @@ pub struct Cluster {
 
 impl Cluster {
     /// A cluster of that many nodes, all of them up, with a master that serves.
-    pub async fn start(program: &str, nodes: usize) -> Self {
+    pub async fn start(program: &Path, nodes: usize) -> Self {
         Self::start_with(program, nodes, |_| ()).await
     }
 
     /// The same, with other settings.
-    pub async fn start_with(program: &str, nodes: usize, change: impl Fn(&mut Config)) -> Self {
+    pub async fn start_with(program: &Path, nodes: usize, change: impl Fn(&mut Config)) -> Self {
         loop {
             let mut cluster = Self::prepare(program, nodes, &change);
             cluster.start_all();
@@ -50,7 +51,7 @@ impl Cluster {
     }
 
     /// A cluster that is configured and not started.
-    pub fn prepare(program: &str, nodes: usize, change: impl Fn(&mut Config)) -> Self {
+    pub fn prepare(program: &Path, nodes: usize, change: impl Fn(&mut Config)) -> Self {
         let dir = TempDir::with_prefix("trialbay-").expect("there is room for temporary files");
         let mut config = Config::dev(1, nodes, dir.path()).expect("1 to 7 nodes");
         let mut ports = free_ports(2 * nodes).into_iter();
@@ -183,6 +184,12 @@ impl Cluster {
     /// What the node prints.
     pub fn log_path(&self, node: usize) -> PathBuf {
         self.dir.path().join(format!("{}.log", self.config.nodes[node].name))
+    }
+
+    /// Runs the program's command line against this cluster.
+    pub async fn cli(&self, args: &[&str], input: &[u8]) -> Ran {
+        let config = self.config_path().display().to_string();
+        run(&self.program, &[args, &["--config", &config]].concat(), input).await
     }
 
     /// A client with connections of its own.

@@ -3,6 +3,7 @@
 #![allow(clippy::unwrap_used, clippy::panic, reason = "a test fails by a panic that says what went wrong")]
 
 pub mod cluster;
+pub mod command;
 pub mod history;
 pub mod ports;
 pub mod process;

@@ -2,10 +2,11 @@
 
 use std::fs::File;
 use std::path::Path;
-use std::process::{Child, Command, ExitStatus, Stdio};
+use std::process::{Child, ExitStatus, Stdio};
 
 use rustix::process::{Pid, Signal, kill_process};
 
+use crate::command::command;
 use crate::until;
 
 /// A running process. Killed when it is dropped.
@@ -56,14 +57,4 @@ impl Drop for Process {
         let _ = self.child.kill();
         let _ = self.child.wait();
     }
-}
-
-/// A command without the variables that would tell it of another cluster.
-pub fn command(program: &Path, args: &[&str]) -> Command {
-    let mut command = Command::new(program);
-    for (name, _) in std::env::vars_os().filter(|(name, _)| name.as_encoded_bytes().starts_with(b"TRIALBAY_")) {
-        command.env_remove(name);
-    }
-    command.args(args);
-    command
 }

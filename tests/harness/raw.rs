@@ -7,9 +7,13 @@ use std::time::Duration;
 use crate::PATIENCE;
 
 const GET: u32 = 0xb1ff_0008;
+const SET: u32 = 0xb1ff_0009;
 const PROLOGUE: u32 = 0xb1ff_0000;
 const VERSION: u32 = 1;
 const CONSISTENT: u8 = 0;
+
+/// The code of a reply to what was done.
+pub const OK: u32 = 0;
 /// No reply in the tests comes near.
 const REPLY_LEN_MAX: u32 = 1 << 20;
 
@@ -34,16 +38,33 @@ impl Raw {
         self.0.write_all(&request)
     }
 
+    /// Asks for a key to be set.
+    pub fn send_set(&mut self, key: &str, value: &str) -> io::Result<()> {
+        let request = [&SET.to_le_bytes()[..], &string(key.as_bytes()), &string(value.as_bytes())].concat();
+        self.0.write_all(&request)
+    }
+
+    /// The code of the reply to a set, and the message that comes with a refusal.
+    pub fn set_reply(&mut self) -> io::Result<(u32, Vec<u8>)> {
+        match self.u32()? {
+            OK => Ok((OK, Vec::new())),
+            code => Ok((code, self.text()?)),
+        }
+    }
+
     /// The code of the reply to a get, and the value or message that comes with it.
-    pub fn reply(&mut self) -> io::Result<(u32, Vec<u8>)> {
-        let code = self.u32()?;
+    pub fn get_reply(&mut self) -> io::Result<(u32, Vec<u8>)> {
+        Ok((self.u32()?, self.text()?))
+    }
+
+    fn text(&mut self) -> io::Result<Vec<u8>> {
         let len = self.u32()?;
         if len > REPLY_LEN_MAX {
             return Err(io::Error::other(format!("a reply of {len} bytes")));
         }
         let mut text = vec![0; len as usize];
         self.0.read_exact(&mut text)?;
-        Ok((code, text))
+        Ok(text)
     }
 
     fn u32(&mut self) -> io::Result<u32> {

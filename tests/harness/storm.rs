@@ -38,7 +38,7 @@ impl Storm {
     pub fn start(cluster: &Cluster, writers: u64) -> Self {
         let mut storm = Self { history: Arc::default(), stop: Arc::default(), clients: JoinSet::new() };
         for writer in 1..=writers {
-            let timeout = TIMEOUTS[usize::from(writer % 2 == 0)];
+            let timeout = TIMEOUTS[usize::from(writer.is_multiple_of(2))];
             let client = cluster.client().with_timeout(timeout);
             let (history, stop) = (storm.history.clone(), storm.stop.clone());
             storm.clients.spawn(Writer { client, history, writer, seen: BTreeMap::new() }.run(stop));
@@ -110,7 +110,7 @@ impl Writer {
                 1 => self.set(value, shared).await,
                 2 => self.swap(value, shared).await,
                 3 => {
-                    let kind = if turn % 2 == 0 { "register" } else { "chain" };
+                    let kind = if turn.is_multiple_of(2) { "register" } else { "chain" };
                     // A read that fails has no effect, and says nothing.
                     let _ = read(&self.client, &self.history, &format!("{kind}/{shared}")).await;
                 }

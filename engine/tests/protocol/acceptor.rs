@@ -4,7 +4,8 @@ use std::time::Duration;
 
 use trialbay_engine::message::List;
 use trialbay_engine::{
-    Action, Ballot, Event, HaltReason, HistoryHash, Message, NodeId, Offence, Record, Recovered, Slot, Value,
+    Action, Ballot, Entry, Event, HaltReason, HistoryHash, Instant, Message, NodeId, Offence, Record, Recovered, Slot,
+    Value,
 };
 
 use crate::cluster::hash_of;
@@ -170,7 +171,7 @@ fn only_values_of_the_current_ballot_are_decided_by_a_masters_word() {
     let decided = |upto: usize| (Slot(upto as u64), hash_of(&values[..upto]));
     let beat = |(decided_upto, decided_hash): (Slot, HistoryHash)| Message::Heartbeat {
         ballot: ballot(2, 3),
-        asked_at: node_time(),
+        asked_at: Instant(5),
         sent_upto: decided_upto,
         stream_start: Slot(1),
         decided_upto,
@@ -187,10 +188,6 @@ fn only_values_of_the_current_ballot_are_decided_by_a_masters_word() {
     assert_eq!(node.engine.status().decided_hash, hash_of(&values));
 }
 
-fn node_time() -> trialbay_engine::Instant {
-    trialbay_engine::Instant(5)
-}
-
 /// Rule D2.
 #[test]
 fn a_node_whose_history_differs_from_its_masters_stops_itself() {
@@ -200,7 +197,7 @@ fn a_node_whose_history_differs_from_its_masters_stops_itself() {
         let mut node = Node::rested(config(3), memory(ballot(1, 2), &[value("ours")], Vec::new()));
         let beat = Message::Heartbeat {
             ballot: ballot(1, 2),
-            asked_at: node_time(),
+            asked_at: Instant(5),
             sent_upto: Slot(1),
             stream_start: Slot(1),
             decided_upto: if ends_here { Slot(1) } else { Slot(2) },
@@ -247,5 +244,32 @@ fn accepts_that_are_empty_or_leave_the_numbers_are_blamed() {
         let mut node = Node::rested(config(3), memory(Ballot::ZERO, &[], Vec::new()));
         let given = node.receive(2, accept(ballot(1, 2), first, vec![Value::Noop; count]));
         assert_eq!(given.blamed, [(NodeId(2), Offence::OutOfBounds)], "{count} from s{first}");
+    }
+}
+
+/// Rule F1: what is accepted and not decided stays here.
+#[test]
+fn only_decided_entries_are_handed_out() {
+    let mut node = Node::rested(config(3), memory(Ballot::ZERO, &[], Vec::new()));
+    let values = ["a", "b", "c", "d"].map(value);
+    node.receive(2, accept(ballot(1, 2), 1, values.to_vec()));
+    node.receive(
+        2,
+        Message::Heartbeat {
+            ballot: ballot(1, 2),
+            asked_at: Instant(5),
+            sent_upto: Slot(4),
+            stream_start: Slot(1),
+            decided_upto: Slot(2),
+            decided_hash: hash_of(&values[..2]),
+        },
+    );
+    for first in 1..=6 {
+        let given = node.receive(3, Message::Fetch { from: Slot(first) });
+        let entries: Vec<Entry> = (values.iter().take(2).skip(first as usize - 1))
+            .map(|value| Entry { ballot: ballot(1, 2), value: value.clone() })
+            .collect();
+        let fetched = Message::Fetched { first: Slot(first), entries: entries.into(), decided_upto: Slot(2) };
+        assert_eq!(given.sent, [(NodeId(3), fetched)]);
     }
 }

@@ -7,12 +7,17 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use trialbay_engine::{
-    Action, Actions, Ballot, Config, Engine, Entry, Event, HistoryHash, Incarnation, Instant, Limits, Memory, Message,
-    NodeId, PersistId, ReadId, Record, Recovered, Refusal, Request, RequestId, Role, Slot, SlotEntry, Value,
+    Action, Actions, Config, Engine, Event, HistoryHash, Instant, Limits, Memory, Message, NodeId, PersistId, ReadId,
+    Record, Recovered, Request, RequestId, Role, Slot, SlotEntry, Value,
 };
+
+use crate::transcript::{Names, utf8};
 
 /// The lease of every cluster here, in milliseconds; clocks do not drift.
 pub(crate) const LEASE_MS: u64 = 800;
+
+/// More than any of these scripts needs without time passing.
+const RUN_STEPS_MAX: usize = 2_000;
 
 pub(crate) fn node(number: u16) -> NodeId {
     NodeId(number)
@@ -23,7 +28,7 @@ pub(crate) struct Cluster {
     now: Instant,
     /// Messages on their way, in the order of sending.
     wire: Vec<(NodeId, NodeId, Message)>,
-    lives: Vec<(Incarnation, String)>,
+    names: Names,
     next_request: u64,
     muted: bool,
     text: String,
@@ -54,7 +59,7 @@ impl Cluster {
             nodes: BTreeMap::new(),
             now: Instant(0),
             wire: Vec::new(),
-            lives: Vec::new(),
+            names: Names::default(),
             next_request: 1,
             muted: true,
             text: String::new(),
@@ -161,7 +166,7 @@ impl Cluster {
 
     /// Everything happens that can without time passing: disks and stores finish, messages arrive in the order of sending.
     pub(crate) fn run(&mut self) {
-        loop {
+        for _ in 0..RUN_STEPS_MAX {
             let mut idle = true;
             for id in self.ids() {
                 idle &= !self.persist_if_any(id) & !self.apply_if_any(id);
@@ -175,11 +180,12 @@ impl Cluster {
                 return;
             }
         }
+        self.assert_quiet();
     }
 
-    /// As [`Cluster::run`], but what is sent on these links is lost.
+    /// As [`Cluster::run`], but messages go before disks and stores, and what is sent on these links is lost.
     pub(crate) fn run_without(&mut self, cut: &[(u16, u16)]) {
-        loop {
+        for _ in 0..RUN_STEPS_MAX {
             self.wire.retain(|(from, to, _)| !cut.contains(&(from.0, to.0)));
             let Some((from, to)) = self.wire.first().map(|(from, to, _)| (from.0, to.0)) else {
                 let ids = self.ids();
@@ -190,6 +196,12 @@ impl Cluster {
             };
             self.deliver(from, to);
         }
+        self.assert_quiet();
+    }
+
+    /// Nodes that do not stop talking while no time passes are a message storm.
+    fn assert_quiet(&self) {
+        assert!(self.wire.is_empty(), "still talking after {RUN_STEPS_MAX} steps: {:?}", self.wire);
     }
 
     /// The oldest message from one node to the other arrives.
@@ -207,7 +219,7 @@ impl Cluster {
     /// Everything under way from one node to the other is lost.
     pub(crate) fn lose(&mut self, from: u16, to: u16) {
         while let Some(message) = self.take(from, to) {
-            let kind = self.message(&message);
+            let kind = self.names.message(&message);
             self.write(&format!("lost: n{from} -> n{to} {kind}"));
         }
     }
@@ -259,11 +271,6 @@ impl Cluster {
         true
     }
 
-    /// This node's store finishes all that it was given.
-    pub(crate) fn apply(&mut self, id: u16) {
-        assert!(self.apply_if_any(id), "n{id} has nothing to apply");
-    }
-
     /// Clients send these commands to this node at once.
     pub(crate) fn request(&mut self, id: u16, commands: &[&str]) {
         let requests = (commands.iter())
@@ -313,10 +320,7 @@ impl Cluster {
         let seed = starting.runs * 100 + u64::from(id);
         starting.engine = Some(Engine::new(now, starting.config.clone(), recovered(&starting.durable), seed));
         let life = self.engine(id).status().incarnation;
-        if self.lives.iter().all(|(known, _)| *known != life) {
-            let count = self.lives.iter().filter(|(_, name)| name.starts_with(&format!("n{id}#"))).count();
-            self.lives.push((life, format!("n{id}#{}", count + 1)));
-        }
+        self.names.note(id, life);
         self.step(id, Event::Ticked);
         for other in self.ids() {
             if other != id {
@@ -337,7 +341,7 @@ impl Cluster {
     /// The commands that this node's store has applied, in order.
     pub(crate) fn applied(&self, id: u16) -> Vec<String> {
         (self.nodes[&node(id)].applied.values().flat_map(Value::commands))
-            .map(|command| String::from_utf8(command.unwrap().to_vec()).unwrap())
+            .map(|command| utf8(&command.expect("batches here are well-formed")))
             .collect()
     }
 
@@ -354,13 +358,13 @@ impl Cluster {
 
     pub(crate) fn step(&mut self, id: u16, event: Event) {
         let now = self.now;
-        let title = self.event(id, &event);
+        let title = self.names.event(id, &event);
         let Some(engine) = &mut self.node(id).engine else { return };
         let mut actions = Actions::new();
         engine.step(now, event, &mut actions);
         self.write(&title);
         for action in actions.drain() {
-            let line = self.action(&action);
+            let line = self.names.action(&action);
             self.write(&format!("  {line}"));
             self.perform(id, action);
         }
@@ -408,130 +412,8 @@ impl Cluster {
 
     fn write(&mut self, line: &str) {
         if !self.muted {
-            writeln!(self.text, "{line}").unwrap();
+            writeln!(self.text, "{line}").expect("memory takes it");
         }
-    }
-
-    fn event(&self, id: u16, event: &Event) -> String {
-        let what = match event {
-            Event::Ticked => "ticked".to_owned(),
-            Event::Received { from, message } => {
-                let name = format!("{message:?}");
-                let kind = name.split([' ', '{']).next().unwrap();
-                let ballot = ballot_of(message).map_or(String::new(), |ballot| format!(" {ballot}"));
-                format!("received {from}'s {kind}{ballot}")
-            }
-            Event::Requested(requests) => {
-                let ids: Vec<RequestId> = requests.iter().map(|request| request.id).collect();
-                format!("requested {ids:?}")
-            }
-            Event::ReadRequested(read) => format!("requested {read:?}"),
-            Event::Persisted(persist) => format!("persisted {persist:?}"),
-            Event::Applied(slot) => format!("applied {slot}"),
-            Event::LogRead { peer, entries } => format!("read its log for {peer}: {} entries", entries.len()),
-            Event::Connected(peer) => format!("connected to {peer}"),
-            Event::Disconnected(peer) => format!("disconnected from {peer}"),
-            Event::HeadInstalled { .. } | Event::HeadFailed | Event::StorageFailed | Event::StopRequested => {
-                format!("{event:?}")
-            }
-        };
-        format!("n{id} {what}")
-    }
-
-    fn action(&self, action: &Action) -> String {
-        match action {
-            Action::Send { to, message } => format!("-> {to} {}", self.message(message)),
-            Action::Persist { id, records } => {
-                let records: Vec<String> = records.iter().map(|record| self.record(record)).collect();
-                format!("persist {id:?} [{}]", records.join(", "))
-            }
-            Action::Apply { slot, value, requests, .. } if requests.is_empty() => {
-                format!("apply {slot}={}", text(value))
-            }
-            Action::Apply { slot, value, requests, .. } => format!("apply {slot}={} for {requests:?}", text(value)),
-            Action::Refuse { requests, reason } => format!("refuse {requests:?}: {}", refusal(*reason)),
-            Action::ServeRead { read, at } => format!("serve {read:?} at {at}"),
-            Action::RefuseRead { read, reason } => format!("refuse {read:?}: {}", refusal(*reason)),
-            Action::ReadLog { peer, from, upto, .. } => format!("read log for {peer} from {from} to {upto}"),
-            Action::InstallHead { from } => format!("install head from {from}"),
-            Action::Blame { peer, offence } => format!("blame {peer}: {offence:?}"),
-            Action::Halt(reason) => format!("halt: {reason:?}"),
-        }
-    }
-
-    fn record(&self, record: &Record) -> String {
-        match record {
-            Record::Promised(ballot) => format!("promised {ballot}"),
-            Record::Accepted(entry) => format!("accepted {}", slot_entry(entry)),
-            Record::Decided { upto, .. } => format!("decided {upto}"),
-            Record::MemoryBegan(life) => format!("memory began {}", self.life(*life)),
-            Record::VoteRegained { incarnation, genesis } if genesis.is_empty() => {
-                format!("vote regained {}", self.life(*incarnation))
-            }
-            Record::VoteRegained { genesis, .. } => format!("vote regained, genesis [{}]", self.genesis(genesis)),
-        }
-    }
-
-    fn message(&self, message: &Message) -> String {
-        match message {
-            Message::Canvass { ballot, decided_upto } => format!("Canvass {ballot} decided {decided_upto}"),
-            Message::Canvassed { ballot, willing, promised, decided_upto, .. } => {
-                let willing = if *willing { "willing" } else { "unwilling" };
-                format!("Canvassed {ballot} {willing} promised {promised} decided {decided_upto}")
-            }
-            Message::Prepare { ballot, decided_upto } => format!("Prepare {ballot} decided {decided_upto}"),
-            Message::Promise { ballot, accepted, .. } => {
-                let accepted: Vec<String> = accepted.0.iter().map(slot_entry).collect();
-                format!("Promise {ballot} accepted [{}]", accepted.join(", "))
-            }
-            Message::Accept { ballot, first, values, decided_upto, .. } => {
-                let values: Vec<String> = values.0.iter().map(text).collect();
-                format!("Accept {ballot} from {first} [{}] decided {decided_upto}", values.join(", "))
-            }
-            Message::Accepted { ballot, votes, upto, .. } => format!("Accepted {ballot} upto {upto}{}", vote(*votes)),
-            Message::Heartbeat { ballot, asked_at, sent_upto, stream_start, decided_upto, .. } => format!(
-                "Heartbeat {ballot} asked {} sent {sent_upto} stream {stream_start} decided {decided_upto}",
-                millis(*asked_at)
-            ),
-            Message::Granted { ballot, asked_at, votes, received_upto, applied_upto, .. } => format!(
-                "Granted {ballot} asked {} received {received_upto} applied {applied_upto}{}",
-                millis(*asked_at),
-                vote(*votes)
-            ),
-            Message::Gap { ballot, received_upto } => format!("Gap {ballot} received {received_upto}"),
-            Message::Nak { ballot, promised, decided_upto } => {
-                format!("Nak {ballot} promised {promised} decided {decided_upto}")
-            }
-            Message::Resign { ballot, successor, decided_upto, .. } => {
-                let successor = successor.map_or("nobody".to_owned(), |node| node.to_string());
-                format!("Resign {ballot} to {successor} decided {decided_upto}")
-            }
-            Message::Fetch { from } => format!("Fetch from {from}"),
-            Message::Fetched { first, entries, decided_upto } => {
-                let entries: Vec<String> = entries.0.iter().map(|entry| entry_text(entry)).collect();
-                format!("Fetched from {first} [{}] decided {decided_upto}", entries.join(", "))
-            }
-            Message::Gone { log_start } => format!("Gone before {log_start}"),
-            Message::Recall { incarnation } => format!("Recall {}", self.life(*incarnation)),
-            Message::Recalled { votes, blank, promised, accepted_upto, genesis, .. } => {
-                let blank = if *blank { " blank" } else { "" };
-                let genesis = if genesis.0.is_empty() {
-                    String::new()
-                } else {
-                    format!(" genesis [{}]", self.genesis(&genesis.0))
-                };
-                format!("Recalled promised {promised} accepted {accepted_upto}{blank}{}{genesis}", vote(*votes))
-            }
-        }
-    }
-
-    fn life(&self, life: Incarnation) -> &str {
-        self.lives.iter().find(|(known, _)| *known == life).map_or("unknown", |(_, name)| name)
-    }
-
-    fn genesis(&self, genesis: &[(NodeId, Incarnation)]) -> String {
-        let lives: Vec<&str> = genesis.iter().map(|(_, life)| self.life(*life)).collect();
-        lives.join(" ")
     }
 }
 
@@ -583,55 +465,4 @@ fn entries(records: &[Record], from: Slot, upto: Slot) -> Vec<SlotEntry> {
 /// The history hash after these values, the first of which is slot 1's.
 pub(crate) fn hash_of(values: &[Value]) -> HistoryHash {
     values.iter().zip(1..).fold(HistoryHash::default(), |hash, (value, slot)| hash.extend(Slot(slot), value))
-}
-
-/// The commands of a batch joined by `+`, or the kind of another value.
-fn text(value: &Value) -> String {
-    let commands: Vec<Bytes> = value.commands().map(|command| command.unwrap()).collect();
-    if commands.is_empty() { format!("{value:?}") } else { String::from_utf8(commands.join(&b'+')).unwrap() }
-}
-
-fn entry_text(entry: &Entry) -> String {
-    format!("{}@{}", text(&entry.value), entry.ballot)
-}
-
-fn slot_entry(found: &SlotEntry) -> String {
-    format!("{}={}", found.slot, entry_text(&found.entry))
-}
-
-fn ballot_of(message: &Message) -> Option<Ballot> {
-    match message {
-        Message::Canvass { ballot, .. }
-        | Message::Canvassed { ballot, .. }
-        | Message::Prepare { ballot, .. }
-        | Message::Promise { ballot, .. }
-        | Message::Accept { ballot, .. }
-        | Message::Accepted { ballot, .. }
-        | Message::Heartbeat { ballot, .. }
-        | Message::Granted { ballot, .. }
-        | Message::Gap { ballot, .. }
-        | Message::Nak { ballot, .. }
-        | Message::Resign { ballot, .. } => Some(*ballot),
-        Message::Fetch { .. }
-        | Message::Fetched { .. }
-        | Message::Gone { .. }
-        | Message::Recall { .. }
-        | Message::Recalled { .. } => None,
-    }
-}
-
-fn millis(at: Instant) -> String {
-    format!("{}ms", at.0 / 1_000_000)
-}
-
-fn vote(votes: bool) -> &'static str {
-    if votes { "" } else { " without a vote" }
-}
-
-fn refusal(refusal: Refusal) -> String {
-    match refusal {
-        Refusal::NotMaster { master: Some(master) } => format!("not master, that is {master}"),
-        Refusal::NotMaster { master: None } => "not master".to_owned(),
-        Refusal::Overloaded | Refusal::Stopping | Refusal::OutcomeUnknown => format!("{refusal:?}"),
-    }
 }

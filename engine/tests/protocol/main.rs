@@ -13,3 +13,4 @@ mod lease;
 mod master;
 mod node;
 mod recall;
+mod transcript;

@@ -1,6 +1,9 @@
 //! Who votes (rules V1 to V4).
 
-use crate::cluster::{Cluster, LEASE_MS};
+use trialbay_engine::{Ballot, Incarnation, Memory, Message, NodeId, Record, Recovered, Slot};
+
+use crate::cluster::{Cluster, LEASE_MS, hash_of};
+use crate::node::{Node, accept, ballot, config, life, memory, value};
 
 /// Both ways between `a` and each of `others`.
 fn links(a: u16, others: [u16; 2]) -> Vec<(u16, u16)> {
@@ -44,4 +47,174 @@ fn go_on_without(cluster: &mut Cluster, absent: u16, others: [u16; 2], command: 
         cluster.request(id, &[command]);
     }
     cluster.run_without(&cut);
+}
+
+/// Node 1 of three (or five) in its second life, following node 2's ballot 1.n2 without a vote.
+fn voteless(count: u16) -> Node {
+    let blank = memory(Ballot::ZERO, &[], Vec::new());
+    let memory = Some(Memory { incarnation: life(1), votes: false, genesis: Vec::new() });
+    let mut node = Node::rested(config(count), Recovered { memory, ..blank });
+    node.receive(2, accept(ballot(1, 2), 1, vec![value("a"), value("b")]));
+    node.persist();
+    node
+}
+
+fn recalled(peer: u16, votes: bool, promised: Ballot, accepted_upto: u64) -> Message {
+    Message::Recalled {
+        asker: life(1),
+        incarnation: life(peer),
+        votes,
+        blank: false,
+        promised,
+        accepted_upto: Slot(accepted_upto),
+        genesis: Vec::new().into(),
+    }
+}
+
+fn decided(upto: usize) -> Message {
+    let values = [value("a"), value("b")];
+    Message::Accept {
+        ballot: ballot(1, 2),
+        first: Slot(1),
+        values: values.to_vec().into(),
+        decided_upto: Slot(upto as u64),
+        decided_hash: hash_of(&values[..upto]),
+    }
+}
+
+/// Rules V2 and V3: every combination of who answered, who votes, and how far each accepted.
+#[test]
+fn a_vote_is_regained_exactly_when_all_others_vote_and_all_they_accepted_is_decided_here() {
+    for decided_here in 0..=2 {
+        for answered in [vec![], vec![2], vec![3], vec![2, 3]] {
+            for voting in [vec![], vec![2], vec![3], vec![2, 3]] {
+                for accepted in [[0, 0], [1, 0], [0, 2], [2, 1]] {
+                    let mut node = voteless(3);
+                    node.receive(2, decided(decided_here));
+                    let mut records = Vec::new();
+                    for peer in &answered {
+                        let accepted = accepted[usize::from(*peer) - 2];
+                        let answer = recalled(*peer, voting.contains(peer), ballot(3, 3), accepted);
+                        records.extend(node.receive(*peer, answer).records);
+                    }
+                    let covered = accepted.iter().all(|upto| *upto <= decided_here as u64);
+                    let expected = answered.len() == 2 && voting.len() == 2 && covered;
+                    let case = format!("s{decided_here}, answers of {answered:?}, votes of {voting:?}, {accepted:?}");
+                    let regained = Record::VoteRegained { incarnation: life(1), genesis: Vec::new() };
+                    assert_eq!(records.contains(&regained), expected, "{case}");
+                    assert!(!node.engine.status().votes, "not before it is durable: {case}");
+                    assert_eq!(records.contains(&Record::Promised(ballot(3, 3))), expected, "rule V2: {case}");
+                    node.persist();
+                    assert_eq!(node.engine.status().votes, expected, "{case}");
+                }
+            }
+        }
+    }
+}
+
+#[test]
+fn answers_to_an_earlier_life_count_for_nothing() {
+    let mut node = voteless(3);
+    node.receive(2, decided(2));
+    for peer in [2, 3] {
+        let mut answer = recalled(peer, true, ballot(1, 2), 0);
+        if let Message::Recalled { asker, .. } = &mut answer {
+            *asker = Incarnation(99);
+        }
+        assert!(node.receive(peer, answer).records.is_empty());
+    }
+}
+
+/// Rule V4.
+#[test]
+fn a_node_votes_when_a_genesis_names_its_life_and_not_when_it_names_another() {
+    for (mine, expected) in [(life(1), true), (Incarnation(99), false)] {
+        let mut node = voteless(3);
+        let mut answer = recalled(3, true, Ballot::ZERO, 9);
+        let names = vec![(NodeId(1), mine), (NodeId(2), life(2)), (NodeId(3), life(3))];
+        if let Message::Recalled { genesis, .. } = &mut answer {
+            *genesis = names.clone().into();
+        }
+        let given = node.receive(3, answer);
+        let regained = Record::VoteRegained { incarnation: life(1), genesis: names };
+        assert_eq!(given.records.contains(&regained), expected);
+    }
+}
+
+/// The master may be waiting for just this vote, and no other message may ever come.
+#[test]
+fn what_was_acknowledged_without_a_vote_is_acknowledged_again_with_it() {
+    let mut node = voteless(3);
+    node.receive(2, decided(1));
+    for peer in [2, 3] {
+        node.receive(peer, recalled(peer, true, ballot(1, 2), 1));
+    }
+    let accepted = Message::Accepted { ballot: ballot(1, 2), incarnation: life(1), votes: true, upto: Slot(2) };
+    assert_eq!(node.persist().sent, [(NodeId(2), accepted)]);
+}
+
+/// A node that was wiped when a majority was tells everyone that it does not vote, and stays so.
+#[test]
+fn a_wiped_majority_does_not_go_on() {
+    let mut cluster = Cluster::with_master(3);
+    cluster.request(1, &["a"]);
+    cluster.run();
+    cluster.wipe(2);
+    cluster.wipe(3);
+    for id in [2, 3] {
+        cluster.start(id);
+    }
+    for _ in 0..20 {
+        cluster.wait_ms(LEASE_MS / 2);
+        cluster.tick_all();
+        cluster.run();
+    }
+    assert!([2, 3].iter().all(|id| !cluster.engine(*id).status().votes));
+    cluster.request(1, &["b"]);
+    cluster.run();
+    assert_eq!(cluster.applied(1), ["a"]);
+}
+
+/// A quorum of two is both, so nobody else can keep the cluster going meanwhile.
+#[test]
+fn in_a_cluster_of_two_a_wiped_slave_regains_its_vote_from_a_master_inside_its_lease() {
+    let mut cluster = Cluster::with_master(2);
+    cluster.request(1, &["a"]);
+    cluster.run();
+    cluster.wipe(2);
+    cluster.start(2);
+    cluster.run();
+    assert!(cluster.engine(2).status().votes);
+    cluster.tick(1);
+    cluster.run();
+    cluster.request(1, &["b"]);
+    cluster.run();
+    assert_eq!(cluster.applied(1), ["a", "b"]);
+}
+
+/// Rule V3: with an even number of voters what the other accepted and could not decide does not stand in the way.
+#[test]
+fn in_a_cluster_of_two_a_wiped_slave_regains_its_vote_although_the_other_cannot_be_master_without_it() {
+    let mut cluster = Cluster::with_master(2);
+    cluster.request(1, &["a"]);
+    cluster.run();
+    cluster.wipe(2);
+    // Accepted by the master alone, and undecided for good without the other's vote.
+    cluster.request(1, &["b"]);
+    cluster.run();
+    for _ in 0..10 {
+        cluster.wait_ms(LEASE_MS / 2);
+        cluster.tick(1);
+        cluster.run();
+    }
+    cluster.start(2);
+    for _ in 0..10 {
+        cluster.wait_ms(LEASE_MS / 2);
+        cluster.tick_all();
+        cluster.run();
+    }
+    assert!(cluster.engine(2).status().votes);
+    cluster.request(1, &["c"]);
+    cluster.run();
+    assert_eq!(cluster.applied(1), ["a", "b", "c"]);
 }

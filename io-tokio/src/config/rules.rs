@@ -2,6 +2,8 @@
 
 use std::net::Ipv6Addr;
 
+use crate::update::UPDATE_BYTES_CEILING;
+
 /// A setting that is a whole number from `min` to `max`.
 pub(super) struct Number {
     pub(super) key: &'static str,
@@ -20,7 +22,8 @@ pub(super) const LEASE_MS: Number = number("lease_ms", "milliseconds", 100, 60_0
 pub(super) const CLOCK_DRIFT_PPM: Number = number("clock_drift_ppm", "millionths", 1, 200_000, 10_000);
 pub(super) const KEY_BYTES_MAX: Number = number("key_bytes_max", "bytes", 1, 1 << 20, 64 << 10);
 pub(super) const VALUE_BYTES_MAX: Number = number("value_bytes_max", "bytes", 1, (16 << 20) - 1, 8 << 20);
-pub(super) const UPDATE_BYTES_MAX: Number = number("update_bytes_max", "bytes", 1 << 10, 64 << 20, 32 << 20);
+pub(super) const UPDATE_BYTES_MAX: Number =
+    number("update_bytes_max", "bytes", 1 << 10, UPDATE_BYTES_CEILING as u64, 32 << 20);
 pub(super) const CONNECTIONS_MAX: Number = number("connections_max", "connections", 1, 100_000, 1_000);
 
 /// What can be set outside `[[node]]`, and so be overridden.

@@ -9,8 +9,8 @@ use std::time::Duration;
 use bytes::Bytes;
 use tokio::sync::{mpsc, oneshot};
 use trialbay_engine::{
-    Action, Actions, Engine, Event, HaltReason, NodeId, PersistId, ReadId, Refusal, Request, RequestId, Role, Slot,
-    SlotEntry,
+    Action, Actions, Engine, Event, HaltReason, NodeId, PeerStatus, PersistId, ReadId, Refusal, Request, RequestId,
+    Role, Slot, SlotEntry,
 };
 
 use super::handle::{Ask, NodeStatus, PeerView, Shared, UpdateRefused};
@@ -34,6 +34,7 @@ pub(super) enum StorageEvent {
     Persisted(PersistId),
     Applied(Slot),
     LogRead { peer: NodeId, entries: Vec<SlotEntry> },
+    HeadFailed,
     Failed(String),
 }
 
@@ -53,6 +54,7 @@ pub(super) struct Driver {
     pub(super) log_reader: LogReader,
     pub(super) store: StoreWriter<Vec<Reply>>,
     pub(super) reports: mpsc::UnboundedSender<StorageEvent>,
+    pub(super) lease: Duration,
     /// What is wrong with the node's files, in words.
     pub(super) damage: Vec<String>,
     pub(super) waiting: Waiting,
@@ -110,6 +112,7 @@ impl Driver {
                 StorageEvent::Persisted(id) => Event::Persisted(id),
                 StorageEvent::Applied(slot) => Event::Applied(slot),
                 StorageEvent::LogRead { peer, entries } => Event::LogRead { peer, entries },
+                StorageEvent::HeadFailed => Event::HeadFailed,
                 StorageEvent::Failed(why) => {
                     tracing::error!(why, "storage failed");
                     self.waiting.storage_failure.get_or_insert(why);
@@ -189,7 +192,8 @@ impl Driver {
             Action::InstallHead { from } => {
                 // Logs are never shortened yet, so only a peer whose log is damaged can say that its start is gone.
                 tracing::warn!(peer = self.name(from), "no peer has the log entries that this node lacks");
-                self.step(Event::HeadFailed);
+                // We hold the other end.
+                let _ = self.reports.send(StorageEvent::HeadFailed);
             }
             Action::Blame { peer, offence } => self.blame(peer, &format!("{offence:?}")),
             Action::Halt(reason) => return Some(reason),
@@ -253,7 +257,11 @@ impl Driver {
         let quorum = names.len() / 2 + 1;
         let reachable = 1 + names.keys().filter(|node| self.peers.is_connected(**node)).count();
         let is_master = status.role == Role::Master;
-        let usable: usize = 1 + status.peers.iter().filter(|peer| peer.connected && peer.votes).count();
+        // A connection says little of a process that is stopped: what counts is a grant of this lease.
+        let is_usable = |peer: &&PeerStatus| {
+            peer.connected && peer.votes && peer.granted_at.is_some_and(|at| now.since(at) < self.lease)
+        };
+        let usable: usize = 1 + status.peers.iter().filter(is_usable).count();
         let survivable = u32::try_from(usable.saturating_sub(quorum)).unwrap_or(0);
         NodeStatus {
             node: self.name(self.shared.node).to_owned(),

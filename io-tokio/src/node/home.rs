@@ -81,7 +81,7 @@ pub enum HomeError {
         source: io::Error,
     },
     /// Another operation failed.
-    #[error("cannot {what} {}: {source}", .path.display())]
+    #[error("cannot {what} {}: {source}; mend that, or use another home", .path.display())]
     Io {
         /// What was tried.
         what: &'static str,

@@ -94,6 +94,7 @@ impl RunningNode {
             log_reader,
             store,
             reports,
+            lease: options.lease,
             damage: files.damage,
             waiting: Waiting::default(),
             actions: Actions::new(),

@@ -27,11 +27,12 @@ use bytes::Bytes;
 use trialbay_engine::{Ballot, Entry, HistoryHash, Incarnation, NodeId, Record, Slot, SlotEntry, Value};
 
 use super::error::TlogError;
+use crate::update::UPDATE_BYTES_CEILING;
 
 /// The bytes of a frame before its payload.
 pub(super) const HEAD_BYTES: usize = 14;
-/// The longest frame. Far above the largest value that is ever proposed (16 MiB), and what a damaged length may cost.
-pub(super) const FRAME_BYTES_MAX: usize = 32 << 20;
+/// The longest frame: the longest update that any configuration allows, and what is laid around it.
+pub(super) const FRAME_BYTES_MAX: usize = UPDATE_BYTES_CEILING + (1 << 20);
 
 const VERSION: u8 = 1;
 /// The bytes of a frame that the length does not count.
@@ -219,7 +220,7 @@ fn end(out: &mut Vec<u8>, start: usize) -> Result<(), TlogError> {
         out.truncate(start);
         return Err(TlogError::TooLarge { bytes, max: FRAME_BYTES_MAX });
     }
-    let len = u32::try_from(bytes - UNCOUNTED_BYTES).expect("a frame is limited to 32 MiB");
+    let len = u32::try_from(bytes - UNCOUNTED_BYTES).expect("a frame is limited far below 4 GiB");
     out[start..start + 4].copy_from_slice(&len.to_le_bytes());
     Ok(())
 }
@@ -353,6 +354,14 @@ mod tests {
                 assert!(!is_sound(&flipped, SALT, 512), "bit {bit} of {record:?}");
             }
         }
+    }
+
+    /// A legal update that no log took would stop every node, one after the other, as often as a client repeats it.
+    #[test]
+    fn the_longest_update_of_any_configuration_fits_into_a_frame() {
+        let command = crate::update::command_from_raw(&vec![0; UPDATE_BYTES_CEILING]);
+        let mut out = Vec::new();
+        encode(&accepted(Value::batch([command.as_ref()])), &mut out).unwrap();
     }
 
     #[test]

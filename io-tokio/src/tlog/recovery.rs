@@ -4,9 +4,10 @@
 //! it is listed, the records behind it are used, and new ones go to a new segment. Whether it costs the node its vote
 //! is decided here:
 //!
-//! * records lost after the last `VoteRegained` may have been promises or acceptances that others rely on: the memory
-//!   is gone (`Recovered::memory` is `None`), and the engine begins a new life without a vote (rule V1);
-//! * damage wholly before that record is listed and costs nothing: whatever it swallowed was covered when the vote was regained;
+//! * records lost after the last `MemoryBegan` may have been promises or acceptances that others rely on: the memory
+//!   is gone (`Recovered::memory` is `None`), and the engine begins a new life without a vote (rule V1). That counts from
+//!   `MemoryBegan`, not from `VoteRegained`: what a node accepted without a vote it acknowledges once it has one;
+//! * damage wholly before that record is listed and costs nothing: what an earlier life knew does not count any more;
 //! * a log that ends before the slot that the store has applied was lost, or cut, and so is the memory;
 //! * entries behind a gap in the slots are of no use to the engine. Dropping them is forgetting them: no memory.
 
@@ -154,8 +155,8 @@ struct Findings {
     promised: Ballot,
     decided: (Slot, HistoryHash),
     memory: Option<Memory>,
-    /// Segment and offset of the last `VoteRegained`.
-    regained_at: Option<(u32, u64)>,
+    /// Segment and offset of the last `MemoryBegan`.
+    began_at: Option<(u32, u64)>,
     index: Index,
     damage: Vec<Damage>,
     damage_unlisted: u64,
@@ -301,7 +302,7 @@ impl Survey {
             reader.forget_after(usable_upto);
         }
 
-        let lost = store.0 > log_end || has_gap || findings.last_damage > findings.regained_at;
+        let lost = store.0 > log_end || has_gap || findings.last_damage > findings.began_at;
         let recovered = Recovered {
             promised: findings.promised,
             decided_upto,
@@ -324,7 +325,7 @@ impl Findings {
             promised: Ballot::ZERO,
             decided: (Slot::ZERO, HistoryHash::default()),
             memory: None,
-            regained_at: None,
+            began_at: None,
             index: Index::default(),
             damage: Vec::new(),
             damage_unlisted: 0,
@@ -360,10 +361,10 @@ impl Findings {
             }
             Record::MemoryBegan(incarnation) => {
                 self.memory = Some(Memory { incarnation, votes: false, genesis: Vec::new() });
+                self.began_at = Some(position);
             }
             Record::VoteRegained { incarnation, genesis } => {
                 self.memory = Some(Memory { incarnation, votes: true, genesis });
-                self.regained_at = Some(position);
             }
         }
         Ok(())

@@ -1,6 +1,7 @@
 //! The thread that makes records durable, in groups.
 
 use std::io;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::mpsc::{self, Receiver, Sender, TryRecvError};
 use std::thread::{self, JoinHandle};
 
@@ -43,7 +44,7 @@ impl LogWriter {
     /// When the system gives no thread.
     pub fn start(tlog: Tlog, on_event: OnLogEvent) -> io::Result<Self> {
         let (batches, queue) = mpsc::channel();
-        let thread = thread::Builder::new().name("tlog".into()).spawn(move || run(tlog, &queue, on_event))?;
+        let thread = thread::Builder::new().name("tlog".into()).spawn(move || serve(tlog, &queue, on_event))?;
         Ok(Self { batches: Some(batches), thread: Some(thread) })
     }
 
@@ -76,7 +77,14 @@ impl Drop for LogWriter {
     }
 }
 
-fn run(mut tlog: Tlog, queue: &Receiver<Batch>, mut on_event: OnLogEvent) {
+/// A panic must not look like a disk that takes for ever.
+fn serve(tlog: Tlog, queue: &Receiver<Batch>, mut on_event: OnLogEvent) {
+    if catch_unwind(AssertUnwindSafe(|| run(tlog, queue, &mut on_event))).is_err() {
+        on_event(LogEvent::Failed(TlogError::Panicked));
+    }
+}
+
+fn run(mut tlog: Tlog, queue: &Receiver<Batch>, on_event: &mut OnLogEvent) {
     while let Ok(first) = queue.recv() {
         match write_group(&mut tlog, queue, first) {
             Ok((last, is_idle)) => {

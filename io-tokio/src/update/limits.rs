@@ -3,6 +3,9 @@
 
 use super::{NESTING_MAX, Update};
 
+/// No configuration allows a longer update: every frame and queue on its way has room for one of this length.
+pub const UPDATE_BYTES_CEILING: usize = 64 << 20;
+
 /// Bounds on one update, in bytes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Limits {

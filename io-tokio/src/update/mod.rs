@@ -8,7 +8,7 @@ use bytes::Bytes;
 
 pub use codec::{NESTING_MAX, NotAnUpdate, UPDATES_MAX};
 pub use command::{Command, NotACommand, Session, command_from_raw, decode_command, encode_command};
-pub use limits::{Limits, TooLarge};
+pub use limits::{Limits, TooLarge, UPDATE_BYTES_CEILING};
 
 #[cfg(test)]
 pub(crate) use codec::tests;

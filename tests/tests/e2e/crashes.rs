@@ -4,12 +4,12 @@ use trialbay_tests::cluster::Cluster;
 use trialbay_tests::storm::Storm;
 use trialbay_tests::{PATIENCE, rounds, summary, until};
 
-use crate::{PROGRAM, with_cluster};
+use crate::{program, with_cluster};
 
 #[test]
 fn nothing_is_lost_or_doubled_when_masters_are_killed() {
     with_cluster(async {
-        let mut cluster = Cluster::start(PROGRAM, 3).await;
+        let mut cluster = Cluster::start(program(), 3).await;
         let storm = Storm::start(&cluster, 16);
         let mut gaps = Vec::new();
         for _ in 0..rounds(20) {
@@ -31,7 +31,7 @@ fn nothing_is_lost_or_doubled_when_masters_are_killed() {
 #[test]
 fn nothing_is_lost_or_doubled_when_slaves_are_killed() {
     with_cluster(async {
-        let mut cluster = Cluster::start(PROGRAM, 3).await;
+        let mut cluster = Cluster::start(program(), 3).await;
         let storm = Storm::start(&cluster, 16);
         let mut gaps = Vec::new();
         for round in 0..rounds(6) {
@@ -52,7 +52,7 @@ fn nothing_is_lost_or_doubled_when_slaves_are_killed() {
 #[test]
 fn nothing_is_lost_or_doubled_when_all_nodes_are_killed_at_once() {
     with_cluster(async {
-        let mut cluster = Cluster::start(PROGRAM, 3).await;
+        let mut cluster = Cluster::start(program(), 3).await;
         let storm = Storm::start(&cluster, 16);
         let mut gaps = Vec::new();
         for _ in 0..rounds(5) {
@@ -72,7 +72,7 @@ fn nothing_is_lost_or_doubled_when_all_nodes_are_killed_at_once() {
 #[test]
 fn a_wiped_slave_comes_back_under_load_and_votes_again() {
     with_cluster(async {
-        let mut cluster = Cluster::start(PROGRAM, 3).await;
+        let mut cluster = Cluster::start(program(), 3).await;
         let storm = Storm::start(&cluster, 16);
         storm.more(2_000).await;
         let master = cluster.master().await;

@@ -2,12 +2,20 @@
 
 #![allow(clippy::unwrap_used, clippy::panic, reason = "a test fails by a panic that says what went wrong")]
 
+mod commands;
 mod crashes;
+mod dev;
+mod mistakes;
+mod pauses;
+mod sizes;
 
+use std::path::Path;
 use std::sync::{Condvar, Mutex, PoisonError};
 
 /// The program under test.
-const PROGRAM: &str = env!("CARGO_BIN_EXE_trialbay-under-test");
+fn program() -> &'static Path {
+    Path::new(env!("CARGO_BIN_EXE_trialbay-under-test"))
+}
 
 /// Runs a test that keeps a machine busy; only so many of them run at a time.
 fn with_cluster(test: impl Future<Output = ()>) {

@@ -41,7 +41,7 @@ fn a_flipped_byte_before_the_seal_loses_its_record_and_the_vote_and_cuts_nothing
             let context = format!("byte {at} ^ {mask:#x}: {found:?}");
             match frame {
                 None => {
-                    // The header of this segment stands before `VoteRegained`, and no record is lost with it.
+                    // The header of this segment stands before `MemoryBegan`, and no record is lost with it.
                     assert_eq!(found.recovered, model(&records, None), "{context}");
                     assert_eq!(found.damage, [Damage::Header { segment: 0 }], "{context}");
                 }
@@ -49,8 +49,8 @@ fn a_flipped_byte_before_the_seal_loses_its_record_and_the_vote_and_cuts_nothing
                     // Position `frame` in the shorter list: everything from there on came after the loss.
                     assert_eq!(found.recovered, model(&without(&records, frame), Some(frame)), "{context}");
                     assert!(is_lost_record(&found.damage, frames[frame]), "{context}");
-                    // A record before `VoteRegained` costs nothing.
-                    assert_eq!(found.recovered.memory.is_some(), frame == 0, "{context}");
+                    // Whatever is lost of the present life, its beginning included, costs the vote.
+                    assert_eq!(found.recovered.memory, None, "{context}");
                     assert_eq!(found.notes, [], "{context}");
                 }
                 Some(frame) => {
@@ -112,7 +112,6 @@ fn damage_in_a_closed_segment_is_never_taken_for_a_torn_write() {
     let image = disk.image();
     let frames = frames_in(&image["000.tlog"]);
     let records = records();
-    let vote_lost = |frame: usize| frame > 0;
     for at in 0..first_bytes {
         let mut flipped = image.clone();
         flipped.get_mut("000.tlog").unwrap()[at] ^= 0x04;
@@ -126,7 +125,7 @@ fn damage_in_a_closed_segment_is_never_taken_for_a_torn_write() {
                 matches!(found.damage[0], Damage::Record { segment: 0, offset: o, .. } if o == offset),
                 "byte {at}"
             );
-            assert_eq!(found.recovered.memory.is_none(), vote_lost(frame), "byte {at}");
+            assert_eq!(found.recovered.memory, None, "byte {at}");
             assert!(is_seal || found.recovered.promised == ballot(1), "byte {at}");
         } else {
             assert_eq!(found.damage, [Damage::Header { segment: 0 }]);
@@ -178,16 +177,26 @@ fn missing_segments_cost_the_vote_and_the_rest_is_read() {
 }
 
 #[test]
-fn damage_before_the_vote_was_regained_is_listed_and_costs_nothing() {
+fn damage_before_the_present_life_began_is_listed_and_costs_nothing() {
     let disk = MemDisk::default();
     let (mut tlog, _) = open(&disk, 4096, NOTHING_APPLIED).unwrap();
     let hash = hash_of(&[entry(1, 1, b"one")]);
     write(&mut tlog, &groups()[..2]);
     write(&mut tlog, &[vec![Record::Promised(ballot(2))], vec![accepted(1, 1, b"one")]]);
-    write(&mut tlog, &[vec![Record::Decided { upto: Slot(1), hash }], vec![regained(8)]]);
+    write(&mut tlog, &[vec![Record::Decided { upto: Slot(1), hash }]]);
+    write(
+        &mut tlog,
+        &[vec![Record::MemoryBegan(Incarnation(8))], vec![Record::Promised(ballot(1))], vec![regained(8)]],
+    );
     tlog.seal().unwrap();
     let mut image = disk.image();
     let frames = frames_in(&image["000.tlog"]);
+    let mut present = image.clone();
+    present.get_mut("000.tlog").unwrap()[frames[7] + 20] ^= 1;
+    let found = open(&MemDisk::from_image(&present), 4096, NOTHING_APPLIED).unwrap().1;
+    assert!(is_lost_record(&found.damage, frames[7]));
+    assert_eq!(found.recovered.memory, None, "a promise that was made to regain the vote counts too");
+
     image.get_mut("000.tlog").unwrap()[frames[3] + 20] ^= 1;
     let found = open(&MemDisk::from_image(&image), 4096, NOTHING_APPLIED).unwrap().1;
     assert!(is_lost_record(&found.damage, frames[3]));

@@ -67,7 +67,7 @@ fn frames_in(segment: &[u8]) -> Vec<usize> {
 fn model(records: &[Record], lost_since: Option<usize>) -> Recovered {
     let mut recovered = Recovered::blank();
     let mut entries: BTreeMap<Slot, SlotEntry> = BTreeMap::new();
-    let mut regained_at = None;
+    let mut began_at = None;
     for (at, record) in records.iter().enumerate() {
         match record {
             Record::Promised(ballot) => recovered.promised = recovered.promised.max(*ballot),
@@ -77,10 +77,10 @@ fn model(records: &[Record], lost_since: Option<usize>) -> Recovered {
             }
             Record::Decided { upto, .. } => recovered.decided_upto = *upto,
             Record::MemoryBegan(incarnation) => {
+                began_at = Some(at);
                 recovered.memory = Some(Memory { incarnation: *incarnation, votes: false, genesis: vec![] });
             }
             Record::VoteRegained { incarnation, genesis } => {
-                regained_at = Some(at);
                 recovered.memory = Some(Memory { incarnation: *incarnation, votes: true, genesis: genesis.clone() });
             }
         }
@@ -93,7 +93,7 @@ fn model(records: &[Record], lost_since: Option<usize>) -> Recovered {
     let undecided = entries.range(recovered.decided_upto.next()..=present.max(recovered.decided_upto.next()));
     recovered.undecided = undecided.filter(|(slot, _)| **slot <= present).map(|(_, entry)| entry.clone()).collect();
     let has_gap = entries.keys().any(|slot| *slot > present) || wanted > present;
-    if has_gap || lost_since.is_some_and(|lost| regained_at.is_none_or(|at| lost > at)) {
+    if has_gap || lost_since.is_some_and(|lost| began_at.is_none_or(|at| lost > at)) {
         recovered.memory = None;
     }
     recovered
