@@ -40,7 +40,7 @@ pub(crate) struct Franchise {
     /// Whether this life is on disk. Until then nobody hears of it: a crash would begin another, and whoever counted on
     /// this one would wait for it for ever.
     pub(crate) born: bool,
-    /// Each peer's newest life, as it said itself in `Recall` or `Recalled`.
+    /// Each peer's newest life, as far as known.
     known: BTreeMap<NodeId, Incarnation>,
     /// The latest answer of each peer to `Recall`.
     answers: BTreeMap<NodeId, Answer>,
@@ -83,9 +83,10 @@ impl Franchise {
     /// Whether a vote of `from`, given in this incarnation, counts (rule V1).
     ///
     /// Ask this only of a vote for the current ballot: a late message to an earlier run of this node may come from a life
-    /// that is over.
-    pub(crate) fn counts(&self, from: NodeId, incarnation: Incarnation) -> bool {
-        self.known.get(&from).is_none_or(|known| *known == incarnation)
+    /// that is over. Of a voter of which nothing is known yet the first vote tells its life, so that hearing later of this
+    /// life costs it no vote; if that vote came late, the next one has the voter asked.
+    pub(crate) fn counts(&mut self, from: NodeId, incarnation: Incarnation) -> bool {
+        *self.known.entry(from).or_insert(incarnation) == incarnation
     }
 
     /// The record that gives this node its vote back, if nothing stands in the way, and the ballot it has to promise.

@@ -55,7 +55,7 @@ pub struct Recovered {
     /// 2. when a record was lost after the last `MemoryBegan` (one before the last `VoteRegained` counts too: what a
     ///    node accepted before it regained its vote it acknowledges afterwards);
     /// 3. when records are missing, from whatever life, without which the decided prefix ends before the last `Decided`
-    ///    record, or `undecided` before the last accepted slot: the present life may have accepted what lies beyond.
+    ///    record after that `MemoryBegan`, or `undecided` before the last slot accepted after it.
     pub memory: Option<Memory>,
 }
 

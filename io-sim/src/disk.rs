@@ -173,16 +173,23 @@ impl Disk {
         let mut known: BTreeMap<Slot, HistoryHash> = BTreeMap::from([(Slot::ZERO, HistoryHash::default())]);
         let mut memory = None;
         let mut lost = false;
+        // What the present life has accepted and decided: without it, it has no memory.
+        let (mut accepted_upto, mut decided_upto) = (Slot::ZERO, Slot::ZERO);
         for (index, record) in self.records.iter().enumerate() {
             lost |= self.damaged_at.contains(&index);
             match record {
                 Record::Promised(ballot) => promised = promised.max(*ballot),
-                Record::Accepted(slot_entry) => promised = promised.max(slot_entry.entry.ballot),
+                Record::Accepted(slot_entry) => {
+                    promised = promised.max(slot_entry.entry.ballot);
+                    accepted_upto = accepted_upto.max(slot_entry.slot);
+                }
                 Record::Decided { upto, hash } => {
                     known.insert(*upto, *hash);
+                    decided_upto = decided_upto.max(*upto);
                 }
                 Record::MemoryBegan(incarnation) => {
                     lost = false;
+                    (accepted_upto, decided_upto) = (Slot::ZERO, Slot::ZERO);
                     memory = Some(life(*incarnation, false, &[]));
                 }
                 Record::VoteRegained { incarnation, genesis } => memory = Some(life(*incarnation, true, genesis)),
@@ -197,7 +204,6 @@ impl Disk {
             let proved = self.prove(last, upto) == Some(hash);
             if upto > store.applied {
                 if !proved {
-                    lost = true;
                     break;
                 }
                 self.replay(store, upto);
@@ -206,10 +212,10 @@ impl Disk {
             }
             last = (upto, hash);
         }
+        lost |= decided_upto > store.applied;
         let decided_upto = store.applied;
         let undecided = self.read(decided_upto.next(), Slot(u64::MAX - 1), usize::MAX);
-        let end = Slot(decided_upto.0 + undecided.len() as u64);
-        lost |= self.entries.last_key_value().is_some_and(|(slot, _)| *slot > end);
+        lost |= accepted_upto > Slot(decided_upto.0 + undecided.len() as u64);
         Recovered {
             promised,
             decided_upto,

@@ -129,7 +129,7 @@ impl Ledger {
             after.stored = Slot::ZERO;
         }
         if keeps_vote {
-            (after.said, after.promised) = (before.said, before.promised);
+            after.said = before.said;
         }
         self.nodes.insert(node, after);
         for slot in self.slots.values_mut() {
