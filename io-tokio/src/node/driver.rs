@@ -174,8 +174,10 @@ impl Driver {
             Action::Send { to, message } => self.peers.send(to, message),
             Action::Persist { id, records } => self.tlog.persist(id, records),
             Action::Apply { slot, hash, value, requests } => {
-                let replies = requests.iter().filter_map(|id| self.waiting.requests.remove(id)).collect();
-                self.waiting.unapplied.push_back(Job { decided: Decided { slot, hash, value }, replies });
+                let replies: Vec<_> = requests.iter().filter_map(|id| self.waiting.requests.remove(id)).collect();
+                let is_awaited = !replies.is_empty();
+                let decided = Decided { slot, hash, value };
+                self.waiting.unapplied.push_back(Job { decided, replies, is_awaited });
                 self.apply_backlog();
             }
             Action::Refuse { requests, reason } => {
