@@ -94,6 +94,17 @@ pub trait DiskFile: Send + Sync {
     /// When the disk cannot do it.
     fn truncate(&self, len: u64) -> io::Result<()>;
 
+    /// Makes what was written before durable, and forgets what the disk itself does not have: later reads tell what a
+    /// power cut would leave.
+    ///
+    /// After a sync that failed, a system may take the bytes that it could not write for written. Whoever reads them
+    /// then, in this process or in the next one, sees them for as long as they are in memory; and another sync of
+    /// them succeeds without doing anything.
+    ///
+    /// # Errors
+    /// As for [`DiskFile::sync_data`].
+    fn settle(&self) -> io::Result<()>;
+
     /// Makes the bytes durable, and as much about the file as is needed to read them back.
     ///
     /// # Errors
@@ -183,6 +194,16 @@ impl DiskFile for File {
         self.set_len(len)
     }
 
+    fn settle(&self) -> io::Result<()> {
+        // What is to be written is written first: only what counts as written can be forgotten.
+        Self::sync_all(self)?;
+        match rustix::fs::fadvise(self, 0, None, rustix::fs::Advice::DontNeed) {
+            // A file system that knows no such advice.
+            Err(Errno::INVAL | Errno::NOSYS | Errno::OPNOTSUPP) => Ok(()),
+            outcome => Ok(outcome?),
+        }
+    }
+
     fn sync_data(&self) -> io::Result<()> {
         Self::sync_data(self)
     }
@@ -209,6 +230,7 @@ mod tests {
         file.allocate(0, 100).unwrap();
         file.write_at(b"here", 50).unwrap();
         file.sync_data().unwrap();
+        file.settle().unwrap();
         assert_eq!(file.size().unwrap(), 100);
         let mut bytes = [9; 60];
         assert_eq!(disk.open_to_read(&dir.join("x")).unwrap().read_at(&mut bytes, 48).unwrap(), 52);

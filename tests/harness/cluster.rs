@@ -14,6 +14,7 @@ use trialbay::config::Config;
 use crate::command::{Ran, run};
 use crate::ports::free_ports;
 use crate::process::Process;
+use crate::trace::strace_args;
 use crate::until;
 
 /// A node that does not say how it is within this time is taken for one that cannot.
@@ -29,6 +30,7 @@ pub struct Cluster {
     /// The configuration of its nodes.
     pub config: Config,
     processes: Vec<Option<Process>>,
+    traced: bool,
     admin: Client,
     dir: TempDir,
 }
@@ -41,8 +43,18 @@ impl Cluster {
 
     /// The same, with other settings.
     pub async fn start_with(program: &Path, nodes: usize, change: impl Fn(&mut Config)) -> Self {
+        Self::start_as(program, nodes, change, false).await
+    }
+
+    /// The same as [`Self::start`] under `strace`: see [`Self::trace_path`]. With a lease that so slow a node keeps.
+    pub async fn start_traced(program: &Path, nodes: usize) -> Self {
+        Self::start_as(program, nodes, |config| config.lease = Duration::from_millis(2_500), true).await
+    }
+
+    async fn start_as(program: &Path, nodes: usize, change: impl Fn(&mut Config), traced: bool) -> Self {
         loop {
             let mut cluster = Self::prepare(program, nodes, &change);
+            cluster.traced = traced;
             cluster.start_all();
             if cluster.comes_up().await {
                 return cluster;
@@ -63,7 +75,7 @@ impl Cluster {
         std::fs::write(dir.path().join("cluster.toml"), config.to_toml()).expect("the directory is ours");
         let admin = Client::new(options(&config)).expect("the options are sound").with_timeout(STATUS_WAIT);
         let processes = config.nodes.iter().map(|_| None).collect();
-        Self { program: program.into(), config, processes, admin, dir }
+        Self { program: program.into(), config, processes, traced: false, admin, dir }
     }
 
     /// Waits until a master serves and knows that every node votes; `false` if a port was taken meanwhile.
@@ -91,7 +103,15 @@ impl Cluster {
     /// Starts a node that is down.
     pub fn start_node(&mut self, node: usize) {
         let (program, args) = self.node_command(node);
-        let args: Vec<&str> = args.iter().map(String::as_str).collect();
+        let mut args: Vec<&str> = args.iter().map(String::as_str).collect();
+        let trace = self.trace_path(node).display().to_string();
+        let tracing = strace_args(&trace);
+        let mut program = program;
+        if self.traced {
+            let own = program.to_str().expect("the paths of builds are text");
+            args.splice(..0, tracing.iter().map(String::as_str).chain([own]));
+            program = Path::new("strace");
+        }
         let process = Process::start(program, &args, &self.log_path(node));
         self.adopt(node, process);
     }
@@ -181,6 +201,11 @@ impl Cluster {
         self.dir.path().join("cluster.toml")
     }
 
+    /// The system calls of a node of [`Self::start_traced`].
+    pub fn trace_path(&self, node: usize) -> PathBuf {
+        self.dir.path().join(format!("{}.trace", self.config.nodes[node].name))
+    }
+
     /// What the node prints.
     pub fn log_path(&self, node: usize) -> PathBuf {
         self.dir.path().join(format!("{}.log", self.config.nodes[node].name))
@@ -254,6 +279,16 @@ impl Cluster {
             assert_eq!(status.history_hash, statuses[0].history_hash, "histories differ: {statuses:#?}");
             assert_eq!(status.keys, statuses[0].keys, "stores differ: {statuses:#?}");
             assert!(status.votes && status.damage.is_empty(), "{status:#?}");
+        }
+        self.assert_quiet_logs();
+    }
+
+    /// Checks that no node panicked or found an error.
+    pub fn assert_quiet_logs(&self) {
+        for node in 0..self.len() {
+            let log = std::fs::read_to_string(self.log_path(node)).unwrap_or_default();
+            let loud = log.lines().find(|line| line.contains(" ERROR ") || line.contains("panicked at"));
+            assert_eq!(loud, None, "in the log of node {}", self.config.nodes[node].name);
         }
     }
 

@@ -10,6 +10,7 @@ pub mod process;
 pub mod raw;
 pub mod register;
 pub mod storm;
+pub mod trace;
 pub mod vectors;
 
 use std::time::Duration;

@@ -50,6 +50,23 @@ fn one_willing_node_counts_once_and_an_answer_to_another_canvass_not_at_all() {
     assert_eq!(node.engine.role(), Role::Canvassing);
 }
 
+/// The master has resigned and gone, and node 3 has not heard of it yet: waiting for node 2 would help nobody.
+#[test]
+fn a_canvass_that_all_who_are_there_refuse_ends_at_once() {
+    let gone = |node: &mut Node| drop(node.step(Event::Disconnected(NodeId(2))));
+    let refused = |node: &mut Node| drop(node.receive(3, canvassed(ballot(4, 1), 3, false, 0)));
+    for happens in [[gone as fn(&mut Node), refused], [refused, gone]] {
+        let mut node = Node::rested(config(3), memory(ballot(3, 2), &[], Vec::new()));
+        node.tick();
+        happens[0](&mut node);
+        assert_eq!(node.engine.role(), Role::Canvassing);
+        happens[1](&mut node);
+        assert_eq!(node.engine.role(), Role::Slave);
+        let soon = node.now + config(3).lease / 16;
+        assert!(node.engine.next_deadline().is_some_and(|next| next < soon), "it tries again soon");
+    }
+}
+
 #[test]
 fn answering_a_canvass_changes_nothing() {
     let mut node = Node::rested(config(3), memory(ballot(1, 2), &[], Vec::new()));

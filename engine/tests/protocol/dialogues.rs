@@ -1,9 +1,18 @@
 //! Golden dialogues. Each snapshot was read line by line against `docs/protocol.md`; so must each change of one be.
 
-use insta::assert_snapshot;
 use trialbay_engine::{Ballot, Event, Limits, Message, NodeId, Role, Slot};
 
 use crate::cluster::{Cluster, LEASE_MS, node};
+
+/// Compares what was said with `scenarios/golden/<name of the test>.snap`.
+macro_rules! golden {
+    ($cluster:expr) => {{
+        let mut settings = insta::Settings::clone_current();
+        settings.set_snapshot_path("../../../scenarios/golden");
+        settings.set_prepend_module_to_snapshot(false);
+        settings.bind(|| insta::assert_snapshot!($cluster.text()));
+    }};
+}
 
 #[test]
 fn birth_of_a_cluster() {
@@ -18,7 +27,7 @@ fn birth_of_a_cluster() {
     cluster.persist(2);
     cluster.run();
     assert!((1..=3).all(|id| cluster.engine(id).status().votes));
-    assert_snapshot!(cluster.text());
+    golden!(cluster);
 }
 
 #[test]
@@ -28,7 +37,7 @@ fn election() {
     cluster.tick(first);
     cluster.run();
     assert_eq!(cluster.role(first), Role::Master);
-    assert_snapshot!(cluster.text());
+    golden!(cluster);
 }
 
 #[test]
@@ -52,7 +61,7 @@ fn replication_is_pipelined_merged_and_acknowledged_cumulatively() {
     cluster.run();
     assert_eq!(cluster.applied(1), ["a", "b", "c", "d", "e", "f"]);
     cluster.assert_one_history();
-    assert_snapshot!(cluster.text());
+    golden!(cluster);
 }
 
 #[test]
@@ -69,7 +78,7 @@ fn a_lost_accept_is_sent_again_after_the_next_heartbeat() {
     cluster.deliver(3, 1);
     cluster.run();
     cluster.assert_one_history();
-    assert_snapshot!(cluster.text());
+    golden!(cluster);
 }
 
 #[test]
@@ -110,7 +119,7 @@ fn a_new_master_inherits_what_was_accepted_in_the_highest_ballot() {
         }
     }
     cluster.assert_one_history();
-    assert_snapshot!(cluster.text());
+    golden!(cluster);
 }
 
 #[test]
@@ -132,7 +141,7 @@ fn a_slave_catches_up_from_a_log() {
     cluster.request(1, &["e"]);
     cluster.run();
     cluster.assert_one_history();
-    assert_snapshot!(cluster.text());
+    golden!(cluster);
 }
 
 #[test]
@@ -148,7 +157,7 @@ fn of_duelling_candidates_the_higher_ballot_wins() {
     let winner = first.max(second);
     assert_eq!(cluster.role(winner), Role::Master);
     cluster.assert_one_history();
-    assert_snapshot!(cluster.text());
+    golden!(cluster);
 }
 
 #[test]
@@ -177,7 +186,7 @@ fn messages_of_an_old_ballot_count_for_nothing() {
     let promise = Message::Promise { ballot, incarnation, accepted: Vec::new().into() };
     cluster.receive(node(3), node(1), promise);
     cluster.assert_one_history();
-    assert_snapshot!(cluster.text());
+    golden!(cluster);
 }
 
 #[test]
@@ -191,7 +200,7 @@ fn a_master_that_stops_hands_over_at_once() {
     cluster.run();
     cluster.receive(node(1), node(3), late);
     cluster.assert_one_history();
-    assert_snapshot!(cluster.text());
+    golden!(cluster);
 }
 
 #[test]
@@ -211,7 +220,7 @@ fn a_cluster_of_one_needs_nobody() {
     cluster.tick(1);
     cluster.run();
     assert_eq!(cluster.applied(1), ["a", "b", "c"]);
-    assert_snapshot!(cluster.text());
+    golden!(cluster);
 }
 
 #[test]
@@ -233,7 +242,7 @@ fn a_node_that_hears_no_master_does_not_disturb_one_that_others_hear() {
     cluster.tick(1);
     cluster.run();
     assert_eq!((cluster.role(1), cluster.role(3)), (Role::Master, Role::Slave));
-    assert_snapshot!(cluster.text());
+    golden!(cluster);
 }
 
 #[test]
@@ -254,7 +263,7 @@ fn a_master_without_a_quorum_steps_down_and_says_that_the_outcome_is_unknown() {
     cluster.wait_ms(LEASE_MS);
     cluster.tick(1);
     assert_eq!(cluster.role(1), Role::Slave);
-    assert_snapshot!(cluster.text());
+    golden!(cluster);
 }
 
 #[test]
@@ -271,7 +280,7 @@ fn a_wiped_node_follows_without_a_vote_until_it_has_caught_up() {
     cluster.run();
     assert!(cluster.engine(3).status().votes);
     cluster.assert_one_history();
-    assert_snapshot!(cluster.text());
+    golden!(cluster);
 }
 
 #[test]
@@ -287,5 +296,5 @@ fn a_quorum_read_waits_for_grants_that_are_younger_than_it() {
     cluster.run();
     cluster.note("a slave refuses");
     cluster.read(2, 4);
-    assert_snapshot!(cluster.text());
+    golden!(cluster);
 }

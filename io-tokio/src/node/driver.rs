@@ -2,6 +2,7 @@
 //! actions to the disk, the store, the peers and the clients, none of which it ever waits for.
 
 use std::collections::{BTreeMap, HashMap, VecDeque};
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
@@ -114,9 +115,8 @@ impl Driver {
                 StorageEvent::LogRead { peer, entries } => Event::LogRead { peer, entries },
                 StorageEvent::HeadFailed => Event::HeadFailed,
                 StorageEvent::Failed(why) => {
-                    tracing::error!(why, "storage failed");
-                    self.waiting.storage_failure.get_or_insert(why);
-                    Event::StorageFailed
+                    self.storage_failed(why);
+                    continue;
                 }
             };
             self.step(event);
@@ -129,6 +129,7 @@ impl Driver {
                     drop(room);
                     self.step(Event::Received { from, message });
                 }
+                PeerEvent::Failed(why) => self.storage_failed(why),
             }
         }
         self.play_asks(&mut round.asks);
@@ -141,6 +142,13 @@ impl Driver {
         let halted = actions.drain().fold(None, |halted, action| halted.or(self.perform(action)));
         self.actions = actions;
         halted
+    }
+
+    /// Ends the node: the disk failed, or a part of the node that it cannot do without panicked.
+    fn storage_failed(&mut self, why: String) {
+        tracing::error!(why, "storage failed");
+        self.waiting.storage_failure.get_or_insert(why);
+        self.step(Event::StorageFailed);
     }
 
     fn play_asks(&mut self, asks: &mut Vec<Ask>) {
@@ -174,8 +182,10 @@ impl Driver {
             Action::Send { to, message } => self.peers.send(to, message),
             Action::Persist { id, records } => self.tlog.persist(id, records),
             Action::Apply { slot, hash, value, requests } => {
-                let replies = requests.iter().filter_map(|id| self.waiting.requests.remove(id)).collect();
-                self.waiting.unapplied.push_back(Job { decided: Decided { slot, hash, value }, replies });
+                let replies: Vec<_> = requests.iter().filter_map(|id| self.waiting.requests.remove(id)).collect();
+                let is_awaited = !replies.is_empty();
+                let decided = Decided { slot, hash, value };
+                self.waiting.unapplied.push_back(Job { decided, replies, is_awaited });
                 self.apply_backlog();
             }
             Action::Refuse { requests, reason } => {
@@ -216,12 +226,18 @@ impl Driver {
         let (reader, reports) = (self.log_reader.clone(), self.reports.clone());
         let name = self.name(peer).to_owned();
         tokio::task::spawn_blocking(move || {
-            let entries = reader.read(from, upto, bytes_max).unwrap_or_else(|error| {
-                tracing::error!(peer = name, %error, "cannot read the log for a peer that catches up");
-                Vec::new()
-            });
+            let read = catch_unwind(AssertUnwindSafe(|| reader.read(from, upto, bytes_max)));
+            let event = match read {
+                Ok(Ok(entries)) => StorageEvent::LogRead { peer, entries },
+                Ok(Err(error)) => {
+                    tracing::error!(peer = name, %error, "cannot read the log for a peer that catches up");
+                    StorageEvent::LogRead { peer, entries: Vec::new() }
+                }
+                // Without an answer the peer would wait for ever.
+                Err(_) => StorageEvent::Failed("a read of the log panicked (see above)".to_owned()),
+            };
             // The driver may have ended.
-            let _ = reports.send(StorageEvent::LogRead { peer, entries });
+            let _ = reports.send(event);
         });
     }
 

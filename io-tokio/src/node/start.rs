@@ -130,10 +130,18 @@ impl RunningNode {
     /// # Errors
     /// When the node stopped by itself.
     pub async fn run_until(self, stop: impl Future<Output = ()>) -> Result<(), NodeError> {
-        let Self { handle, service, service_stop, mut driver, home } = self;
+        let Self { handle, mut service, service_stop, mut driver, home } = self;
         tokio::pin!(stop);
+        let mut service_failure = None;
         let ended = tokio::select! {
             ended = &mut driver => ended,
+            // It serves until it is told to stop: a node that nobody can talk to must not look like one that runs.
+            failed = &mut service => {
+                let why = failed.map_or_else(|panic| panic.to_string(), |()| "it stopped by itself".to_owned());
+                service_failure = Some(format!("the client service ended: {why}"));
+                handle.stop().await;
+                driver.await
+            }
             () = &mut stop => {
                 handle.stop().await;
                 driver.await
@@ -142,7 +150,9 @@ impl RunningNode {
         // Clients hear that the node is going down; nobody listens to the service's end but us.
         let _ = service_stop.send(true);
         let ended = ended.map_err(|panic| NodeError::StorageFailed { why: format!("the driver ended: {panic}") })?;
-        let _ = service.await;
+        if service_failure.is_none() {
+            service_failure = service.await.err().map(|panic| format!("the client service ended: {panic}"));
+        }
         ended.peers.shutdown().await;
         // The log before the store: the store must not make durable what the log has not.
         let closed = tokio::task::spawn_blocking(move || {
@@ -153,6 +163,9 @@ impl RunningNode {
         drop(home);
         if let Some(error) = NodeError::of_halt(ended.reason, ended.storage_failure) {
             return Err(error);
+        }
+        if let Some(why) = service_failure {
+            return Err(NodeError::StorageFailed { why });
         }
         match closed {
             Ok(closed) => Ok(closed?),
@@ -204,7 +217,7 @@ fn replay(store: &mut Store, log: &LogReader, upto: Slot, recorded: HistoryHash)
                 Decided { slot: found.slot, hash, value: found.entry.value }
             })
             .collect();
-        store.apply(&batch, false)?;
+        store.apply_for(&batch, false, |_| false)?;
     }
     let (applied, replayed) = store.applied();
     if applied == upto && replayed != recorded {
@@ -315,4 +328,36 @@ fn engine_config(options: &NodeOptions) -> Config {
 
 fn random_seed() -> Result<u64, NodeError> {
     getrandom::u64().map_err(|error| NodeError::System { what: "random numbers", source: io::Error::other(error) })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::Reads;
+    use crate::update;
+
+    #[tokio::test]
+    async fn a_node_whose_client_service_ended_ends_with_the_reason() {
+        let home = tempfile::tempdir().unwrap();
+        let options = NodeOptions {
+            cluster_id: "tests".into(),
+            node: trialbay_engine::NodeId(1),
+            name: "n1".into(),
+            peers: Vec::new(),
+            client_listen: "127.0.0.1:0".into(),
+            peer_listen: "127.0.0.1:0".into(),
+            home: home.path().join("n1"),
+            lease: Duration::from_millis(800),
+            clock_drift_ppm: 10_000,
+            reads: Reads::Lease,
+            limits: update::Limits::default(),
+            connections_max: None,
+        };
+        let node = RunningNode::start(options.clone()).await.unwrap();
+        node.service.abort();
+        let ended = node.run_until(std::future::pending()).await.unwrap_err();
+        assert!(ended.to_string().contains("the client service ended"), "{ended}");
+        let node = RunningNode::start(options).await.unwrap();
+        node.run_until(std::future::ready(())).await.unwrap();
+    }
 }

@@ -46,7 +46,11 @@ pub(super) async fn accept_all<N: Network>(listener: N::Listener, context: Arc<C
     loop {
         tokio::select! {
             biased;
-            Some(_) = connections.join_next() => {}
+            Some(ended) = connections.join_next() => match ended {
+                // Here as well it is a bug, and the peer would only connect again.
+                Err(error) if error.is_panic() => std::panic::resume_unwind(error.into_panic()),
+                Ok(()) | Err(_) => {}
+            },
             accepted = listener.accept() => match accepted {
                 Ok((stream, from)) if connections.len() < CONNECTIONS_MAX => {
                     connections.spawn(serve(stream, from, context.clone(), complaints.clone()));

@@ -26,9 +26,13 @@ mod pulse;
 mod tests;
 
 use std::collections::BTreeMap;
+use std::future::poll_fn;
 use std::io;
 use std::net::SocketAddr;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::pin::pin;
 use std::sync::Arc;
+use std::task::Poll;
 
 use tokio::sync::{mpsc, watch};
 use tokio::task::{JoinHandle, JoinSet};
@@ -57,6 +61,8 @@ pub enum PeerEvent {
         /// Keeps the inbox bounded in bytes: drop it when the message leaves the inbox.
         room: Room,
     },
+    /// A task of the network panicked, which is a bug: without it this node would go on deaf or mute.
+    Failed(String),
 }
 
 /// Why a peer network did not start.
@@ -154,9 +160,11 @@ impl PeerNetwork {
         let address = listener.local_addr().ok();
         let mut diallers = JoinSet::new();
         for link in context.links.values() {
-            diallers.spawn(dial::keep_connected(network.clone(), context.clone(), link.clone(), options.seed));
+            let dialling = dial::keep_connected(network.clone(), context.clone(), link.clone(), options.seed);
+            diallers.spawn(reporting_panics("the task that connects to a peer", dialling, context.clone()));
         }
-        let listener = tokio::spawn(listen::accept_all::<N>(listener, context.clone()));
+        let listening = listen::accept_all::<N>(listener, context.clone());
+        let listener = tokio::spawn(reporting_panics("the task that listens to peers", listening, context.clone()));
         Ok(Self { context, address, closing, diallers, listener })
     }
 
@@ -198,6 +206,19 @@ impl PeerNetwork {
         self.listener.abort();
         // Waits until the port is free; that the task was cancelled is what was asked for.
         let _ = (&mut self.listener).await;
+    }
+}
+
+/// Runs a task. If it panics, the driver hears of it.
+async fn reporting_panics(what: &str, task: impl Future<Output = ()>, context: Arc<Context>) {
+    let mut task = pin!(task);
+    let is_whole = poll_fn(|cx| match catch_unwind(AssertUnwindSafe(|| task.as_mut().poll(cx))) {
+        Ok(poll) => poll.map(|()| true),
+        Err(_) => Poll::Ready(false),
+    });
+    if !is_whole.await {
+        // Whoever does not listen any more ends anyway.
+        let _ = context.inbox.send(PeerEvent::Failed(format!("{what} panicked (see above)"))).await;
     }
 }
 

@@ -428,3 +428,39 @@ async fn options_that_make_no_sense_are_refused() {
     let started = PeerNetwork::start(RealNetwork, "127.0.0.1:0", long, inbox).await;
     assert!(matches!(started, Err(PeerError::NameTooLong { .. })), "{started:?}");
 }
+
+/// A network in which nobody can connect without a bug.
+#[derive(Clone)]
+struct Panicking;
+
+impl crate::net::Network for Panicking {
+    type Stream = TcpStream;
+    type Listener = TcpListener;
+
+    async fn connect(&self, _: &str) -> io::Result<TcpStream> {
+        panic!("a bug");
+    }
+
+    async fn bind(&self, address: &str) -> io::Result<TcpListener> {
+        TcpListener::bind(address).await
+    }
+}
+
+#[tokio::test]
+async fn a_task_that_panics_is_reported() {
+    let options = PeerOptions {
+        cluster_id: "tests".into(),
+        node: NodeId(1),
+        name: "n1".into(),
+        peers: vec![PeerAddress { node: NodeId(2), name: "n2".into(), address: "127.0.0.1:1".into() }],
+        timing: REAL_TIME,
+        limits: PeerLimits::default(),
+        seed: 1,
+    };
+    let (inbox, events) = mpsc::channel(16);
+    let network = PeerNetwork::start(Panicking, "127.0.0.1:0", options, inbox).await.unwrap();
+    let mut node = Node { network, events };
+    let event = node.next().await;
+    assert!(matches!(&event, PeerEvent::Failed(why) if why.contains("panicked")), "{event:?}");
+    node.network.shutdown().await;
+}

@@ -102,7 +102,11 @@ impl Pipeline {
     /// Drives what is under way and begins what may begin. `Ready` while the first reply can be taken.
     pub(crate) fn poll(&mut self, cx: &mut Context<'_>) -> Poll<()> {
         for index in 0..self.begun {
-            self.poll_entry(index, cx);
+            // What is under way may end with a long reply each, so while many bytes wait only the first goes on, which
+            // the others wait for. They are polled again when replies were taken: whoever takes some polls again.
+            if index == 0 || self.reply_bytes < self.bounds.bytes_max {
+                self.poll_entry(index, cx);
+            }
         }
         while self.may_begin_next() {
             self.company = self.entries[self.begun].company;
@@ -261,6 +265,35 @@ mod tests {
         pipeline.take_reply();
         assert!(pipeline.poll(&mut cx).is_ready());
         assert!(pipeline.has_room());
+    }
+
+    #[test]
+    fn requests_that_end_at_once_do_not_make_all_their_replies_at_once() {
+        let mut pipeline = Pipeline::new(BOUNDS);
+        let mut ends = Vec::new();
+        for index in 0..8 {
+            let (end, ended) = oneshot::channel();
+            ends.push(end);
+            let execution = async move {
+                ended.await.unwrap();
+                Reply::string(&[index; 400])
+            };
+            pipeline.push(1, Company::Updates, Box::pin(execution));
+        }
+        let mut cx = Context::from_waker(std::task::Waker::noop());
+        assert!(pipeline.poll(&mut cx).is_pending());
+        let mut ends = ends.into_iter();
+        let first = ends.next().unwrap();
+        ends.for_each(|end| end.send(()).unwrap());
+        assert!(pipeline.poll(&mut cx).is_pending());
+        assert!(pipeline.reply_bytes < BOUNDS.bytes_max + 500, "{}", pipeline.reply_bytes);
+        first.send(()).unwrap();
+        let mut answered = Vec::new();
+        while pipeline.poll(&mut cx).is_ready() {
+            assert!(pipeline.reply_bytes < BOUNDS.bytes_max + 1_000, "{}", pipeline.reply_bytes);
+            answered.extend(std::iter::from_fn(|| pipeline.take_reply()).map(|reply| reply.pieces()[0][8]));
+        }
+        assert_eq!(answered, [0, 1, 2, 3, 4, 5, 6, 7]);
     }
 
     #[test]

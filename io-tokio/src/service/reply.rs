@@ -110,6 +110,10 @@ impl Reply {
         match result {
             Ok(Ok(Outcome::Done)) => Self::unit(),
             Ok(Ok(Outcome::Previous(value))) => Self::ok(|bytes| bytes.option_string(value.as_deref())),
+            Ok(Ok(Outcome::PreviousUntold)) => {
+                let message = "too many long values wait to be sent: what this update gave is not told";
+                Self::error(code::NO_LONGER_MASTER, message)
+            }
             Ok(Ok(Outcome::Deleted(count))) => Self::ok(|bytes| bytes.i32(i32::try_from(count).unwrap_or(i32::MAX))),
             Ok(Err(Failure::NotFound { key })) => Self::error(code::NOT_FOUND, key),
             Ok(Err(Failure::AssertionFailed { message })) => Self::error(code::ASSERTION_FAILED, message),

@@ -20,10 +20,11 @@ use trialbay_engine::{HistoryHash, Slot, Value};
 
 use super::apply::{KeyValue, apply_command};
 use super::error::{StoreError, damaged};
+use super::old_values::{OLD_VALUES_BYTES_MAX, OldValues};
 use super::range::KeyRange;
 use super::reader::StoreReader;
 use crate::identity::Identity;
-use crate::update::UpdateResult;
+use crate::update::{Outcome, UpdateResult};
 use crate::wire::{Reader, Writer as _};
 
 /// The format of the tables. Another number is refused.
@@ -52,6 +53,7 @@ pub struct Store {
     database: Arc<Database>,
     reader: StoreReader,
     applied: (Slot, HistoryHash),
+    old_values: OldValues,
     has_undurable: bool,
     has_failed: bool,
 }
@@ -74,7 +76,8 @@ impl Store {
         drop((found, meta, transaction));
         let database = Arc::new(database);
         let reader = StoreReader::new(database.clone());
-        Ok(Self { database, reader, applied, has_undurable: false, has_failed: false })
+        let old_values = OldValues::new(OLD_VALUES_BYTES_MAX);
+        Ok(Self { database, reader, applied, old_values, has_undurable: false, has_failed: false })
     }
 
     /// The last applied slot and the history hash there.
@@ -99,19 +102,42 @@ impl Store {
     /// # Panics
     /// When the slots are not those that come next.
     pub fn apply(&mut self, batch: &[Decided], durable: bool) -> Result<Vec<Vec<UpdateResult>>, StoreError> {
+        self.apply_for(batch, durable, |_| true)
+    }
+
+    /// As [`Store::apply`], and keeps no results of the slots (by their place in `batch`) that nobody waits for: they may
+    /// be thousands of times as long as the commands.
+    ///
+    /// # Errors
+    /// As for [`Store::apply`].
+    ///
+    /// # Panics
+    /// As for [`Store::apply`].
+    pub fn apply_for(
+        &mut self,
+        batch: &[Decided],
+        durable: bool,
+        is_awaited: impl Fn(usize) -> bool,
+    ) -> Result<Vec<Vec<UpdateResult>>, StoreError> {
         let mut applied = self.applied;
         for decided in batch {
             assert_eq!(decided.slot, applied.0.next(), "slots are applied in order, each once");
             applied = (decided.slot, decided.hash);
         }
+        let mut old_values = std::mem::replace(&mut self.old_values, OldValues::new(OLD_VALUES_BYTES_MAX));
+        old_values.tidy();
         let results = self.write(durable, |transaction| {
             let mut data = DataTable(transaction.open_table(DATA)?);
-            let results =
-                batch.iter().map(|decided| apply_value(&decided.value, &mut data)).collect::<Result<_, _>>()?;
+            let mut results = Vec::with_capacity(batch.len());
+            for (index, decided) in batch.iter().enumerate() {
+                let old_values = is_awaited(index).then_some(&mut old_values);
+                results.push(apply_value(&decided.value, &mut data, old_values)?);
+            }
             let mut meta = transaction.open_table(META)?;
             meta.insert(APPLIED, encode_applied(applied).as_slice())?;
             Ok(results)
         })?;
+        self.old_values = old_values;
         self.applied = applied;
         Ok(results)
     }
@@ -173,9 +199,30 @@ fn write<R>(
     Ok(result)
 }
 
-fn apply_value(value: &Value, data: &mut DataTable<'_>) -> Result<Vec<UpdateResult>, StorageError> {
+/// Gives the results if there are `old_values` to hold what is long in them.
+fn apply_value(
+    value: &Value,
+    data: &mut DataTable<'_>,
+    mut old_values: Option<&mut OldValues>,
+) -> Result<Vec<UpdateResult>, StorageError> {
+    let mut results = Vec::new();
     // Of a malformed batch, every node applies the commands before the damage: it is in the log of all of them.
-    value.commands().map_while(Result::ok).map(|command| apply_command(command, data)).collect()
+    for command in value.commands().map_while(Result::ok) {
+        let result = apply_command(command, data)?;
+        if let Some(old_values) = &mut old_values {
+            results.push(result.map(|outcome| held(outcome, old_values)));
+        }
+    }
+    Ok(results)
+}
+
+fn held(outcome: Outcome, old_values: &mut OldValues) -> Outcome {
+    match outcome {
+        Outcome::Previous(Some(value)) => {
+            old_values.hold(value).map_or(Outcome::PreviousUntold, |value| Outcome::Previous(Some(value)))
+        }
+        other => other,
+    }
 }
 
 fn has_meta(database: &Database) -> Result<bool, StoreError> {

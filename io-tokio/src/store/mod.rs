@@ -10,6 +10,7 @@
 mod apply;
 mod database;
 mod error;
+mod old_values;
 mod open;
 mod overlay;
 mod policy;

@@ -8,6 +8,7 @@ use redb::{Builder, StorageBackend};
 
 use super::database::Store;
 use super::error::{StoreError, guarded};
+use crate::disk::{Disk as _, RealDisk};
 use crate::identity::Identity;
 
 /// How to open a store.
@@ -35,6 +36,7 @@ impl Store {
         if !path.try_exists().map_err(StoreError::Io)? {
             create(path, identity, options)?;
         }
+        settle(path).map_err(StoreError::Io)?;
         guarded(|| Self::new(builder(options).open(path).map_err(StoreError::from_redb)?, identity))
     }
 
@@ -67,6 +69,11 @@ fn create(path: &Path, identity: &Identity, options: Options) -> Result<(), Stor
     sync_dir(dir)?;
     // The directory may be new as well.
     dir.parent().map_or(Ok(()), |parent| if parent.as_os_str().is_empty() { Ok(()) } else { sync_dir(parent) })
+}
+
+/// A sync of the last process may have failed, and the system may show what is not on the disk: see [`DiskFile::settle`].
+fn settle(path: &Path) -> io::Result<()> {
+    RealDisk.open_to_read(path)?.settle()
 }
 
 fn builder(options: Options) -> Builder {

@@ -425,7 +425,7 @@ fn start(disk: &MemoryDisk, policy: CommitPolicy, limits: WriterLimits) -> Runni
 }
 
 fn job(slot: u64) -> Job<u64> {
-    Job { decided: decided(slot, commands(&[set("slot", &slot.to_string())])), replies: slot }
+    Job { decided: decided(slot, commands(&[set("slot", &slot.to_string())])), replies: slot, is_awaited: true }
 }
 
 #[test]
@@ -562,4 +562,22 @@ fn a_store_that_is_checked_when_opened_is_right_or_refused() {
         }
     }
     assert!(refused > 0, "the test does no damage");
+}
+
+#[test]
+fn results_that_nobody_waits_for_are_not_kept_and_equal_old_values_are_held_once() {
+    let mut store = open(&MemoryDisk::default());
+    let look = || Update::TestAndSet { key: bytes("k"), expected: None, wanted: None };
+    store.apply(&[decided(1, commands(&[set("k", &"x".repeat(1 << 20))]))], false).unwrap();
+    let batch = [decided(2, commands(&vec![look(); 1_000])), decided(3, commands(&vec![look(); 1_000]))];
+    let results = store.apply_for(&batch, false, |index| index == 1).unwrap();
+    assert_eq!(results[0], []);
+    let values: Vec<_> = (results[1].iter())
+        .map(|result| match result {
+            Ok(Outcome::Previous(Some(value))) => value,
+            other => panic!("{other:?}"),
+        })
+        .collect();
+    assert_eq!(values.len(), 1_000);
+    assert!(values.iter().all(|value| value.len() == 1 << 20 && value.as_ptr() == values[0].as_ptr()));
 }

@@ -44,6 +44,8 @@ pub struct Job<T> {
     pub decided: Decided,
     /// Comes back with the results.
     pub replies: T,
+    /// Whether there is anybody to be told the results. If not, there are none.
+    pub is_awaited: bool,
 }
 
 /// Slots that were applied together. Readers see them.
@@ -185,15 +187,16 @@ impl<T, R: FnMut(Result<Applied<T>, StoreError>)> Writer<T, R> {
     /// Applies this job, and as many of those behind it as fit into one transaction.
     fn apply_group(&mut self, first: Job<T>) -> Result<(), StoreError> {
         let mut group_bytes = 0;
-        let (mut batch, mut replies) = (Vec::new(), Vec::new());
+        let (mut batch, mut replies, mut awaited) = (Vec::new(), Vec::new(), Vec::new());
         let mut next = Some(first);
         while let Some(job) = next {
             group_bytes += job_bytes(&job);
             batch.push(job.decided);
             replies.push(job.replies);
+            awaited.push(job.is_awaited);
             next = if group_bytes < self.limits.group_bytes_max { self.queue.try_recv().ok() } else { None };
         }
-        let results = self.store.apply(&batch, false)?;
+        let results = self.store.apply_for(&batch, false, |index| awaited[index])?;
         self.policy.applied(self.clock.now(), batch.iter().map(|decided| decided.value.size()).sum());
         self.waiting_bytes.fetch_sub(group_bytes, Ordering::AcqRel);
         let (upto, _) = self.store.applied();

@@ -204,6 +204,11 @@ fn survey_segment(
 ) -> Result<(u64, Tail), TlogError> {
     let path = place.path(number);
     let file = place.disk.open_to_read(&path).map_err(io_error("open", &path))?;
+    if is_last {
+        // What the last process could not sync must not be taken for durable because it can be read. A segment that is
+        // not the last was closed, and its sync succeeded.
+        file.settle().map_err(io_error("sync", &path))?;
+    }
     let mut scan = Scan::new(file, &path, place.salt(number))?;
     let bytes = scan.file_bytes();
     let header = place.identity.check_header(scan.header_bytes()?, number, &path)?;

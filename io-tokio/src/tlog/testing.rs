@@ -37,6 +37,8 @@ struct Inner {
 struct MemFile {
     now: Vec<u8>,
     durable: Vec<u8>,
+    /// A sync failed: what it should have written counts as written, and is not.
+    forgotten: bool,
 }
 
 struct Handle {
@@ -61,7 +63,7 @@ impl MemDisk {
             let path = Path::new("home/tlogs").join(name);
             let mut inner = disk.inner();
             inner.durable_names.insert(path.clone());
-            inner.files.insert(path, MemFile { now: bytes.clone(), durable: bytes.clone() });
+            inner.files.insert(path, MemFile { now: bytes.clone(), durable: bytes.clone(), forgotten: false });
         }
         disk
     }
@@ -84,6 +86,11 @@ impl MemDisk {
     /// From now on every call of this kind fails.
     pub(super) fn fail(&self, call: &'static str, kind: io::ErrorKind) {
         self.inner().failing = Some((call, kind));
+    }
+
+    /// The disk works again.
+    pub(super) fn mend(&self) {
+        self.inner().failing = None;
     }
 
     pub(super) fn power_fails_after(&self, changes: u64) {
@@ -214,10 +221,15 @@ impl Disk for MemDisk {
 
 impl Handle {
     fn sync(&self) -> io::Result<()> {
-        let mut inner = self.disk.change("sync", &self.path, "")?;
+        let outcome = self.disk.change("sync", &self.path, "").map(drop);
+        let mut inner = self.disk.inner();
         let file = inner.files.get_mut(&self.path).ok_or(io::ErrorKind::NotFound)?;
-        file.durable.clone_from(&file.now);
-        Ok(())
+        match outcome {
+            Ok(()) if !file.forgotten => file.durable.clone_from(&file.now),
+            Ok(()) => {}
+            Err(_) => file.forgotten = true,
+        }
+        outcome
     }
 }
 
@@ -255,6 +267,16 @@ impl DiskFile for Handle {
     fn truncate(&self, len: u64) -> io::Result<()> {
         let mut inner = self.disk.change("truncate", &self.path, &format!(" {len}"))?;
         inner.files.get_mut(&self.path).ok_or(io::ErrorKind::NotFound)?.now.resize(len as usize, 0);
+        Ok(())
+    }
+
+    fn settle(&self) -> io::Result<()> {
+        self.sync()?;
+        let mut inner = self.disk.inner();
+        let file = inner.files.get_mut(&self.path).ok_or(io::ErrorKind::NotFound)?;
+        if std::mem::take(&mut file.forgotten) {
+            file.now.clone_from(&file.durable);
+        }
         Ok(())
     }
 

@@ -81,6 +81,8 @@ pub enum Outcome {
     Done,
     /// Done; this was the value before (`TestAndSet`, `Replace`).
     Previous(Option<Bytes>),
+    /// Done; what the value was before is not told, because too many large ones wait to be told already.
+    PreviousUntold,
     /// Done; this many keys were deleted (`DeletePrefix`).
     Deleted(u32),
 }

@@ -116,6 +116,25 @@ fn the_commands_on_clusters_and_configurations_say_how_they_are() {
 }
 
 #[test]
+fn bench_measures_what_it_is_asked_to_and_leaves_a_cluster_that_works() {
+    with_cluster(async {
+        let cluster = Cluster::start(program(), 3).await;
+        let size = ["--clients", "4", "--seconds", "1", "--warm-up-seconds", "0", "--keys", "100"];
+        for mix in ["set", "9:1", "sequence"] {
+            let ran = cluster.cli(&[&["bench", "--mix", mix, "-o", "json"], &size[..]].concat(), b"").await;
+            assert_eq!(ran.code, Some(0), "{ran:?}");
+            let report = ran.json();
+            assert!(report["ops_per_second"].as_f64().is_some_and(|rate| rate > 0.0), "{report}");
+        }
+        let text = cluster.cli(&[&["bench", "--mix", "get", "--pipeline", "8"], &size[..]].concat(), b"").await;
+        assert_eq!(text.code, Some(0), "{text:?}");
+        assert!(text.text().contains("p99.9"), "{}", text.text());
+        let deleted = cluster.cli(&["delete-prefix", "bench-"], b"").await;
+        assert_eq!((deleted.code, deleted.text()), (Some(0), "100\n"), "{deleted:?}");
+    });
+}
+
+#[test]
 fn who_cannot_be_served_learns_why_by_the_exit_code() {
     with_cluster(async {
         let cluster = Cluster::start(program(), 1).await;

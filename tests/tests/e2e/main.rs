@@ -2,9 +2,12 @@
 
 #![allow(clippy::unwrap_used, clippy::panic, reason = "a test fails by a panic that says what went wrong")]
 
+mod chaos;
 mod commands;
 mod crashes;
 mod dev;
+mod durable;
+mod garbage;
 mod mistakes;
 mod pauses;
 mod sizes;

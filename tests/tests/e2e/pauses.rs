@@ -3,6 +3,7 @@
 use std::time::{Duration, Instant};
 
 use trialbay::client::{ClientError, Happened};
+use trialbay::config::Reads;
 use trialbay::consistency::Consistency;
 use trialbay_tests::cluster::Cluster;
 use trialbay_tests::raw::{OK, Raw};
@@ -59,24 +60,37 @@ fn a_master_that_was_paused_past_its_lease_serves_no_old_value() {
 fn no_read_is_old_when_the_master_is_paused_for_about_a_lease() {
     with_cluster(async {
         let cluster = Cluster::start(program(), 3).await;
-        let mut storm = Storm::start(&cluster, 8);
-        storm.read_everywhere(&cluster);
-        let lease = cluster.config.lease;
-        let mut gaps = Vec::new();
-        for percent in [50, 90, 100, 110, 150, 250].repeat(rounds(1).div_ceil(6)) {
-            storm.more(50).await;
-            let master = cluster.master().await;
-            let paused = storm.history().now();
-            cluster.pause(master);
-            tokio::time::sleep(lease * percent / 100).await;
-            cluster.resume(master);
-            gaps.push(storm.resumed(paused).await);
-            cluster.whole().await;
-        }
-        let report = storm.finish(&cluster).await;
-        cluster.agreed().await;
-        println!("pauses of the master of 0.5 to 2.5 leases, writes resume: {}; {report}", summary(&gaps));
+        let pauses = [50, 90, 100, 110, 150, 250].repeat(rounds(1).div_ceil(6));
+        pause_the_master_under_load(&cluster, &pauses, "by lease").await;
     });
+}
+
+#[test]
+fn no_read_by_quorum_is_old_when_the_master_is_paused() {
+    with_cluster(async {
+        let cluster = Cluster::start_with(program(), 3, |config| config.reads = Reads::Quorum).await;
+        pause_the_master_under_load(&cluster, &[110, 250], "by quorum").await;
+    });
+}
+
+/// Pauses it for so many hundredths of a lease each.
+async fn pause_the_master_under_load(cluster: &Cluster, pauses: &[u32], reads: &str) {
+    let mut storm = Storm::start(cluster, 8);
+    storm.read_everywhere(cluster);
+    let mut gaps = Vec::new();
+    for percent in pauses {
+        storm.more(50).await;
+        let master = cluster.master().await;
+        let paused = storm.history().now();
+        cluster.pause(master);
+        tokio::time::sleep(cluster.config.lease * *percent / 100).await;
+        cluster.resume(master);
+        gaps.push(storm.resumed(paused).await);
+        cluster.whole().await;
+    }
+    let report = storm.finish(cluster).await;
+    cluster.agreed().await;
+    println!("pauses of the master of up to 2.5 leases, reads {reads}, writes resume: {}; {report}", summary(&gaps));
 }
 
 #[test]

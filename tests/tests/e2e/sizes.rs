@@ -50,6 +50,23 @@ fn a_cluster_of_five_survives_two_failures_at_once() {
 }
 
 #[test]
+fn a_wiped_node_of_two_comes_back() {
+    with_cluster(async {
+        let mut cluster = Cluster::start(program(), 2).await;
+        let storm = Storm::start(&cluster, 4);
+        storm.more(200).await;
+        let wiped = 1 - cluster.master().await;
+        cluster.kill(wiped);
+        cluster.wipe(wiped);
+        cluster.start_node(wiped);
+        cluster.whole().await;
+        storm.more(50).await;
+        storm.finish(&cluster).await;
+        cluster.agreed().await;
+    });
+}
+
+#[test]
 fn nodes_come_back_with_old_logs_and_catch_up() {
     with_cluster(async {
         let mut cluster = Cluster::start(program(), 3).await;

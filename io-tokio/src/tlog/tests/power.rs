@@ -82,3 +82,24 @@ fn random_group(given: &[Record], dice: &mut Dice) -> Vec<Record> {
     }
     records
 }
+
+#[test]
+fn what_a_failed_sync_left_in_memory_only_is_not_taken_for_durable_by_the_next_process() {
+    let disk = MemDisk::default();
+    let (mut tlog, _) = open(&disk, 4096, NOTHING_APPLIED).unwrap();
+    tlog.append(&[accepted(1, 1, b"durable")]).unwrap();
+    tlog.sync().unwrap();
+    disk.fail("sync", std::io::ErrorKind::Other);
+    tlog.append(&[accepted(2, 1, b"lost")]).unwrap();
+    tlog.sync().unwrap_err();
+    drop(tlog);
+    assert!(open(&disk, 4096, NOTHING_APPLIED).is_err(), "a disk that cannot sync is not started on");
+    disk.mend();
+    let (mut tlog, found) = open(&disk, 4096, NOTHING_APPLIED).unwrap();
+    assert_eq!(found.recovered.undecided, [entry(1, 1, b"durable")]);
+    tlog.append(&[accepted(2, 1, b"kept")]).unwrap();
+    tlog.sync().unwrap();
+    let after = disk.after_power_cut(&mut Dice(1));
+    let (_, found) = open(&after, 4096, NOTHING_APPLIED).unwrap();
+    assert_eq!(found.recovered.undecided, [entry(1, 1, b"durable"), entry(2, 1, b"kept")]);
+}
