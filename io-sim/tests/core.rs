@@ -1,12 +1,6 @@
 //! Fixed seeds of the core world, the planted bugs, and whether a seed repeats.
 
-use trialbay_sim::campaign::{hunt, play, story};
-use trialbay_sim::mutant::MUTANTS;
-
-/// Engines panic when they must; here that is a finding with a story of its own, not noise.
-fn quietly() {
-    std::panic::set_hook(Box::new(|_| {}));
-}
+use trialbay_sim::campaign::{play, story};
 
 #[test]
 fn no_seed_breaks_a_rule() {
