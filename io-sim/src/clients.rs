@@ -74,10 +74,15 @@ impl World {
                     _ if first => None,
                     _ => Some(false),
                 };
-                let value = if self.mutant == Some(Mutant::LeaseCheckedFirst) { u64::MAX } else { value };
+                let late = self.mutant == Some(Mutant::LeaseCheckedFirst);
+                let value = if late { u64::MAX } else { value };
                 let node = self.node(id);
                 let since = node.serving_since;
-                let delay = if node.rng.chance(0.1) { node.rng.magnitude(MS, 2 * LEASE) } else { node.rng.below(MS) };
+                let delay = match node.rng.below(10) {
+                    0 if late => node.rng.between(LEASE, 6 * LEASE),
+                    0 => node.rng.magnitude(MS, 2 * LEASE),
+                    _ => node.rng.below(MS),
+                };
                 let life = node.life;
                 self.schedule(delay, Happening::CheckLease { node: id, life, op, value, since, served });
                 Ok(())

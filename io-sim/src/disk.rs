@@ -75,21 +75,15 @@ impl Disk {
         self.durable
     }
 
-    /// A power cut: some prefix of what was not synced survives. Gives the records that turned out to be durable.
-    pub(crate) fn power_cut(&mut self, holes: bool) -> &[Record] {
+    /// A power cut: some prefix of what was not synced survives. Gives the records that turned out to be durable. A disk
+    /// whose sync `lies` loses some of what was synced as well.
+    pub(crate) fn power_cut(&mut self, lies: bool) -> &[Record] {
         let unsynced = (self.records.len() - self.durable) as u64;
-        if holes {
-            let mut index = 0;
-            let (durable, rng) = (self.durable, &mut self.rng);
-            self.records.retain(|_| {
-                index += 1;
-                index <= durable || rng.chance(0.5)
-            });
-        } else {
-            let kept = usize::try_from(self.rng.below(unsynced + 1)).unwrap_or(0);
-            self.records.truncate(self.durable + kept);
-        }
-        let before = std::mem::replace(&mut self.durable, self.records.len());
+        let kept = self.durable + usize::try_from(self.rng.below(unsynced + 1)).unwrap_or(0);
+        let lost = if lies { usize::try_from(self.rng.below(8)).unwrap_or(0) } else { 0 };
+        self.records.truncate(kept.saturating_sub(lost));
+        let before = self.durable.min(self.records.len());
+        self.durable = self.records.len();
         self.batches.clear();
         self.syncing = 0;
         self.index();
