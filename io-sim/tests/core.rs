@@ -3,11 +3,6 @@
 use trialbay_sim::campaign::{hunt, play, story};
 use trialbay_sim::mutant::MUTANTS;
 
-/// Engines panic when they must; here that is a finding with a story of its own, not noise.
-fn quietly() {
-    std::panic::set_hook(Box::new(|_| {}));
-}
-
 #[test]
 fn no_seed_breaks_a_rule() {
     for seed in 0..SEEDS {
@@ -44,5 +39,13 @@ fn the_same_seed_gives_the_same_trace() {
         let (one, two) = (play(seed, None, None), play(seed, None, None));
         assert_eq!((one.trace_hash, one.event), (two.trace_hash, two.event), "seed {seed}");
         assert_ne!(one.trace_hash, play(seed + 1_000, None, None).trace_hash);
+    }
+}
+
+#[test]
+fn every_planted_bug_is_found_and_no_harmless_change_is() {
+    for mutant in MUTANTS {
+        let hunt = hunt(mutant, if mutant.is_null() { 8 } else { 150 });
+        assert!(hunt.is_right(), "{mutant:?}: {:?}", hunt.found);
     }
 }
