@@ -11,9 +11,9 @@
 //!   With an even number of voters that is not needed: any quorum that this node is in has a voter beside it that knows
 //!   what was chosen, and of two nodes the one that is left could decide nothing more without the vote of the other.
 //! * **V4** At a cluster's birth all memories are empty and there is nothing to recall. One node alone, the lowest of the
-//!   voters, may say so: when all others told it that they are blank, it notes their incarnations, the genesis. A node
-//!   that finds its own in a genesis votes. Were everybody allowed to, a node with an old answer could begin a second
-//!   history with a node that was wiped after it had a part in the first.
+//!   voters, may say so: when all others told it that they are blank, it notes their incarnations, the genesis, and tells
+//!   of it once that is durable. A node that finds its own in a genesis votes. Were everybody allowed to, a node with an
+//!   old answer could begin a second history with a node that was wiped after it had a part in the first.
 //!
 //! Answers of nodes without a vote are worth nothing (but for V4): when a majority was wiped, the cluster refuses to go on.
 
@@ -44,8 +44,9 @@ pub(crate) struct Franchise {
     known: BTreeMap<NodeId, Incarnation>,
     /// The latest answer of each peer to `Recall`.
     answers: BTreeMap<NodeId, Answer>,
-    /// The record that gives the vote back is on its way to the disk.
-    regaining: bool,
+    /// The record that gives the vote back is on its way to the disk, with this genesis. Nobody hears of a birth before it
+    /// is durable (rule V4).
+    regaining: Option<Vec<(NodeId, Incarnation)>>,
 }
 
 /// One peer's answer to `Recall`.
@@ -76,7 +77,7 @@ impl Franchise {
             born: recovered.memory.is_some(),
             known: BTreeMap::new(),
             answers: BTreeMap::new(),
-            regaining: false,
+            regaining: None,
         }
     }
 
@@ -192,7 +193,7 @@ impl Engine {
     }
 
     pub(crate) fn regain_vote_if_covered(&mut self) {
-        if self.franchise.votes || self.franchise.regaining {
+        if self.franchise.votes || self.franchise.regaining.is_some() {
             return;
         }
         let (me, blank) = (self.config.node, self.is_blank());
@@ -201,10 +202,9 @@ impl Engine {
         if promised > self.acceptor.promised {
             self.adopt(promised);
         }
-        self.franchise.regaining = true;
         self.disk.record(record.clone());
         if let Record::VoteRegained { incarnation, genesis } = record {
-            self.franchise.genesis = genesis;
+            self.franchise.regaining = Some(genesis);
             self.disk.when_durable(Due::VoteRegained { incarnation });
         }
     }
@@ -212,7 +212,7 @@ impl Engine {
     pub(crate) fn on_vote_regained(&mut self, incarnation: Incarnation) {
         assert_eq!(incarnation, self.franchise.incarnation, "a node has one life at a time");
         self.franchise.votes = true;
-        self.franchise.regaining = false;
+        self.franchise.genesis = self.franchise.regaining.take().unwrap_or_default();
         self.franchise.answers.clear();
         self.timers.clear(Timer::Recall);
         self.wait_for_master();

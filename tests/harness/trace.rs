@@ -177,6 +177,8 @@ struct Judge {
     accepted: BTreeMap<Slot, Ballot>,
     /// The values that are durable, with their slots.
     slots: Vec<(Slot, Vec<u8>)>,
+    /// The values that were sent to peers, with their slots.
+    proposed: Vec<(Slot, Vec<u8>)>,
     /// What peers acknowledged.
     peers: BTreeMap<u16, Slot>,
     outgoing: BTreeMap<String, Stream>,
@@ -256,6 +258,10 @@ impl Judge {
                         return Err(format!("accepted {ballot} {upto}, and {last} was durable: {}", at(call)));
                     }
                 }
+                Message::Accept { first, values, .. } => {
+                    let slots = (first.0..).map(Slot);
+                    self.proposed.extend(slots.zip(values.0.iter().map(|value| value.body().to_vec())));
+                }
                 _ => {}
             }
         }
@@ -289,14 +295,16 @@ impl Judge {
         self.seen.acknowledged += 1;
         let name = key.escape_ascii();
         let has_key = |value: &[u8]| value.windows(key.len()).any(|window| window == key);
-        // The node's own record may come after those of a majority of others.
-        let unsynced = self.unsynced.iter().filter_map(|record| match record {
+        let slot_in =
+            |values: &[(Slot, Vec<u8>)]| values.iter().find(|(_, value)| has_key(value)).map(|(slot, _)| *slot);
+        let durable = slot_in(&self.slots);
+        // The node's own record may come after those of a majority of others: be in a sync, or wait for one.
+        let unsynced = self.unsynced.iter().find_map(|record| match record {
             Record::Accepted(slot, _, value) if has_key(value) => Some(*slot),
             Record::Accepted(..) | Record::Promised(_) | Record::Other => None,
         });
-        let durable = self.slots.iter().filter(|(_, value)| has_key(value)).map(|(slot, _)| *slot).next();
-        let Some(slot) = durable.or(unsynced.into_iter().next()) else {
-            return Err(format!("{name} was acknowledged before it was written: {}", at(call)));
+        let Some(slot) = durable.or(unsynced).or_else(|| slot_in(&self.proposed)) else {
+            return Err(format!("{name} was acknowledged before it was proposed: {}", at(call)));
         };
         let others = self.peers.values().filter(|upto| **upto >= slot).count();
         let votes = others + usize::from(durable.is_some());

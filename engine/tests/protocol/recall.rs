@@ -1,6 +1,6 @@
 //! Who votes (rules V1 to V4).
 
-use trialbay_engine::{Ballot, Incarnation, Memory, Message, NodeId, Record, Recovered, Slot};
+use trialbay_engine::{Ballot, Event, Incarnation, Memory, Message, NodeId, Record, Recovered, Slot};
 
 use crate::cluster::{Cluster, LEASE_MS, hash_of};
 use crate::node::{Node, accept, ballot, config, life, memory, value};
@@ -217,4 +217,47 @@ fn in_a_cluster_of_two_a_wiped_slave_regains_its_vote_although_the_other_cannot_
     cluster.request(1, &["c"]);
     cluster.run();
     assert_eq!(cluster.applied(1), ["a", "b", "c"]);
+}
+
+/// Delivers everything under way between node 1 and the others, and gives the answers to `Recall` that node 1 got.
+fn talk_with_founder(cluster: &mut Cluster, others: &[u16]) -> Vec<(u16, Message)> {
+    let mut answers = Vec::new();
+    for (from, to) in others.iter().flat_map(|other| [(1, *other), (*other, 1), (1, *other)]) {
+        while let Some(message) = cluster.take(from, to) {
+            if to == 1 && matches!(message, Message::Recalled { .. }) {
+                answers.push((from, message.clone()));
+            }
+            cluster.receive(NodeId(from), NodeId(to), message);
+        }
+    }
+    answers
+}
+
+/// The founder is killed before its record of the birth is durable. Had the others heard of that birth, they would begin
+/// the history, and the founder, which knows nothing of it, could declare another birth: with one of the others, that
+/// was wiped meanwhile, and an old answer of the third.
+#[test]
+fn nobody_hears_of_a_birth_before_it_is_durable() {
+    let mut cluster = Cluster::blank(3);
+    for id in 1..=3 {
+        cluster.persist(id);
+    }
+    let answers = talk_with_founder(&mut cluster, &[2, 3]);
+    for _ in 0..2 {
+        cluster.wait_ms(LEASE_MS / 2);
+        for id in [2, 3] {
+            cluster.step(id, Event::Ticked);
+        }
+        talk_with_founder(&mut cluster, &[2, 3]);
+    }
+    cluster.kill(1);
+    go_on_without(&mut cluster, 1, [2, 3], "before");
+    cluster.wipe(2);
+    cluster.start(2);
+    cluster.start(1);
+    for (from, answer) in answers.into_iter().filter(|(from, _)| *from == 3) {
+        cluster.receive(NodeId(from), NodeId(1), answer);
+    }
+    go_on_without(&mut cluster, 3, [1, 2], "after");
+    cluster.assert_one_history();
 }

@@ -113,6 +113,7 @@ impl Home {
         let lock = lock(path)?;
         let home = Self { path: path.to_owned(), lock };
         check_writable(path)?;
+        sync_name(path)?;
         create_dir(&home.db_dir())?;
         create_dir(&home.tlog_dir())?;
         home.check_identity(identity)?;
@@ -183,6 +184,23 @@ fn create_dir(path: &Path) -> Result<(), HomeError> {
         Ok(()) | Err(_) => {}
     }
     sync_dir(above)
+}
+
+/// Makes the name of a home durable that was there already: whoever made it, an administrator or a process that was
+/// killed in between, may not have done so, and with it everything in it would be lost.
+fn sync_name(home: &Path) -> Result<(), HomeError> {
+    // Of a relative path, or a link, the directory that it is really in.
+    let home = home.canonicalize().map_err(failed("find", home))?;
+    match home.parent().map_or(Ok(()), sync_dir) {
+        // The node need not be allowed to read it, and where the home is a mount it may be of another kind, that has no
+        // sync. Then it is for whoever made the home to have done this.
+        Err(HomeError::Io { source, .. })
+            if matches!(source.kind(), io::ErrorKind::PermissionDenied | io::ErrorKind::InvalidInput) =>
+        {
+            Ok(())
+        }
+        outcome => outcome,
+    }
 }
 
 fn lock(home: &Path) -> Result<File, HomeError> {

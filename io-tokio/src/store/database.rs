@@ -302,6 +302,10 @@ impl KeyValue for DataTable<'_> {
         Ok(self.0.get(key)?.is_some())
     }
 
+    fn has(&self, key: &[u8], value: &[u8]) -> Result<bool, StorageError> {
+        Ok(self.0.get(key)?.is_some_and(|found| found.value() == value))
+    }
+
     fn next_key(&self, from: &[u8]) -> Result<Option<Bytes>, StorageError> {
         let bounds = (Bound::Included(from), Bound::<&[u8]>::Unbounded);
         let next = self.0.range::<&[u8]>(bounds)?.next().transpose()?;

@@ -50,6 +50,16 @@ impl<'a, K: KeyValue> Overlay<'a, K> {
         }
     }
 
+    /// Whether a key has this value (`None`: there is no such key).
+    pub(super) fn is(&self, key: &[u8], value: Option<&[u8]>) -> Result<bool, K::Error> {
+        match (self.changes.keys.get(key), value) {
+            (Some(written), value) => Ok(written.as_deref() == value),
+            (None, None) => Ok(!self.contains(key)?),
+            (None, Some(_)) if self.changes.deleted_prefix_of(key).is_some() => Ok(false),
+            (None, Some(value)) => self.store.has(key, value),
+        }
+    }
+
     /// Sets a key, or deletes it.
     pub(super) fn set(&mut self, key: Bytes, value: Option<Bytes>) {
         self.changes.keys.insert(key, value);

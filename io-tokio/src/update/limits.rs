@@ -6,6 +6,10 @@ use super::{NESTING_MAX, Update};
 /// No configuration allows a longer update: every frame and queue on its way has room for one of this length.
 pub const UPDATE_BYTES_CEILING: usize = 64 << 20;
 
+/// In one update: range assertions, times the keys that it writes. An assertion may have to step over each of them,
+/// and while an update is applied nothing else is.
+const RANGE_STEPS_MAX: u64 = 1_000_000;
+
 /// Bounds on one update, in bytes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Limits {
@@ -50,6 +54,18 @@ pub enum TooLarge {
         /// The limit.
         max: usize,
     },
+    /// Too many range assertions beside too many writes.
+    #[error(
+        "{ranges} range assertions beside {writes} writes are too many in one sequence (their product is limited to {max}): split the sequence"
+    )]
+    RangeSteps {
+        /// The range assertions.
+        ranges: u64,
+        /// The updates that write.
+        writes: u64,
+        /// The limit of their product.
+        max: u64,
+    },
     /// Sequences are nested too deep.
     #[error("sequences are nested deeper than the limit of {max}")]
     Nesting {
@@ -65,7 +81,25 @@ impl Update {
     /// The first limit that is broken.
     pub fn check(&self, limits: &Limits) -> Result<(), TooLarge> {
         self.check_parts(limits, 0)?;
+        let (ranges, writes) = self.ranges_and_writes();
+        if ranges.saturating_mul(writes) > RANGE_STEPS_MAX {
+            return Err(TooLarge::RangeSteps { ranges, writes, max: RANGE_STEPS_MAX });
+        }
         at_most(self.encoded_len(), limits.update_bytes_max).map_err(|(len, max)| TooLarge::Update { len, max })
+    }
+
+    fn ranges_and_writes(&self) -> (u64, u64) {
+        match self {
+            Self::AssertRange { .. } => (1, 0),
+            Self::Nop | Self::Assert { .. } | Self::AssertExists { .. } => (0, 0),
+            Self::Set { .. }
+            | Self::Delete { .. }
+            | Self::DeletePrefix { .. }
+            | Self::TestAndSet { .. }
+            | Self::Replace { .. } => (0, 1),
+            Self::Sequence(updates) => (updates.iter().map(Self::ranges_and_writes))
+                .fold((0, 0), |(ranges, writes), (more_ranges, more)| (ranges + more_ranges, writes + more)),
+        }
     }
 
     fn check_parts(&self, limits: &Limits, depth: usize) -> Result<(), TooLarge> {
@@ -152,6 +186,20 @@ mod tests {
         assert_eq!(Update::Sequence(vec![Update::Nop; 23]).check(&LIMITS), Ok(()));
         let over = Update::Sequence(vec![Update::Nop; 24]);
         assert_eq!(over.check(&LIMITS), Err(TooLarge::Update { len: 104, max: 100 }));
+    }
+
+    #[test]
+    fn range_assertions_that_would_step_over_too_many_writes_are_refused() {
+        let sequence = |ranges, writes| {
+            let assertion = Update::AssertRange { prefix: Bytes::new(), keys: vec![] };
+            let write = Update::Delete { key: bytes(1) };
+            Update::Sequence(vec![Update::Sequence(vec![write; writes]), Update::Sequence(vec![assertion; ranges])])
+        };
+        for (ranges, writes) in [(1, 500_000), (500_000, 1), (1_000, 1_000)] {
+            assert_eq!(sequence(ranges, writes).check(&Limits::default()), Ok(()));
+        }
+        let refused = sequence(1_000, 1_001).check(&Limits::default()).unwrap_err();
+        assert_eq!(refused, TooLarge::RangeSteps { ranges: 1_000, writes: 1_001, max: RANGE_STEPS_MAX });
     }
 
     #[test]

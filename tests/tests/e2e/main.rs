@@ -10,6 +10,7 @@ mod durable;
 mod garbage;
 mod mistakes;
 mod pauses;
+mod power;
 mod sizes;
 
 use std::path::Path;

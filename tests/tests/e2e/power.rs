@@ -1,0 +1,103 @@
+//! Power cuts: a file system that loses everything that was not synced, under all nodes at once.
+
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+
+use tempfile::TempDir;
+use trialbay_tests::cluster::Cluster;
+use trialbay_tests::storm::Storm;
+use trialbay_tests::{rounds, summary};
+
+use crate::{program, with_cluster};
+
+/// The ioctl EXT4_IOC_SHUTDOWN with the flag NOLOGFLUSH: from here on nothing reaches the device.
+const CUT: &str = "import fcntl, os, struct, sys; \
+                   fcntl.ioctl(os.open(sys.argv[1], os.O_RDONLY), 0x8004587D, struct.pack('I', 2))";
+
+#[test]
+fn nothing_acknowledged_is_lost_when_the_power_fails_everywhere_at_once() {
+    let disk = match Disk::new() {
+        Ok(disk) => disk,
+        Err(why) => return println!("skipped: {why}"),
+    };
+    with_cluster(async {
+        let homes = disk.mounted_at();
+        let mut cluster = Cluster::start_with(program(), 3, |config| {
+            for node in &mut config.nodes {
+                node.home = Some(homes.join(&node.name));
+            }
+        })
+        .await;
+        let storm = Storm::start(&cluster, 16);
+        let mut gaps = Vec::new();
+        for _ in 0..rounds(4) {
+            storm.more(200).await;
+            disk.cut_power();
+            cluster.kill_all();
+            disk.remount();
+            let started = storm.history().now();
+            cluster.start_all();
+            gaps.push(storm.resumed(started).await);
+        }
+        cluster.whole().await;
+        let report = storm.finish(&cluster).await;
+        println!("power cuts, writes resume after the start: {}; {report}", summary(&gaps));
+    });
+}
+
+/// A file system of its own in a file, unmounted when it is dropped.
+struct Disk {
+    dir: TempDir,
+}
+
+impl Disk {
+    fn new() -> Result<Self, String> {
+        let dir = TempDir::with_prefix("trialbay-").map_err(|error| error.to_string())?;
+        std::fs::create_dir(dir.path().join("mounted")).map_err(|error| error.to_string())?;
+        let disk = Self { dir };
+        run("truncate", &["-s", "256M", &disk.image()])?;
+        run("mkfs.ext4", &["-q", "-F", &disk.image()])?;
+        run("python3", &["-c", "import fcntl"])?;
+        disk.mount()?;
+        Ok(disk)
+    }
+
+    fn image(&self) -> String {
+        self.dir.path().join("image").display().to_string()
+    }
+
+    fn mounted_at(&self) -> PathBuf {
+        self.dir.path().join("mounted")
+    }
+
+    fn mount(&self) -> Result<(), String> {
+        run("mount", &["-o", "loop", &self.image(), &text(&self.mounted_at())])
+    }
+
+    fn cut_power(&self) {
+        run("python3", &["-c", CUT, &text(&self.mounted_at())]).expect("it is an ext4 file system");
+    }
+
+    fn remount(&self) {
+        run("umount", &[&text(&self.mounted_at())]).expect("nobody uses it any more");
+        self.mount().expect("it could be mounted before");
+    }
+}
+
+impl Drop for Disk {
+    fn drop(&mut self) {
+        // Where it was never mounted there is nothing to do.
+        let _ = run("umount", &[&text(&self.mounted_at())]);
+    }
+}
+
+fn run(program: &str, args: &[&str]) -> Result<(), String> {
+    let output = Command::new(program).args(args).stdin(Stdio::null()).output();
+    let output = output.map_err(|error| format!("{program}: {error}"))?;
+    let said = String::from_utf8_lossy(&output.stderr);
+    if output.status.success() { Ok(()) } else { Err(format!("{program}: {}", said.trim())) }
+}
+
+fn text(path: &Path) -> String {
+    path.display().to_string()
+}
