@@ -322,6 +322,7 @@ impl World {
         let node = self.node(id);
         if !after_log || node.disk.end() == node.disk.durable_end() {
             node.durable_store = node.store.clone();
+            node.checkpoint = None;
             let applied = node.store.applied;
             self.ledger.stored(id, applied);
         } else if node.checkpoint.is_none() {
