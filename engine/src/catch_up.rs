@@ -94,11 +94,14 @@ impl Engine {
         if self.catch_up.state != State::Asked(from) || matches!(self.mastership, Mastership::Master(_)) {
             return;
         }
+        let before = self.log.decided_upto();
+        if first > before.next() && !entries.is_empty() {
+            // An answer to an earlier life of this node, which was further: the one to this life comes, or is late.
+            return;
+        }
         self.timers.clear(Timer::Fetch);
         self.catch_up.goal = self.catch_up.goal.max(decided_upto);
-        let before = self.log.decided_upto();
-        let impossible = entries.iter().any(|entry| entry.ballot.round > ROUND_MAX);
-        if impossible || (!entries.is_empty() && first > before.next()) {
+        if entries.iter().any(|entry| entry.ballot.round > ROUND_MAX) {
             self.blame(from, Offence::WrongEntries);
             return self.cannot_help(from);
         }

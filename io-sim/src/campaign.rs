@@ -38,7 +38,8 @@ impl Hunt {
 
 /// Plays one seed.
 pub fn play(seed: u64, nodes: Option<u16>, mutant: Option<Mutant>) -> Report {
-    World::new(Plan::new(seed, nodes), mutant).run()
+    let plan = Plan::new(seed, nodes);
+    World::new(if mutant.is_some() { plan.harsher() } else { plan }, mutant).run()
 }
 
 /// Hears how many seeds were played, and of each failure its seed and report.
@@ -79,22 +80,28 @@ pub fn swarm(from: u64, seeds: u64, jobs: u64, nodes: Option<u16>, progress: &Pr
 }
 
 /// Plays up to `seeds` seeds against each planted bug, until one finds it.
-pub fn hunt(seeds: u64, told: &mut dyn FnMut(&Hunt)) -> Vec<Hunt> {
+pub fn hunt_all(seeds: u64, told: &mut dyn FnMut(&Hunt)) -> Vec<Hunt> {
     let mut hunts = Vec::new();
     for mutant in MUTANTS {
-        let mut hunt = Hunt { mutant, seeds: 0, found: None };
-        for seed in 0..seeds {
-            hunt.seeds += 1;
-            let report = play(seed, None, Some(mutant));
-            if report.violation.is_some() {
-                hunt.found = Some((seed, report));
-                break;
-            }
-        }
+        let hunt = hunt(mutant, seeds);
         told(&hunt);
         hunts.push(hunt);
     }
     hunts
+}
+
+/// Plays up to `seeds` seeds against one planted bug, until one finds it.
+pub fn hunt(mutant: Mutant, seeds: u64) -> Hunt {
+    let mut hunt = Hunt { mutant, seeds: 0, found: None };
+    for seed in 0..seeds {
+        hunt.seeds += 1;
+        let report = play(seed, None, Some(mutant));
+        if report.violation.is_some() {
+            hunt.found = Some((seed, report));
+            break;
+        }
+    }
+    hunt
 }
 
 /// A failure, explained.

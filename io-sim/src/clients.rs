@@ -69,12 +69,12 @@ impl World {
                 let first = self.node(id).is_serving(now);
                 let served = match self.mutant {
                     Some(Mutant::LeaseUnchecked) => Some(true),
-                    Some(Mutant::LeaseCheckedFirst) => Some(first),
+                    Some(Mutant::NullLeaseCheckedFirst) => Some(first),
                     Some(Mutant::LeaseCheckedLast) => None,
                     _ if first => None,
                     _ => Some(false),
                 };
-                let late = self.mutant == Some(Mutant::LeaseCheckedFirst);
+                let late = self.mutant == Some(Mutant::NullLeaseCheckedFirst);
                 let value = if late { u64::MAX } else { value };
                 let node = self.node(id);
                 let since = node.serving_since;

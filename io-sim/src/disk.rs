@@ -136,11 +136,6 @@ impl Disk {
         self.index();
     }
 
-    pub(crate) fn forget_promises(&mut self) {
-        self.records.retain(|record| !matches!(record, Record::Promised(_)));
-        self.durable = self.records.len();
-    }
-
     pub(crate) fn durable_records(&self) -> &[Record] {
         &self.records[..self.durable]
     }

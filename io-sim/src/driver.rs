@@ -33,9 +33,6 @@ impl World {
         if node.is_up() || node.dead {
             return Ok(());
         }
-        if mutant == Some(Mutant::PromisesForgotten) {
-            node.disk.forget_promises();
-        }
         node.store = node.durable_store.clone();
         let mut store = node.store.clone();
         let mut recovered = node.disk.recover(&mut store);
@@ -43,6 +40,10 @@ impl World {
             (node.store.applied, node.store.hash) = (store.applied, store.hash);
         } else {
             node.store = store;
+        }
+        if mutant == Some(Mutant::PromisesForgotten) {
+            let accepted = recovered.undecided.iter().map(|accepted| accepted.entry.ballot);
+            recovered.promised = accepted.max().unwrap_or(trialbay_engine::Ballot::ZERO);
         }
         if mutant == Some(Mutant::WipedNodeVotes) && recovered.memory.is_none() && now > 0 {
             recovered.memory = Some(Memory { incarnation: Incarnation(0), votes: true, genesis: Vec::new() });
@@ -321,6 +322,7 @@ impl World {
         let node = self.node(id);
         if !after_log || node.disk.end() == node.disk.durable_end() {
             node.durable_store = node.store.clone();
+            node.checkpoint = None;
             let applied = node.store.applied;
             self.ledger.stored(id, applied);
         } else if node.checkpoint.is_none() {

@@ -28,6 +28,11 @@ pub struct Ledger {
     quorum: u32,
     slots: BTreeMap<Slot, SlotBook>,
     nodes: BTreeMap<NodeId, NodeBook>,
+    /// The shortest true time that a granted lease can last on any clock.
+    lease_min: u64,
+    /// By node: the ballot to whose owner it granted last, and until when that binds it, in true time, whatever becomes
+    /// of its memory.
+    grants: BTreeMap<NodeId, (Ballot, u64)>,
 }
 
 #[derive(Debug, Default)]
@@ -80,9 +85,11 @@ pub struct Certified {
 }
 
 impl Ledger {
-    /// Empty books of a cluster of `nodes`.
-    pub fn new(nodes: u16) -> Self {
+    /// Empty books of a cluster of `nodes`, whose leases last at least `lease_min` nanoseconds of true time.
+    pub fn new(nodes: u16, lease_min: u64) -> Self {
         Self {
+            lease_min,
+            grants: BTreeMap::new(),
             quorum: u32::from(nodes / 2 + 1),
             slots: BTreeMap::new(),
             nodes: (1..=nodes).map(|node| (NodeId(node), NodeBook::default())).collect(),
@@ -196,16 +203,34 @@ impl Ledger {
         self.slots.get(&slot)?.applied.as_ref().map(|(_, hash, _)| *hash)
     }
 
-    /// `from` sends `message`.
+    /// `from` sends `message`, at this true time.
     ///
     /// # Errors
-    /// K1: a ballot proposes two values; K2: it contradicts a promise; K3: what it says is not durable.
-    pub fn sent(&mut self, from: NodeId, message: &Message) -> Checked {
+    /// K1: a ballot proposes two values; K2: it contradicts a promise or a lease; K3: what it says is not durable.
+    pub fn sent(&mut self, from: NodeId, message: &Message, now: u64) -> Checked {
         match message {
+            Message::Granted { ballot, votes: true, .. } => {
+                self.grants.insert(from, (*ballot, now.saturating_add(self.lease_min)));
+                Ok(())
+            }
+            Message::Resign { ballot, .. } => {
+                self.grants.retain(|_, (granted, _)| granted != ballot);
+                Ok(())
+            }
             Message::Prepare { ballot, .. } => self.is_promised(from, *ballot, "prepares"),
             Message::Promise { ballot, .. } => {
                 self.is_promised(from, *ballot, "promises")?;
-                self.is_not_below(from, *ballot, "promises")
+                self.is_not_below(from, *ballot, "promises")?;
+                match self.grants.get(&from) {
+                    Some((granted, until)) if granted.node != ballot.node && now < *until => violation(
+                        "K2",
+                        format!(
+                            "{from} promises {ballot} inside the lease of {granted}, {} us early",
+                            (until - now) / 1_000
+                        ),
+                    ),
+                    _ => Ok(()),
+                }
             }
             Message::Accept { ballot, first, values, .. } => {
                 self.is_promised(from, *ballot, "proposes in")?;

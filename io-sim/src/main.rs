@@ -3,7 +3,7 @@
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
-use trialbay_sim::campaign::{hunt, play, story, swarm};
+use trialbay_sim::campaign::{hunt_all, play, story, swarm};
 use trialbay_sim::plan::S;
 use trialbay_sim::{Plan, World};
 
@@ -122,7 +122,7 @@ fn run_swarm(from: u64, seeds: u64, jobs: u64, nodes: Option<u16>) -> bool {
 }
 
 fn mutants(seeds: u64) -> bool {
-    let hunts = hunt(seeds, &mut |hunt| {
+    let hunts = hunt_all(seeds, &mut |hunt| {
         let verdict = if hunt.is_right() { "ok" } else { "WRONG" };
         let how = match &hunt.found {
             None => "not found".to_owned(),

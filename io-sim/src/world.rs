@@ -118,7 +118,7 @@ impl World {
         let mut world = Self {
             nodes: ids.iter().map(|id| Node::new(*id, plan.seed)).collect(),
             network: Network::new(plan.nodes, plan.network.clone(), Rng::new(plan.seed, 2)),
-            ledger: Ledger::new(plan.nodes),
+            ledger: Ledger::new(plan.nodes, LEASE * 1_000_000 / (1_000_000 + u64::from(plan.drift_ppm))),
             operations: Vec::new(),
             open: BTreeMap::new(),
             guesses: vec![NodeId(1); usize::try_from(plan.clients).unwrap_or(1)],
