@@ -11,9 +11,11 @@
 //!   With an even number of voters that is not needed: any quorum that this node is in has a voter beside it that knows
 //!   what was chosen, and of two nodes the one that is left could decide nothing more without the vote of the other.
 //! * **V4** At a cluster's birth all memories are empty and there is nothing to recall. One node alone, the lowest of the
-//!   voters, may say so: when all others told it that they are blank, it notes their incarnations, the genesis, and tells
-//!   of it once that is durable. A node that finds its own in a genesis votes. Were everybody allowed to, a node with an
-//!   old answer could begin a second history with a node that was wiped after it had a part in the first.
+//!   voters, may say so: when all others told it that they are blank, it begins another life and asks again. If the same
+//!   lives are blank still, then all were at the moment in between, and whatever comes after begins with them: it notes
+//!   their incarnations, the genesis, and tells of it once that is durable. A node that finds its own in a genesis votes.
+//!   Were everybody allowed to, or one answer enough, a node with an old answer could begin a second history with a node
+//!   that was wiped after it had a part in the first.
 //!
 //! Answers of nodes without a vote are worth nothing (but for V4): when a majority was wiped, the cluster refuses to go on.
 
@@ -42,11 +44,21 @@ pub(crate) struct Franchise {
     pub(crate) born: bool,
     /// Each peer's newest life, as far as known.
     known: BTreeMap<NodeId, Incarnation>,
+    /// The peers' lives that were all blank when this one began.
+    blank_before: Vec<(NodeId, Incarnation)>,
     /// The latest answer of each peer to `Recall`.
     answers: BTreeMap<NodeId, Answer>,
     /// The record that gives the vote back is on its way to the disk, with this genesis. Nobody hears of a birth before it
     /// is durable (rule V4).
     regaining: Option<Vec<(NodeId, Incarnation)>>,
+}
+
+/// What the answers allow.
+enum Regain {
+    /// To vote, with this record, and this ballot promised.
+    Vote(Record, Ballot),
+    /// To ask whether these lives, all blank, are blank still.
+    AskAgain(Vec<(NodeId, Incarnation)>),
 }
 
 /// One peer's answer to `Recall`.
@@ -76,6 +88,7 @@ impl Franchise {
             genesis,
             born: recovered.memory.is_some(),
             known: BTreeMap::new(),
+            blank_before: Vec::new(),
             answers: BTreeMap::new(),
             regaining: None,
         }
@@ -90,8 +103,8 @@ impl Franchise {
         *self.known.entry(from).or_insert(incarnation) == incarnation
     }
 
-    /// The record that gives this node its vote back, if nothing stands in the way, and the ballot it has to promise.
-    fn regained(&self, me: NodeId, quorum: &Quorum, blank: bool, decided_upto: Slot) -> Option<(Record, Ballot)> {
+    /// What the answers so far allow, if anything.
+    fn regained(&self, me: NodeId, quorum: &Quorum, blank: bool, decided_upto: Slot) -> Option<Regain> {
         let voters = quorum.voters();
         let incarnation = self.incarnation;
         let answers: Option<Vec<(NodeId, Answer)>> = (voters.iter().filter(|voter| **voter != me))
@@ -99,21 +112,24 @@ impl Franchise {
             .collect();
         if self.genesis.contains(&(me, incarnation)) {
             let genesis = self.genesis.clone();
-            return Some((Record::VoteRegained { incarnation, genesis }, Ballot::ZERO));
+            return Some(Regain::Vote(Record::VoteRegained { incarnation, genesis }, Ballot::ZERO));
         }
         let answers = answers?;
         let founder = voters.first() == Some(&me);
         if founder && blank && answers.iter().all(|(_, answer)| answer.blank && !answer.votes) {
             let mut genesis: Vec<_> = answers.iter().map(|(node, answer)| (*node, answer.incarnation)).collect();
+            if genesis != self.blank_before {
+                return Some(Regain::AskAgain(genesis));
+            }
             genesis.push((me, incarnation));
             genesis.sort_unstable();
-            return Some((Record::VoteRegained { incarnation, genesis }, Ballot::ZERO));
+            return Some(Regain::Vote(Record::VoteRegained { incarnation, genesis }, Ballot::ZERO));
         }
         let promised = answers.iter().map(|(_, answer)| answer.promised).max()?;
         let accepted_upto = answers.iter().map(|(_, answer)| answer.accepted_upto).max()?;
         let known = decided_upto >= accepted_upto || quorum.overlaps_without_one();
         let covered = known && answers.iter().all(|(_, answer)| answer.votes);
-        covered.then(|| (Record::VoteRegained { incarnation, genesis: Vec::new() }, promised))
+        covered.then(|| Regain::Vote(Record::VoteRegained { incarnation, genesis: Vec::new() }, promised))
     }
 }
 
@@ -198,7 +214,11 @@ impl Engine {
         }
         let (me, blank) = (self.config.node, self.is_blank());
         let regained = self.franchise.regained(me, &self.quorum, blank, self.log.decided_upto());
-        let Some((record, promised)) = regained else { return };
+        let (record, promised) = match regained {
+            Some(Regain::Vote(record, promised)) => (record, promised),
+            Some(Regain::AskAgain(blank)) => return self.ask_again_in_a_new_life(blank),
+            None => return,
+        };
         if promised > self.acceptor.promised {
             self.adopt(promised);
         }
@@ -207,6 +227,19 @@ impl Engine {
             self.franchise.regaining = Some(genesis);
             self.disk.when_durable(Due::VoteRegained { incarnation });
         }
+    }
+
+    /// Rule V4: answers came one by one, and may never have been true at the same time. A new life, of a founder that is
+    /// as blank as the last, tells the answers to this asking from all earlier ones.
+    fn ask_again_in_a_new_life(&mut self, blank: Vec<(NodeId, Incarnation)>) {
+        // The first one was random, and so is the next after it.
+        let incarnation = Incarnation(self.franchise.incarnation.0.wrapping_add(1));
+        self.franchise.incarnation = incarnation;
+        self.franchise.born = false;
+        self.franchise.blank_before = blank;
+        self.franchise.answers.clear();
+        self.disk.record(Record::MemoryBegan(incarnation));
+        self.disk.when_durable(Due::Born);
     }
 
     pub(crate) fn on_vote_regained(&mut self, incarnation: Incarnation) {

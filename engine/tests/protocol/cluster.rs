@@ -255,7 +255,7 @@ impl Cluster {
         assert!(self.persist_if_any(id), "n{id} has nothing to persist");
     }
 
-    fn persist_if_any(&mut self, id: u16) -> bool {
+    pub(crate) fn persist_if_any(&mut self, id: u16) -> bool {
         let disk = self.node(id);
         let Some((last, _)) = disk.unpersisted.last() else { return false };
         let last = *last;
@@ -319,8 +319,6 @@ impl Cluster {
         starting.runs += 1;
         let seed = starting.runs * 100 + u64::from(id);
         starting.engine = Some(Engine::new(now, starting.config.clone(), recovered(&starting.durable), seed));
-        let life = self.engine(id).status().incarnation;
-        self.names.note(id, life);
         self.step(id, Event::Ticked);
         for other in self.ids() {
             if other != id {
@@ -362,6 +360,8 @@ impl Cluster {
         let Some(engine) = &mut self.node(id).engine else { return };
         let mut actions = Actions::new();
         engine.step(now, event, &mut actions);
+        let life = engine.status().incarnation;
+        self.names.note(id, life);
         self.write(&title);
         for action in actions.drain() {
             let line = self.names.action(&action);
