@@ -188,6 +188,10 @@ impl Overview {
 
     fn problems(&self) -> Vec<String> {
         let mut problems = Vec::new();
+        let awaited = self.awaited_at_first_start();
+        if !awaited.is_empty() {
+            problems.push(format!("the first start needs every node once: {}", awaited.join(", ")));
+        }
         for node in &self.nodes {
             let name = node.name();
             let status = match &node.report.status {
@@ -200,7 +204,7 @@ impl Overview {
             if status.role == "halted" {
                 problems.push(format!("{name} has halted: see its log"));
             }
-            if !status.votes {
+            if !status.votes && awaited.is_empty() {
                 problems.push(format!("{name} has no vote until it has caught up"));
             }
             if status.catching_up {
@@ -217,6 +221,15 @@ impl Overview {
             }
         }
         problems
+    }
+
+    /// The nodes that keep a cluster which has never decided anything from its first start.
+    fn awaited_at_first_start(&self) -> Vec<String> {
+        let is_new = |status: &NodeStatus| !status.votes && status.decided_upto == 0 && status.damage.is_empty();
+        if !self.reached().all(is_new) || self.reached().next().is_none() {
+            return Vec::new();
+        }
+        self.nodes.iter().filter(|node| node.report.status.is_err()).map(Node::who).collect()
     }
 
     fn json(&self) -> serde_json::Value {
@@ -374,6 +387,18 @@ mod tests {
         let mut unnamed = overview(vec![Ok(slave("n1")), unreachable()]);
         unnamed.nodes[1].name = None;
         assert!(unnamed.verdict()[0].starts_with("master: none"), "the silent endpoint may be n9's");
+    }
+
+    #[test]
+    fn a_first_start_says_which_nodes_it_waits_for() {
+        let new = |name| NodeStatus { votes: false, master: None, ..status(name, 0) };
+        let problems = overview(vec![Ok(new("n1")), Ok(new("n2")), unreachable()]).problems();
+        assert_eq!(problems[0], "the first start needs every node once: n3 (127.0.0.1:4020)");
+        assert_eq!(problems.len(), 2, "{problems:?}");
+        let complete = overview(vec![Ok(new("n1")), Ok(new("n2"))]).problems();
+        assert_eq!(complete, ["n1 has no vote until it has caught up", "n2 has no vote until it has caught up"]);
+        let wiped = overview(vec![Ok(new("n1")), Ok(status("n2", 5)), unreachable()]).problems();
+        assert_eq!(wiped[0], "n1 has no vote until it has caught up");
     }
 
     #[test]
