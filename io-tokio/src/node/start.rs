@@ -17,6 +17,7 @@ use super::handle::{Ask, NodeHandle, Shared, UpdateRefused};
 use super::home::Home;
 use super::options::NodeOptions;
 use super::serving::Serving;
+use super::standing::Standing;
 use crate::clock::{BootClock, Clock};
 use crate::disk::RealDisk;
 use crate::identity::Identity;
@@ -86,6 +87,7 @@ impl RunningNode {
         let (asks_sender, asks) = mpsc::channel(ASKS_MAX);
         let shared = Arc::new(share(&options, clock.clone(), store_reader, asks_sender, applied));
         let engine = Engine::new(clock.now(), engine_config(&options), files.recovered, seed);
+        let standing = Standing::at_start(&engine, !files.damage.is_empty());
         let driver = Driver {
             engine,
             shared: shared.clone(),
@@ -96,6 +98,7 @@ impl RunningNode {
             reports,
             lease: options.lease,
             damage: files.damage,
+            standing,
             waiting: Waiting::default(),
             actions: Actions::new(),
         };
@@ -110,6 +113,7 @@ impl RunningNode {
         };
         let service = tokio::spawn(service::serve(clients, handle.clone(), service_options, stop));
         tracing::info!(
+            version = env!("CARGO_PKG_VERSION"),
             node = options.name,
             cluster = options.cluster_id,
             clients = options.client_listen,
