@@ -239,7 +239,15 @@ async fn test_and_set(client: &Client, args: &TestAndSetArgs, printer: &mut Prin
         (Output::Text, Some(before)) => printer.value(before),
         (Output::Text, None) => (),
     }
-    Ok(if done { ExitCode::Ok } else { ExitCode::AssertionFailed })
+    if done {
+        return Ok(ExitCode::Ok);
+    }
+    let why = match (&before, &expected) {
+        (None, _) => "there is no such key",
+        (Some(_), None) => "the key is there already",
+        (Some(_), Some(_)) => "the key has another value",
+    };
+    Err(Failure::new(ExitCode::AssertionFailed, format!("{why}: nothing was changed")))
 }
 
 async fn range(client: &Client, args: &RangeArgs, printer: &mut Printer<'_>) -> Result<(), Failure> {
