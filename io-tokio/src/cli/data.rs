@@ -200,9 +200,10 @@ pub(crate) async fn run(
             printer.answer(&deleted.to_string(), json!({ "deleted": deleted }));
         }
         DataCommand::Sequence { file } => {
-            let name = file.display().to_string();
-            let text = match file.as_os_str() == "-" {
-                true => read_input(std::io::stdin().lock(), "standard input")?,
+            let is_stdin = file.as_os_str() == "-";
+            let name = if is_stdin { "standard input".to_owned() } else { file.display().to_string() };
+            let text = match is_stdin {
+                true => read_input(std::io::stdin().lock(), &name)?,
                 false => {
                     let cannot = |error| Failure::new(ExitCode::Usage, format!("{name} cannot be opened: {error}"));
                     read_input(std::fs::File::open(&file).map_err(cannot)?, &name)?
