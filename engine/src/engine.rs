@@ -17,7 +17,7 @@ use crate::catch_up::CatchUp;
 use crate::config::Config;
 use crate::disk_queue::{DiskQueue, Due};
 use crate::event::Event;
-use crate::ids::{Ballot, NodeId, RequestId};
+use crate::ids::{Ballot, NodeId, RequestId, Slot};
 use crate::lease::Grant;
 use crate::log::Log;
 use crate::master::Master;
@@ -154,6 +154,21 @@ impl Engine {
             queued_requests: self.queued_requests(),
             peers: self.peer_status(),
         }
+    }
+
+    /// Whether this node's votes count.
+    pub fn votes(&self) -> bool {
+        self.franchise.votes
+    }
+
+    /// Whether this node is fetching decided slots that it missed.
+    pub fn is_catching_up(&self) -> bool {
+        self.catch_up.is_running()
+    }
+
+    /// The last slot that this node knows to be decided, like all before it.
+    pub fn decided_upto(&self) -> Slot {
+        self.log.decided_upto()
     }
 
     /// What this node is doing about mastership.

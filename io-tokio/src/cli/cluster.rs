@@ -17,8 +17,8 @@ const STATUS_WAIT_MAX: Duration = Duration::from_secs(2);
 pub(crate) enum ClusterCommand {
     /// Show every node, who is master, and whether one more node failure is survivable.
     ///
-    /// LAG counts the decided slots that a node has not applied yet. Exit code 0 when a master serves, 1 when none does,
-    /// 7 when no node can be reached.
+    /// LAG counts the decided slots that a node has not applied yet. Exit code 0 when a master serves, 1 when none of the
+    /// nodes that were reached does, 7 when no node can be reached.
     #[command(after_help = "Examples:\n  trialbay cluster status\n  trialbay cluster status -o json")]
     Status,
     /// Print the master's name.
@@ -105,6 +105,17 @@ impl Overview {
         self.reached().filter(|status| status.serving).max_by_key(|status| round(status))
     }
 
+    /// The master that others name, where it was not among those that were asked.
+    fn hearsay(&self) -> Option<String> {
+        let is_asked = |name: &str| self.nodes.iter().any(|node| node.name() == name);
+        // An endpoint without a name that was not reached may be that of any node.
+        let are_named = self.nodes.iter().all(|node| node.name() != "-");
+        self.reached().find_map(|status| {
+            let master = status.master.as_deref().filter(|master| are_named && !is_asked(master))?;
+            Some(format!("{master} (says {}), not among the endpoints", status.node))
+        })
+    }
+
     fn survivable(&self) -> bool {
         self.master().and_then(|master| master.failures_survivable).is_some_and(|failures| failures > 0)
     }
@@ -163,17 +174,24 @@ impl Overview {
     }
 
     fn verdict(&self) -> Vec<String> {
-        let mut lines = vec![match self.master() {
-            Some(master) => format!("master: {}", master.node),
-            None => "master: none; updates and consistent reads fail until there is one".to_owned(),
-        }];
-        lines.push(format!("one more node failure is survivable: {}", if self.survivable() { "yes" } else { "no" }));
+        let (master, survivable) = match (self.master(), self.hearsay(), self.reached().next()) {
+            (Some(master), _, _) => (master.node.clone(), if self.survivable() { "yes" } else { "no" }),
+            (None, Some(hearsay), _) => (hearsay, "unknown"),
+            (None, None, Some(_)) => ("none; updates and consistent reads fail until there is one".to_owned(), "no"),
+            (None, None, None) => ("unknown; no node could be reached".to_owned(), "unknown"),
+        };
+        let mut lines = vec![format!("master: {master}")];
+        lines.push(format!("one more node failure is survivable: {survivable}"));
         lines.extend(self.problems().into_iter().map(|problem| format!("problem: {problem}")));
         lines
     }
 
     fn problems(&self) -> Vec<String> {
         let mut problems = Vec::new();
+        let awaited = self.awaited_at_first_start();
+        if !awaited.is_empty() {
+            problems.push(format!("the first start needs every node once: {}", awaited.join(", ")));
+        }
         for node in &self.nodes {
             let name = node.name();
             let status = match &node.report.status {
@@ -186,7 +204,7 @@ impl Overview {
             if status.role == "halted" {
                 problems.push(format!("{name} has halted: see its log"));
             }
-            if !status.votes {
+            if !status.votes && awaited.is_empty() {
                 problems.push(format!("{name} has no vote until it has caught up"));
             }
             if status.catching_up {
@@ -203,6 +221,15 @@ impl Overview {
             }
         }
         problems
+    }
+
+    /// The nodes that keep a cluster which has never decided anything from its first start.
+    fn awaited_at_first_start(&self) -> Vec<String> {
+        let is_new = |status: &NodeStatus| !status.votes && status.decided_upto == 0 && status.damage.is_empty();
+        if !self.reached().all(is_new) || self.reached().next().is_none() {
+            return Vec::new();
+        }
+        self.nodes.iter().filter(|node| node.report.status.is_err()).map(Node::who).collect()
     }
 
     fn json(&self) -> serde_json::Value {
@@ -343,7 +370,35 @@ mod tests {
         assert_eq!(leaderless.exit(), ExitCode::Other);
         assert!(leaderless.text().contains("master: none"));
         assert!(leaderless.text().contains("survivable: no"));
-        assert_eq!(overview(vec![unreachable(), unreachable()]).exit(), ExitCode::Unreachable);
+        let silent = overview(vec![unreachable(), unreachable()]);
+        assert_eq!(silent.exit(), ExitCode::Unreachable);
+        assert!(silent.text().contains("master: unknown") && silent.text().contains("survivable: unknown"));
+    }
+
+    #[test]
+    fn a_master_that_was_not_asked_is_named_by_those_that_know_it() {
+        let slave = |name| NodeStatus { master: Some("n9".to_owned()), ..status(name, 3) };
+        let partial = overview(vec![Ok(slave("n1")), Ok(slave("n2"))]);
+        assert_eq!(partial.exit(), ExitCode::Other);
+        let verdict = partial.verdict();
+        assert_eq!(verdict[0], "master: n9 (says n1), not among the endpoints");
+        assert_eq!(verdict[1], "one more node failure is survivable: unknown");
+
+        let mut unnamed = overview(vec![Ok(slave("n1")), unreachable()]);
+        unnamed.nodes[1].name = None;
+        assert!(unnamed.verdict()[0].starts_with("master: none"), "the silent endpoint may be n9's");
+    }
+
+    #[test]
+    fn a_first_start_says_which_nodes_it_waits_for() {
+        let new = |name| NodeStatus { votes: false, master: None, ..status(name, 0) };
+        let problems = overview(vec![Ok(new("n1")), Ok(new("n2")), unreachable()]).problems();
+        assert_eq!(problems[0], "the first start needs every node once: n3 (127.0.0.1:4020)");
+        assert_eq!(problems.len(), 2, "{problems:?}");
+        let complete = overview(vec![Ok(new("n1")), Ok(new("n2"))]).problems();
+        assert_eq!(complete, ["n1 has no vote until it has caught up", "n2 has no vote until it has caught up"]);
+        let wiped = overview(vec![Ok(new("n1")), Ok(status("n2", 5)), unreachable()]).problems();
+        assert_eq!(wiped[0], "n1 has no vote until it has caught up");
     }
 
     #[test]

@@ -1,7 +1,7 @@
 //! The commands on keys and values.
 
 use std::ffi::{OsStr, OsString};
-use std::io::Write as _;
+use std::io::{IsTerminal as _, Write as _};
 use std::path::PathBuf;
 
 use bytes::Bytes;
@@ -19,8 +19,10 @@ use crate::consistency::Consistency;
 pub(crate) enum DataCommand {
     /// Print the value of a key.
     ///
-    /// Exit code 3 when there is no such key.
-    #[command(after_help = "Examples:\n  trialbay get hello\n  trialbay get hello --consistency none -o json")]
+    /// On a terminal a newline follows it; into a pipe or a file go its very bytes and nothing else. Exit code 3 when there is no such key.
+    #[command(
+        after_help = "Examples:\n  trialbay get hello\n  trialbay get hello --consistency none -o json\n  trialbay get photo > photo.jpg"
+    )]
     Get {
         /// The key.
         key: OsString,
@@ -56,7 +58,8 @@ pub(crate) enum DataCommand {
     },
     /// Set or delete a key only if it has the expected value.
     ///
-    /// Prints the value before, if there was one. Exit code 4 when it was not the expected one: nothing was changed.
+    /// Prints the value before, if there was one, as `get` does. Exit code 4 when it was not the expected one: nothing was
+    /// changed.
     #[command(after_help = "Examples:\n  trialbay test-and-set lock --absent --wanted me\n  \
                             trialbay test-and-set lock --expected me --delete")]
     TestAndSet(TestAndSetArgs),
@@ -164,7 +167,7 @@ pub(crate) async fn run(
 ) -> Result<ExitCode, Failure> {
     let client = global.client(environment)?;
     let form = global.form();
-    let mut printer = Printer { output: global.output, form, out };
+    let mut printer = Printer { output: global.output, form, is_terminal: std::io::stdout().is_terminal(), out };
     match command {
         DataCommand::Get { key, read } => {
             let value = client.get_with(form.read(&key)?, read.consistency).await?;
@@ -197,9 +200,10 @@ pub(crate) async fn run(
             printer.answer(&deleted.to_string(), json!({ "deleted": deleted }));
         }
         DataCommand::Sequence { file } => {
-            let name = file.display().to_string();
-            let text = match file.as_os_str() == "-" {
-                true => read_input(std::io::stdin().lock(), "standard input")?,
+            let is_stdin = file.as_os_str() == "-";
+            let name = if is_stdin { "standard input".to_owned() } else { file.display().to_string() };
+            let text = match is_stdin {
+                true => read_input(std::io::stdin().lock(), &name)?,
                 false => {
                     let cannot = |error| Failure::new(ExitCode::Usage, format!("{name} cannot be opened: {error}"));
                     read_input(std::fs::File::open(&file).map_err(cannot)?, &name)?
@@ -236,7 +240,15 @@ async fn test_and_set(client: &Client, args: &TestAndSetArgs, printer: &mut Prin
         (Output::Text, Some(before)) => printer.value(before),
         (Output::Text, None) => (),
     }
-    Ok(if done { ExitCode::Ok } else { ExitCode::AssertionFailed })
+    if done {
+        return Ok(ExitCode::Ok);
+    }
+    let why = match (&before, &expected) {
+        (None, _) => "there is no such key",
+        (Some(_), None) => "the key is there already",
+        (Some(_), Some(_)) => "the key has another value",
+    };
+    Err(Failure::new(ExitCode::AssertionFailed, format!("{why}: nothing was changed")))
 }
 
 async fn range(client: &Client, args: &RangeArgs, printer: &mut Printer<'_>) -> Result<(), Failure> {
@@ -266,18 +278,21 @@ async fn range(client: &Client, args: &RangeArgs, printer: &mut Printer<'_>) -> 
 struct Printer<'a> {
     output: Output,
     form: Form,
+    is_terminal: bool,
     out: &'a mut Vec<u8>,
 }
 
 impl Printer<'_> {
-    /// One value: in text its very bytes, so that it can be piped on.
+    /// One value: in text its very bytes, so that it can be piped on; a terminal gets its line ended.
     fn value(&mut self, value: &[u8]) {
         match (self.output, self.form) {
             (Output::Json, form) => self.json(&json!({ "value": form.json(value) })),
             (Output::Text, Form::Hex) => self.line(&self.form.show(value)),
             (Output::Text, Form::Plain) => {
                 self.out.extend_from_slice(value);
-                self.out.push(b'\n');
+                if self.is_terminal {
+                    self.out.push(b'\n');
+                }
             }
         }
     }
@@ -343,14 +358,17 @@ mod tests {
 
     fn printed(output: Output, form: Form, print: impl FnOnce(&mut Printer<'_>)) -> Vec<u8> {
         let mut out = Vec::new();
-        print(&mut Printer { output, form, out: &mut out });
+        print(&mut Printer { output, form, is_terminal: false, out: &mut out });
         out
     }
 
     #[test]
     fn a_value_is_printed_as_its_very_bytes_unless_asked_otherwise() {
         let value = b"\x00\xff\n";
-        assert_eq!(printed(Output::Text, Form::Plain, |p| p.value(value)), b"\x00\xff\n\n");
+        assert_eq!(printed(Output::Text, Form::Plain, |p| p.value(value)), value);
+        let mut out = Vec::new();
+        Printer { output: Output::Text, form: Form::Plain, is_terminal: true, out: &mut out }.value(value);
+        assert_eq!(out, b"\x00\xff\n\n");
         assert_eq!(printed(Output::Text, Form::Hex, |p| p.value(value)), b"00ff0a\n");
         assert_eq!(printed(Output::Json, Form::Plain, |p| p.value(value)), b"{\"value\":{\"hex\":\"00ff0a\"}}\n");
         assert_eq!(printed(Output::Json, Form::Plain, |p| p.value(b"a")), b"{\"value\":\"a\"}\n");

@@ -35,12 +35,20 @@ pub(crate) fn parse(file: &[u8], form: Form) -> Result<Vec<Update>, String> {
     })?;
     if text.trim_start().starts_with(['[', '{']) {
         let updates: Vec<JsonUpdate> = serde_json::from_str(text).map_err(|error| error.to_string())?;
-        return Ok(updates.into_iter().map(Update::from).collect());
+        return not_empty(updates.into_iter().map(Update::from).collect());
     }
     let mut updates = Vec::new();
     for (index, line) in text.lines().enumerate() {
         let update = words(line).and_then(|words| update(&words, form));
         updates.extend(update.map_err(|why| format!("line {}: {why}", index + 1))?);
+    }
+    not_empty(updates)
+}
+
+/// Refuses what would succeed without doing anything: mostly whatever should have written the updates has failed.
+fn not_empty(updates: Vec<Update>) -> Result<Vec<Update>, String> {
+    if updates.is_empty() {
+        return Err("there is no update in it: write at least one, as in `set KEY VALUE`".to_owned());
     }
     Ok(updates)
 }
@@ -276,9 +284,10 @@ mod tests {
     }
 
     #[test]
-    fn an_empty_file_is_an_empty_sequence() {
-        assert_eq!(parse(b"\n # nothing\n", Form::Plain), Ok(Vec::new()));
-        assert_eq!(parse(b"[]", Form::Plain), Ok(Vec::new()));
+    fn a_file_without_an_update_is_refused() {
+        for empty in ["", "\n # nothing\n", "[]"] {
+            assert!(parse(empty.as_bytes(), Form::Plain).unwrap_err().contains("no update in it"), "{empty:?}");
+        }
     }
 
     #[test]

@@ -15,6 +15,7 @@ use trialbay_engine::{
 };
 
 use super::handle::{Ask, NodeStatus, PeerView, Shared, UpdateRefused};
+use super::standing::Standing;
 use crate::peer::{PeerEvent, PeerNetwork};
 use crate::store::{Decided, Job, NotTaken, StoreWriter};
 use crate::tlog::{LogReader, LogWriter};
@@ -58,6 +59,7 @@ pub(super) struct Driver {
     pub(super) lease: Duration,
     /// What is wrong with the node's files, in words.
     pub(super) damage: Vec<String>,
+    pub(super) standing: Standing,
     pub(super) waiting: Waiting,
     pub(super) actions: Actions,
 }
@@ -138,6 +140,7 @@ impl Driver {
         }
         // What is published ends (or begins) here before anybody can hear of it from this node.
         self.publish();
+        self.standing.follow(&self.engine);
         let mut actions = std::mem::take(&mut self.actions);
         let halted = actions.drain().fold(None, |halted, action| halted.or(self.perform(action)));
         self.actions = actions;

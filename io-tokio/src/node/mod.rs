@@ -12,6 +12,7 @@ pub mod handle;
 pub mod home;
 mod options;
 pub(crate) mod serving;
+mod standing;
 mod start;
 
 pub use error::NodeError;

@@ -17,6 +17,7 @@ use super::handle::{Ask, NodeHandle, Shared, UpdateRefused};
 use super::home::{self, Home};
 use super::options::NodeOptions;
 use super::serving::Serving;
+use super::standing::Standing;
 use crate::clock::{BootClock, Clock};
 use crate::disk::RealDisk;
 use crate::identity::Identity;
@@ -88,6 +89,7 @@ impl RunningNode {
         let shared = Arc::new(share(&options, clock.clone(), store_reader, asks_sender, applied));
         let mut engine = Engine::new(clock.now(), engine_config(&options), files.recovered, seed);
         respect_earlier_leases(&mut engine, &files.home, &engine_config(&options))?;
+        let standing = Standing::at_start(&engine, !files.damage.is_empty());
         let driver = Driver {
             engine,
             shared: shared.clone(),
@@ -98,6 +100,7 @@ impl RunningNode {
             reports,
             lease: options.lease,
             damage: files.damage,
+            standing,
             waiting: Waiting::default(),
             actions: Actions::new(),
         };
@@ -112,6 +115,7 @@ impl RunningNode {
         };
         let service = tokio::spawn(service::serve(clients, handle.clone(), service_options, stop));
         tracing::info!(
+            version = env!("CARGO_PKG_VERSION"),
             node = options.name,
             cluster = options.cluster_id,
             clients = options.client_listen,

@@ -36,6 +36,9 @@ const CONNECTIONS_MIN: usize = 200;
 /// So many refused clients at a time are told why; further ones are closed without a word.
 const REFUSALS_MAX: usize = 32;
 
+/// The first this many refused clients are logged one by one, then only every so many.
+const REFUSALS_LOGGED: u64 = 10;
+
 /// How long to leave the listener alone after it failed; mostly there are no file descriptors left.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
@@ -92,6 +95,7 @@ pub async fn serve<L: Listener>(
     let refusals = Arc::new(Semaphore::new(REFUSALS_MAX));
     let mut connections = JoinSet::new();
     let mut failed = false;
+    let mut refused: u64 = 0;
     loop {
         let accepted = tokio::select! {
             biased;
@@ -125,8 +129,13 @@ pub async fn serve<L: Listener>(
                 let end = connection::run(stream, context, stopped(stop)).await;
                 tracing::debug!(%from, %end, "a connection ended");
             });
-        } else if let Ok(refusal) = Arc::clone(&refusals).try_acquire_owned() {
-            tracing::warn!(%from, connections_max, "too many clients");
+            continue;
+        }
+        refused += 1;
+        if refused <= REFUSALS_LOGGED || refused.is_multiple_of(1_000) {
+            tracing::warn!(%from, connections_max, refused, "too many clients");
+        }
+        if let Ok(refusal) = Arc::clone(&refusals).try_acquire_owned() {
             connections.spawn(async move {
                 let _refusal = refusal;
                 connection::refuse(stream, &Reply::error(code::MAX_CONNECTIONS, "too many clients")).await;

@@ -47,7 +47,7 @@ fn dev_runs_a_cluster_that_survives_its_master_until_it_is_interrupted() {
         let mut dev = Dev::start();
         until("dev is ready", async || dev.log().contains("ready after").then_some(())).await;
         assert_eq!(dev.cli(&["set", "hello", "world"]).await.code, Some(0));
-        assert_eq!(dev.cli(&["get", "hello"]).await.text(), "world\n");
+        assert_eq!(dev.cli(&["get", "hello"]).await.text(), "world");
 
         // The line to copy, as `dev` prints it.
         let log = dev.log();
@@ -57,7 +57,7 @@ fn dev_runs_a_cluster_that_survives_its_master_until_it_is_interrupted() {
         kill_process(Pid::from_raw(master).unwrap(), Signal::KILL).unwrap();
         until("writes resume", async || (dev.cli(&["set", "hello", "again"]).await.code == Some(0)).then_some(()))
             .await;
-        assert_eq!(dev.cli(&["get", "hello"]).await.text(), "again\n");
+        assert_eq!(dev.cli(&["get", "hello"]).await.text(), "again");
         until("the master is started again, and one more failure is survivable", async || {
             let status = dev.cli(&["cluster", "status", "-o", "json"]).await.json();
             (dev.pids().len() == 4 && status["one_more_failure_survivable"] == true).then_some(())

@@ -95,7 +95,10 @@ pub(crate) async fn run(args: DevArgs, global: &Global, environment: Environment
     }
     match given_up {
         Some(exit) if !signals.received => Err(Failure::new(exit, "no node is left: see what they said above")),
-        _ => Ok(ExitCode::Ok),
+        _ => {
+            say("stopped");
+            Ok(ExitCode::Ok)
+        }
     }
 }
 
@@ -239,12 +242,22 @@ async fn announce_master(config: &Config, hint: &str) {
     };
     let seconds = started.elapsed().as_secs_f64();
     let name = &master.node;
+    let after_kill = after_kill(config.nodes.len());
     say(&format!(
         "ready after {seconds:.1} s: {name} is master. From another terminal:\n  \
          {hint} set hello world\n  {hint} get hello\n  {hint} cluster status\n  \
-         kill -9 {:<8} # {name}: writes resume without it, and it is started again\nCtrl-C stops the cluster.",
+         kill -9 {:<8} # {name}: {after_kill}\nCtrl-C stops the cluster.",
         master.pid,
     ));
+}
+
+/// What becomes of a cluster whose master is killed.
+fn after_kill(nodes: usize) -> &'static str {
+    match nodes {
+        // Without one of so few there is no majority.
+        ..=2 => "it is started again, and writes resume then",
+        _ => "writes resume without it, and it is started again",
+    }
 }
 
 /// How to call this program for this cluster.
@@ -296,6 +309,12 @@ mod tests {
         assert_eq!(Config::load(&dir.path().join("trialbay.toml")), Ok(config));
         let wrong = written("trialbay dev --set lease_ms=1", dir.path(), &[]).unwrap_err();
         assert_eq!(wrong.exit, ExitCode::BadConfig);
+    }
+
+    #[test]
+    fn only_a_cluster_that_survives_a_failure_is_said_to_go_on_without_a_node() {
+        let goes_on: Vec<usize> = (1..=7).filter(|nodes| after_kill(*nodes).contains("without it")).collect();
+        assert_eq!(goes_on, [3, 4, 5, 6, 7]);
     }
 
     #[test]
