@@ -4,6 +4,7 @@ use alloc::vec::Vec;
 use core::time::Duration;
 
 use crate::ids::NodeId;
+use crate::lease;
 
 /// A node's view of its cluster, and its limits.
 #[derive(Clone, Debug)]
@@ -18,6 +19,13 @@ pub struct Config {
     pub clock_drift_ppm: u32,
     /// What is bounded, and by how much.
     pub limits: Limits,
+}
+
+impl Config {
+    /// How long a node with this configuration waits after a start before it promises anything (rule L4).
+    pub fn restart_wait(&self) -> Duration {
+        lease::restart_wait(self.lease, self.clock_drift_ppm)
+    }
 }
 
 /// Bounds on what an engine holds and sends. Bytes count values only.

@@ -18,7 +18,7 @@ use crate::config::Config;
 use crate::disk_queue::{DiskQueue, Due};
 use crate::event::Event;
 use crate::ids::{Ballot, NodeId, RequestId};
-use crate::lease::{self, Grant};
+use crate::lease::Grant;
 use crate::log::Log;
 use crate::master::Master;
 use crate::message::Message;
@@ -79,7 +79,7 @@ impl Engine {
         let mut rng = ChaCha8Rng::seed_from_u64(seed);
         // A node that is its own only voter has granted nothing to others.
         let alone = quorum.voters().len() == 1;
-        let wait = if alone { Duration::ZERO } else { lease::restart_wait(config.lease, config.clock_drift_ppm) };
+        let wait = if alone { Duration::ZERO } else { config.restart_wait() };
         let log = Log::new(&recovered);
         let mut disk = DiskQueue::new(recovered.decided_upto);
         let franchise = Franchise::new(&recovered, &mut rng, &mut disk);
@@ -105,6 +105,12 @@ impl Engine {
         engine.wait_for_master();
         engine.timers.set(Timer::Recall, now);
         engine
+    }
+
+    /// Promises nothing for this long from now: for a node whose earlier run was configured with a longer lease (rule L4).
+    pub fn wait_at_least(&mut self, wait: Duration) {
+        self.grant.nobody_before(self.now + wait);
+        self.wait_for_master();
     }
 
     /// Advances the node by exactly one event. Never fails, never blocks, never reads a clock.

@@ -27,6 +27,11 @@ impl Grant {
         Self { nobody_before: now + wait, to: None, until: now }
     }
 
+    /// An earlier run may have granted for longer than this one would.
+    pub(crate) fn nobody_before(&mut self, until: Instant) {
+        self.nobody_before = self.nobody_before.max(until);
+    }
+
     pub(crate) fn give(&mut self, to: NodeId, until: Instant) {
         // Never shortened: not by a heartbeat that comes late, nor by a new master, whose quorum of promises has ended the
         // old one's lease (rule L3).
@@ -110,6 +115,15 @@ mod tests {
         grant.end(Instant(20));
         assert!(grant.forbids(A, Instant(99)) && grant.forbids(B, Instant(99)));
         assert_eq!(grant.until(), Instant(100));
+    }
+
+    #[test]
+    fn a_longer_lease_of_an_earlier_run_lengthens_the_wait_and_a_shorter_one_does_not() {
+        let mut grant = Grant::after_restart(Instant(10), Duration::from_nanos(90));
+        grant.nobody_before(Instant(50));
+        assert_eq!(grant.until(), Instant(100));
+        grant.nobody_before(Instant(200));
+        assert!(grant.forbids(A, Instant(199)) && !grant.forbids(A, Instant(200)));
     }
 
     #[test]

@@ -13,6 +13,7 @@ use crate::identity::Identity;
 use std::fs::{DirBuilder, File, OpenOptions};
 use std::io::{self, Read as _, Write as _};
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use rustix::fs::FlockOperation;
 use rustix::io::Errno;
@@ -23,6 +24,10 @@ use trialbay_engine::NodeId;
 const FORMAT: u32 = 1;
 /// An identity file is far smaller. What is larger is something else.
 const IDENTITY_LEN_MAX: u64 = 64 << 10;
+/// How long the next run waits because of what this one grants, in milliseconds.
+const LEASE: &str = "LEASE";
+/// No configuration makes a node wait longer: twice the longest lease. What stands for a number that cannot be read.
+const RESTART_WAIT_MS_MAX: u64 = 120_000;
 const CHECKSUM_KEY: &str = "crc32c = ";
 
 /// Why a directory cannot be this node's home.
@@ -92,6 +97,15 @@ pub enum HomeError {
     },
 }
 
+/// Makes durable how long the next run on this home has to wait before it promises anything.
+///
+/// # Errors
+/// When it cannot be written.
+pub fn note_restart_wait(home: &Path, wait: Duration) -> Result<(), HomeError> {
+    let millis = wait.as_millis() + u128::from(wait.subsec_nanos() % 1_000_000 > 0);
+    replace(&home.join(LEASE), &format!("{millis}\n"))
+}
+
 fn holder(pid: &Option<u32>) -> String {
     pid.map(|pid| format!(" (process {pid})")).unwrap_or_default()
 }
@@ -133,6 +147,25 @@ impl Home {
     /// Where the transaction logs are.
     pub fn tlog_dir(&self) -> PathBuf {
         self.path.join("tlogs")
+    }
+
+    /// How long a run of this node may have to wait because of what an earlier one granted; `None` in a new home.
+    ///
+    /// # Errors
+    /// When the file cannot be read.
+    pub fn restart_wait(&self) -> Result<Option<Duration>, HomeError> {
+        let path = self.path.join(LEASE);
+        match std::fs::read_to_string(&path) {
+            Ok(text) => {
+                let millis = text.trim().parse().ok().filter(|millis| *millis <= RESTART_WAIT_MS_MAX);
+                Ok(Some(Duration::from_millis(millis.unwrap_or(RESTART_WAIT_MS_MAX))))
+            }
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+            Err(error) if error.kind() == io::ErrorKind::InvalidData => {
+                Ok(Some(Duration::from_millis(RESTART_WAIT_MS_MAX)))
+            }
+            Err(error) => Err(failed("read", &path)(error)),
+        }
     }
 
     fn check_identity(&self, ours: &Identity) -> Result<(), HomeError> {
@@ -367,6 +400,19 @@ mod tests {
         for name in ["n1", "", "two\nlines", "crc32c = \"00000000\"\n", "\u{0}\u{7f}ü\\\"'''"] {
             let identity = Identity { name: name.into(), cluster_id: name.into(), node: NodeId(u16::MAX) };
             assert_eq!(decode(encode(&identity).as_bytes()).ok(), Some(identity));
+        }
+    }
+
+    #[test]
+    fn a_restart_wait_is_kept_and_one_that_cannot_be_read_is_the_longest() {
+        let temp = temp();
+        let home = Home::open(temp.path(), &identity()).unwrap();
+        assert_eq!(home.restart_wait().unwrap(), None);
+        note_restart_wait(temp.path(), Duration::from_micros(816_100)).unwrap();
+        assert_eq!(home.restart_wait().unwrap(), Some(Duration::from_millis(817)), "rounded up");
+        for damaged in ["", "x", "-1", "99999999999999999999", "120001"] {
+            std::fs::write(temp.path().join(LEASE), damaged).unwrap();
+            assert_eq!(home.restart_wait().unwrap(), Some(Duration::from_millis(RESTART_WAIT_MS_MAX)), "{damaged:?}");
         }
     }
 

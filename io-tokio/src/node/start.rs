@@ -14,13 +14,14 @@ use trialbay_engine::{Actions, Config, Engine, HistoryHash, Limits, Recovered, S
 use super::driver::{Driver, Ended, Inboxes, Reply, StorageEvent, Waiting};
 use super::error::NodeError;
 use super::handle::{Ask, NodeHandle, Shared, UpdateRefused};
-use super::home::Home;
+use super::home::{self, Home};
 use super::options::NodeOptions;
 use super::serving::Serving;
 use crate::clock::{BootClock, Clock};
 use crate::disk::RealDisk;
 use crate::identity::Identity;
 use crate::net::RealNetwork;
+use crate::peer::handshake::Terms;
 use crate::peer::{PeerLimits, PeerNetwork, PeerOptions, PeerTiming};
 use crate::service::{self, ServiceOptions};
 use crate::store::{self, Applied, CommitPolicy, Decided, Store, StoreError, StoreReader, StoreWriter, WriterLimits};
@@ -85,7 +86,8 @@ impl RunningNode {
 
         let (asks_sender, asks) = mpsc::channel(ASKS_MAX);
         let shared = Arc::new(share(&options, clock.clone(), store_reader, asks_sender, applied));
-        let engine = Engine::new(clock.now(), engine_config(&options), files.recovered, seed);
+        let mut engine = Engine::new(clock.now(), engine_config(&options), files.recovered, seed);
+        respect_earlier_leases(&mut engine, &files.home, &engine_config(&options))?;
         let driver = Driver {
             engine,
             shared: shared.clone(),
@@ -172,6 +174,29 @@ impl RunningNode {
             Err(panic) => Err(NodeError::StorageFailed { why: panic.to_string() }),
         }
     }
+}
+
+/// An earlier run may have granted longer leases than this one's configuration has. The home remembers the longest that
+/// may still hold.
+fn respect_earlier_leases(engine: &mut Engine, home: &Home, config: &Config) -> Result<(), NodeError> {
+    let (ours, earlier) = (config.restart_wait(), home.restart_wait()?);
+    // A home without the note is new, or of a run that gave no grants.
+    let earlier = earlier.unwrap_or_default();
+    if earlier < ours {
+        home::note_restart_wait(home.path(), ours)?;
+    } else if earlier > ours {
+        engine.wait_at_least(earlier);
+        let path = home.path().to_owned();
+        tokio::spawn(async move {
+            // Once the old grants are over only ours count. A little longer than they last, for the clocks differ.
+            tokio::time::sleep(earlier * 2).await;
+            let noted = tokio::task::spawn_blocking(move || home::note_restart_wait(&path, ours)).await;
+            if !matches!(noted, Ok(Ok(()))) {
+                tracing::warn!("the shorter lease could not be noted: the next start waits as long as this one");
+            }
+        });
+    }
+    Ok(())
 }
 
 /// Everything in a home directory, opened and brought into agreement.
@@ -309,10 +334,20 @@ fn peer_options(options: &NodeOptions, seed: u64) -> PeerOptions {
         node: options.node,
         name: options.name.clone(),
         peers: options.peers.clone(),
+        terms: terms(options),
         timing: PeerTiming::default(),
         limits: PeerLimits::default(),
         seed,
     }
+}
+
+/// What must be the same on all nodes.
+fn terms(options: &NodeOptions) -> Terms {
+    let mut voters = engine_config(options).voters;
+    voters.sort_unstable();
+    let voters = voters.iter().fold(0, |crc, voter| crc32c::crc32c_append(crc, &voter.0.to_le_bytes()));
+    let lease_ms = u32::try_from(options.lease.as_millis()).unwrap_or(u32::MAX);
+    Terms { lease_ms, clock_drift_ppm: options.clock_drift_ppm, voters }
 }
 
 fn engine_config(options: &NodeOptions) -> Config {

@@ -18,7 +18,7 @@
 //!
 //! | kind | body |
 //! |---|---|
-//! | hello | lowest and highest version spoken (`u16` each), sender and intended receiver (`u16` each), cluster id, sender's name (each `u16` length and UTF-8) |
+//! | hello | lowest and highest version spoken (`u16` each), sender and intended receiver (`u16` each), cluster id, sender's name (each `u16` length and UTF-8), the [`Terms`] (`u32` each) |
 //! | accept | the version to be spoken (`u16`): the highest that both speak |
 //! | reject | the reason (`u16` length and UTF-8) |
 
@@ -44,6 +44,20 @@ const HELLO: u8 = 1;
 const ACCEPT: u8 = 2;
 const REJECT: u8 = 3;
 
+/// What all nodes of a cluster must have in common for its promises to hold.
+///
+/// A master counts its lease by its own setting and a slave grants by its own: were they to differ, the slave could promise
+/// another master while the first still answers reads. With other voters, two majorities need not meet at all.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Terms {
+    /// The lease, in milliseconds.
+    pub lease_ms: u32,
+    /// The bound on clock rates, in millionths.
+    pub clock_drift_ppm: u32,
+    /// The CRC32C of the voters' ids, in order, two bytes each.
+    pub voters: u32,
+}
+
 /// What a node knows of itself and its cluster: what it tells, and what it holds others to.
 #[derive(Clone, Debug)]
 pub struct Identity {
@@ -57,6 +71,8 @@ pub struct Identity {
     pub peers: BTreeMap<NodeId, String>,
     /// The versions spoken; [`VERSIONS`] except in tests.
     pub versions: RangeInclusive<u16>,
+    /// What the others must have too.
+    pub terms: Terms,
 }
 
 /// What a successful handshake established.
@@ -130,6 +146,22 @@ pub enum HandshakeError {
         theirs: String,
         /// What it is called here.
         ours: String,
+        /// This node.
+        by: NodeId,
+    },
+    /// The other node has other settings, of those that must be the same everywhere.
+    #[error(
+        "{node} has another {what} than {by} ({theirs} and {ours}): all nodes need the same configuration; to change it, restart them all with the new one"
+    )]
+    OtherTerms {
+        /// The other node.
+        node: NodeId,
+        /// Which setting.
+        what: &'static str,
+        /// Its value there.
+        theirs: u32,
+        /// Its value here.
+        ours: u32,
         /// This node.
         by: NodeId,
     },
@@ -223,6 +255,7 @@ impl Identity {
             to,
             cluster_id: self.cluster_id.clone(),
             name: self.name.clone(),
+            terms: self.terms,
         }
     }
 
@@ -246,6 +279,14 @@ impl Identity {
             }
             Some(_) => {}
         }
+        let terms = [
+            ("lease_ms", theirs.terms.lease_ms, self.terms.lease_ms),
+            ("clock_drift_ppm", theirs.terms.clock_drift_ppm, self.terms.clock_drift_ppm),
+            ("set of nodes", theirs.terms.voters, self.terms.voters),
+        ];
+        if let Some((what, theirs, ours)) = terms.into_iter().find(|(_, theirs, ours)| theirs != ours) {
+            return Err(HandshakeError::OtherTerms { node, what, theirs, ours, by });
+        }
         if theirs.to != self.node {
             return Err(HandshakeError::WrongTarget { from: node, wanted: theirs.to, here: self.node });
         }
@@ -265,6 +306,7 @@ struct Hello {
     to: NodeId,
     cluster_id: String,
     name: String,
+    terms: Terms,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -307,6 +349,9 @@ impl Letter {
                 }
                 put_text(&mut body, &hello.cluster_id);
                 put_text(&mut body, &hello.name);
+                for number in [hello.terms.lease_ms, hello.terms.clock_drift_ppm, hello.terms.voters] {
+                    body.extend_from_slice(&number.to_le_bytes());
+                }
                 HELLO
             }
             Self::Accept { version } => {
@@ -336,6 +381,7 @@ impl Letter {
                 to: NodeId(body.number()?),
                 cluster_id: body.text()?,
                 name: body.text()?,
+                terms: Terms { lease_ms: body.long()?, clock_drift_ppm: body.long()?, voters: body.long()? },
             })),
             ACCEPT => Ok(Self::Accept { version: body.number()? }),
             REJECT => Ok(Self::Reject { reason: body.text()? }),
@@ -359,6 +405,12 @@ impl Fields<'_> {
         let (bytes, rest) = self.0.split_first_chunk().ok_or(HandshakeError::Malformed("a letter ends too early"))?;
         self.0 = rest;
         Ok(u16::from_le_bytes(*bytes))
+    }
+
+    fn long(&mut self) -> Result<u32, HandshakeError> {
+        let (bytes, rest) = self.0.split_first_chunk().ok_or(HandshakeError::Malformed("a letter ends too early"))?;
+        self.0 = rest;
+        Ok(u32::from_le_bytes(*bytes))
     }
 
     fn text(&mut self) -> Result<String, HandshakeError> {
@@ -424,6 +476,7 @@ mod tests {
             name: format!("n{node}"),
             peers: peers.collect(),
             versions: VERSIONS,
+            terms: Terms { lease_ms: 800, clock_drift_ppm: 10_000, voters: 7 },
         }
     }
 
@@ -458,7 +511,7 @@ mod tests {
             Letter::Reject { reason: "no".into() },
         ];
         insta::assert_snapshot!(letters.map(|letter| hex(&letter.encode())).join("\n"), @r"
-        f55442500111000100020003000400030064657602006e330bf06fca
+        f5544250011d000100020003000400030064657602006e33200300001027000007000000047428a7
         f5544250020200050079841d30
         f554425003040002006e6f9c7f0ad6
         ");
@@ -500,6 +553,20 @@ mod tests {
             assert!(matches!(error, HandshakeError::WrongCluster { .. }), "{error:?}");
             let text = error.to_string();
             assert!(text.contains("\"prod\"") && text.contains("\"dev\""), "{text}");
+        }
+    }
+
+    #[tokio::test]
+    async fn a_node_with_another_lease_drift_or_set_of_voters_is_refused_on_both_sides() {
+        let terms = identity(1).terms;
+        for (terms, what) in [
+            (Terms { lease_ms: 1_100, ..terms }, "lease_ms"),
+            (Terms { clock_drift_ppm: 1, ..terms }, "clock_drift_ppm"),
+            (Terms { voters: 8, ..terms }, "set of nodes"),
+        ] {
+            let (dialled, accepted) = meet(&Identity { terms, ..identity(1) }, 2, &identity(2)).await;
+            assert!(accepted.unwrap_err().to_string().contains(what));
+            assert!(dialled.unwrap_err().to_string().contains(what));
         }
     }
 

@@ -152,6 +152,7 @@ impl PeerNetwork {
             name: options.name,
             peers: links.iter().map(|(node, link)| (*node, link.peer.name.clone())).collect(),
             versions: VERSIONS,
+            terms: options.terms,
         };
         let (closing, closed) = watch::channel(false);
         let (timing, limits) = (options.timing, options.limits);

@@ -5,6 +5,7 @@ use std::time::Duration;
 use trialbay_engine::NodeId;
 
 use super::frame;
+use super::handshake::Terms;
 
 /// Who this node is, who the others are, and the bounds on what they may cost.
 #[derive(Clone, Debug)]
@@ -15,6 +16,8 @@ pub struct PeerOptions {
     pub node: NodeId,
     /// This node's name.
     pub name: String,
+    /// What the others must have too: a node with other terms is refused.
+    pub terms: Terms,
     /// All other voters.
     pub peers: Vec<PeerAddress>,
     /// How long things may take.

@@ -95,6 +95,7 @@ fn options(node: u16, peers: &[(u16, &str)]) -> PeerOptions {
         peers: peers.collect(),
         timing: REAL_TIME,
         limits: PeerLimits::default(),
+        terms: handshake::Terms::default(),
         seed: 1,
     }
 }
@@ -121,6 +122,7 @@ async fn introduced_as(node: u16, address: &str) -> TcpStream {
         name: format!("n{node}"),
         peers: [(NodeId(2), "n2".into())].into(),
         versions: VERSIONS,
+        terms: handshake::Terms::default(),
     };
     handshake::dial(&mut stream, &identity, NodeId(2), PATIENCE).await.expect("node 2 accepts");
     stream
@@ -257,6 +259,7 @@ fn identity_of_node_2() -> Identity {
         name: "n2".into(),
         peers: [(NodeId(1), "n1".into())].into(),
         versions: VERSIONS,
+        terms: handshake::Terms::default(),
     }
 }
 
@@ -455,6 +458,7 @@ async fn a_task_that_panics_is_reported() {
         peers: vec![PeerAddress { node: NodeId(2), name: "n2".into(), address: "127.0.0.1:1".into() }],
         timing: REAL_TIME,
         limits: PeerLimits::default(),
+        terms: handshake::Terms::default(),
         seed: 1,
     };
     let (inbox, events) = mpsc::channel(16);
