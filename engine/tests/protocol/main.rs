@@ -9,6 +9,7 @@ mod campaign;
 mod cluster;
 mod dialogues;
 mod documented;
+mod found_by_simulation;
 mod lease;
 mod master;
 mod node;

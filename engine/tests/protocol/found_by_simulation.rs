@@ -1,0 +1,132 @@
+//! What the simulator found, told again step by step: a seed's run changes with the simulator, these do not.
+
+use trialbay_engine::{
+    Action, Ballot, Event, Incarnation, Message, Offence, Recovered, Slot, message::List, value::HistoryHash,
+};
+
+use crate::node::{Node, accept, accepted, ballot, config, heartbeat, life, memory, value};
+
+/// A slave that decided two slots, and hears from node 2, its master, that five are decided which it cannot stream.
+fn behind() -> Node {
+    let mut node = Node::rested(config(3), memory(ballot(1, 2), &[value("a"), value("b")], Vec::new()));
+    let given = node.receive(
+        2,
+        Message::Heartbeat {
+            ballot: ballot(1, 2),
+            asked_at: node.now,
+            sent_upto: Slot(5),
+            stream_start: Slot(5),
+            decided_upto: Slot(5),
+            decided_hash: HistoryHash(5),
+        },
+    );
+    assert!(given.sent.iter().any(|(to, message)| to.0 == 2 && *message == Message::Fetch { from: Slot(3) }));
+    node
+}
+
+fn asks(node_asked: u16, sent: &[(trialbay_engine::NodeId, Message)]) -> bool {
+    sent.iter().any(|(to, message)| to.0 == node_asked && matches!(message, Message::Fetch { .. }))
+}
+
+fn nothing_beyond(upto: u64) -> Message {
+    Message::Fetched { first: Slot(upto + 1), entries: List(Vec::new()), decided_upto: Slot(upto) }
+}
+
+/// The last acknowledgement was lost, the window was full, and so no later value would have covered it.
+#[test]
+fn an_acknowledgement_that_was_lost_is_given_again_with_the_next_heartbeat_once_it_is_durable() {
+    let mut node = Node::rested(config(3), memory(ballot(1, 2), &[], Vec::new()));
+    node.receive(2, accept(ballot(1, 2), 1, vec![value("a")]));
+    let acknowledges =
+        |given: &crate::node::Given| given.sent.iter().any(|(_, message)| *message == accepted(ballot(1, 2), 1, 1));
+    assert!(!acknowledges(&node.receive(2, heartbeat(ballot(1, 2)))), "nothing is durable yet");
+    assert!(acknowledges(&node.persist()));
+    assert!(acknowledges(&node.receive(2, heartbeat(ballot(1, 2)))), "the master has not decided it");
+}
+
+/// A log that was trimmed after its node's start was taken for one that has nothing newer.
+#[test]
+fn a_fetch_of_an_entry_that_the_log_has_no_more_is_answered_with_gone() {
+    let mut node = Node::rested(config(3), memory(ballot(1, 2), &[value("a"), value("b")], Vec::new()));
+    let given = node.receive(3, Message::Fetch { from: Slot(1) });
+    assert!(matches!(given.others[..], [Action::ReadLog { .. }]));
+    let given = node.step(Event::LogRead { peer: trialbay_engine::NodeId(3), entries: Vec::new() });
+    assert!(matches!(given.sent[..], [(_, Message::Gone { log_start: Slot(2) })]), "{given:?}");
+}
+
+/// Of two peers the one that is ahead has no log, and the other has a log but is not ahead.
+#[test]
+fn a_head_is_asked_for_when_the_only_peer_that_is_ahead_has_no_log() {
+    let mut node = behind();
+    let given = node.receive(2, Message::Gone { log_start: Slot(5) });
+    assert!(asks(3, &given.sent), "node 3 may have it");
+    let given = node.receive(3, nothing_beyond(2));
+    assert!(matches!(given.others[..], [Action::InstallHead { from }] if from.0 == 2), "{given:?}");
+}
+
+#[test]
+fn no_peer_is_asked_twice_between_two_steps_forward() {
+    let mut node = behind();
+    assert!(asks(3, &node.receive(2, nothing_beyond(2)).sent));
+    let given = node.receive(3, nothing_beyond(2));
+    assert!(!asks(2, &given.sent) && !asks(3, &given.sent));
+    assert!(given.others.is_empty(), "nobody said that the log is gone");
+    assert!(!node.engine.status().catching_up);
+}
+
+/// It was sent to the node before its disk was lost, when it was further.
+#[test]
+fn nobody_is_blamed_for_an_answer_to_an_earlier_life() {
+    let mut node = behind();
+    let entry = crate::node::accepted_entry(4, ballot(1, 2), "d").entry;
+    let late = Message::Fetched { first: Slot(4), entries: List(vec![entry]), decided_upto: Slot(5) };
+    let given = node.receive(2, late);
+    assert_eq!(given.blamed, Vec::<(trialbay_engine::NodeId, Offence)>::new());
+    assert!(node.engine.status().catching_up, "the answer to this life is waited for");
+}
+
+/// Two nodes that were killed at a cluster's birth came back with lives that were in no genesis.
+#[test]
+fn nobody_hears_of_a_life_before_it_is_on_disk() {
+    let mut node = Node::rested(config(3), Recovered::blank());
+    let given = node.receive(2, Message::Recall { incarnation: life(2) });
+    assert!(given.sent.is_empty(), "{given:?}");
+    let given = node.persist();
+    let told = |to: u16| given.sent.iter().any(|(other, m)| other.0 == to && matches!(m, Message::Recall { .. }));
+    assert!(told(2) && told(3));
+}
+
+/// A master dropped the grants of a slave when it heard, late, of the very life that had given them.
+#[test]
+fn hearing_of_the_life_that_votes_costs_no_vote_and_hearing_of_another_does() {
+    for (heard, keeps) in [(life(2), true), (Incarnation(99), false)] {
+        let mut node = Node::master(config(3));
+        let me = node.engine.status().incarnation;
+        // Only node 2's grant counts: node 3's life is another one now.
+        node.receive(3, Message::Recall { incarnation: Incarnation(33) });
+        assert!(node.is_serving());
+        node.receive(
+            2,
+            Message::Recalled {
+                asker: me,
+                incarnation: heard,
+                votes: true,
+                blank: false,
+                promised: Ballot::ZERO,
+                accepted_upto: Slot::ZERO,
+                genesis: List(Vec::new()),
+            },
+        );
+        assert_eq!(node.is_serving(), keeps, "{heard}");
+    }
+}
+
+/// Whoever took a late message for the newest life of its sender ignored it from then on.
+#[test]
+fn a_vote_of_another_life_than_the_known_one_has_the_voter_asked() {
+    let mut node = Node::master(config(3));
+    node.receive(2, Message::Recall { incarnation: Incarnation(99) });
+    let ballot = node.engine.status().promised;
+    let given = node.receive(2, accepted(ballot, 2, 1));
+    assert!(given.sent.iter().any(|(to, message)| to.0 == 2 && matches!(message, Message::Recall { .. })), "{given:?}");
+}
