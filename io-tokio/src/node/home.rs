@@ -102,7 +102,7 @@ pub enum HomeError {
 /// # Errors
 /// When it cannot be written.
 pub fn note_restart_wait(home: &Path, wait: Duration) -> Result<(), HomeError> {
-    let millis = wait.as_millis() + u128::from(wait.subsec_nanos() % 1_000_000 > 0);
+    let millis = wait.as_millis() + u128::from(!wait.subsec_nanos().is_multiple_of(1_000_000));
     replace(&home.join(LEASE), &format!("{millis}\n"))
 }
 
