@@ -1,7 +1,7 @@
 //! The client service: Arakoon's client protocol, served from a node.
 //!
-//! Reading order: [`request`] (what a client may ask), [`decoder`] (where a request ends), [`pipeline`] (which requests may be under way together),
-//! [`execute`] (what each does), [`reply`] (what it gets), [`connection`] (bytes in, bytes out).
+//! Reading order: `request` (what a client may ask), `decoder` (where a request ends), `pipeline` (which requests may be under way together),
+//! `execute` (what each does), `reply` (what it gets), `connection` (bytes in, bytes out).
 //! `docs/compatibility.md` lists the commands and every difference from the original.
 
 mod connection;
