@@ -28,10 +28,11 @@ const UNACKNOWLEDGED_WINDOWS_MAX: u64 = 2;
 pub(crate) struct Master {
     ballot: Ballot,
     first_own: Slot,
-    since: Instant,
     slaves: BTreeMap<NodeId, Slave>,
     /// When this node last asked for the lease: it grants itself what it asks of others.
     asked_at: Instant,
+    /// The latest end of the lease so far: it stays when grants are forgotten, for they may only have to be given again.
+    held_until: Instant,
     /// The end of what is durable here of this ballot (rule M2).
     durable_upto: Slot,
     /// When the decided prefix last grew, or the first value after it was proposed; `None` when all is decided.
@@ -141,9 +142,9 @@ impl Engine {
         self.mastership = Mastership::Master(Master {
             ballot,
             first_own: last.next(),
-            since: self.now,
             slaves: others.map(|node| (node, Slave::new(first))).collect(),
             asked_at: self.now,
+            held_until: self.now,
             durable_upto: self.log.decided_upto(),
             undecided_since: None,
             proposals: VecDeque::new(),
@@ -508,12 +509,13 @@ impl Engine {
         }
     }
 
-    fn lapse_at(&self) -> Option<Instant> {
-        let Mastership::Master(master) = &self.mastership else {
+    fn lapse_at(&mut self) -> Option<Instant> {
+        let Mastership::Master(master) = &mut self.mastership else {
             return None;
         };
-        let lease_end = master.lease_end(&self.quorum, &self.config).unwrap_or(master.since);
-        Some(lease_end.max(master.since) + self.config.lease)
+        let lease_end = master.lease_end(&self.quorum, &self.config);
+        master.held_until = master.held_until.max(lease_end.unwrap_or(master.held_until));
+        Some(master.held_until + self.config.lease)
     }
 
     fn serve_reads(&mut self) {

@@ -1,7 +1,7 @@
 //! What the simulator found, told again step by step: a seed's run changes with the simulator, these do not.
 
 use trialbay_engine::{
-    Action, Ballot, Event, Incarnation, Message, Offence, Recovered, Slot, message::List, value::HistoryHash,
+    Action, Ballot, Event, Incarnation, Message, Offence, Recovered, Role, Slot, message::List, value::HistoryHash,
 };
 
 use crate::node::{Node, accept, accepted, ballot, config, heartbeat, life, memory, value};
@@ -129,4 +129,21 @@ fn a_vote_of_another_life_than_the_known_one_has_the_voter_asked() {
     let ballot = node.engine.status().promised;
     let given = node.receive(2, accepted(ballot, 2, 1));
     assert!(given.sent.iter().any(|(to, message)| to.0 == 2 && matches!(message, Message::Recall { .. })), "{given:?}");
+}
+
+/// One late message of a life that was over made a master forget its quorum's grants, and it stepped down on the spot.
+#[test]
+fn a_master_that_forgets_grants_has_a_lease_of_time_to_be_given_them_again() {
+    let mut node = Node::master(config(3));
+    for _ in 0..20 {
+        node.tick();
+        node.grant_all();
+    }
+    for peer in [2, 3] {
+        node.receive(peer, Message::Recall { incarnation: Incarnation(99) });
+        node.step(Event::ReadRequested(trialbay_engine::ReadId(1)));
+    }
+    assert!(!node.is_serving());
+    assert_eq!(node.engine.role(), Role::Master);
+    node.tick_until(Role::Slave);
 }
