@@ -18,6 +18,8 @@ pub(crate) enum Due {
     Accepted { ballot: Ballot, upto: Slot },
     /// Others may hear of this life.
     Born,
+    /// Our votes count from now on, in this run.
+    VoteLent { incarnation: Incarnation },
     /// Our votes count from now on.
     VoteRegained { incarnation: Incarnation },
 }

@@ -318,6 +318,7 @@ impl Engine {
                 Due::OwnPromise { ballot } => self.start_phase_one(ballot),
                 Due::Accepted { ballot, upto } => accepted = accepted.max(Some((ballot, upto))),
                 Due::Born => self.on_born(),
+                Due::VoteLent { incarnation } => self.on_vote_lent(incarnation),
                 Due::VoteRegained { incarnation } => self.on_vote_regained(incarnation),
             }
         }
@@ -332,7 +333,7 @@ impl Engine {
         }
         self.connected.insert(peer);
         self.rewind_stream(peer);
-        if !self.franchise.votes && self.franchise.born {
+        if !self.franchise.remembers && self.franchise.born {
             self.send(peer, Message::Recall { incarnation: self.franchise.incarnation });
         }
     }

@@ -163,7 +163,8 @@ pub enum Message {
         asker: Incarnation,
         /// The responder's life.
         incarnation: Incarnation,
-        /// Whether the responder's votes count; the rest is worth something only then.
+        /// Whether the responder remembers all that its votes ever said; the rest is worth something only then. A node
+        /// whose vote is only lent does not (rule V3).
         votes: bool,
         /// Whether the responder's log has never held anything.
         blank: bool,

@@ -8,8 +8,10 @@
 //!   for promises, so nothing that the earlier life promised lies above it.
 //! * **V3** It votes once its decided prefix covers the highest slot that any of them accepted: whatever was chosen
 //!   with the earlier life's acceptance was accepted by another voter as well, so it is decided and known by then.
-//!   With an even number of voters that is not needed: any quorum that this node is in has a voter beside it that knows
-//!   what was chosen, and of two nodes the one that is left could decide nothing more without the vote of the other.
+//!   With an even number of voters it may vote before that: any quorum that this node is in has a voter beside it that
+//!   knows what was chosen, and of two nodes the one that is left could decide nothing more without the vote of the
+//!   other. But such a vote is lent, for this run only: the node answers no `Recall` with it, or a second node that is
+//!   wiped before the first has caught up would take two empty memories for the cluster's.
 //! * **V4** At a cluster's birth all memories are empty and there is nothing to recall. One node alone, the lowest of the
 //!   voters, may say so: when all others told it that they are blank, it begins another life and asks again. If the same
 //!   lives are blank still, then all were at the moment in between, and whatever comes after begins with them: it notes
@@ -37,7 +39,12 @@ use crate::timers::Timer;
 #[derive(Debug)]
 pub(crate) struct Franchise {
     pub(crate) incarnation: Incarnation,
+    /// Whether this node's votes count: because it remembers, or lent (rule V3).
     pub(crate) votes: bool,
+    /// Whether what this life promised and accepted, and all that mattered of its earlier ones, is in this log.
+    pub(crate) remembers: bool,
+    /// The promise on which the vote will be lent is on its way to the disk.
+    lending: bool,
     genesis: Vec<(NodeId, Incarnation)>,
     /// Whether this life is on disk. Until then nobody hears of it: a crash would begin another, and whoever counted on
     /// this one would wait for it for ever.
@@ -57,6 +64,8 @@ pub(crate) struct Franchise {
 enum Regain {
     /// To vote, with this record, and this ballot promised.
     Vote(Record, Ballot),
+    /// To vote in this run, with this ballot promised.
+    Lend(Ballot),
     /// To ask whether these lives, all blank, are blank still.
     AskAgain(Vec<(NodeId, Incarnation)>),
 }
@@ -85,6 +94,8 @@ impl Franchise {
         Self {
             incarnation,
             votes,
+            remembers: votes,
+            lending: false,
             genesis,
             born: recovered.memory.is_some(),
             known: BTreeMap::new(),
@@ -127,9 +138,13 @@ impl Franchise {
         }
         let promised = answers.iter().map(|(_, answer)| answer.promised).max()?;
         let accepted_upto = answers.iter().map(|(_, answer)| answer.accepted_upto).max()?;
-        let known = decided_upto >= accepted_upto || quorum.overlaps_without_one();
-        let covered = known && answers.iter().all(|(_, answer)| answer.votes);
-        covered.then(|| Regain::Vote(Record::VoteRegained { incarnation, genesis: Vec::new() }, promised))
+        if !answers.iter().all(|(_, answer)| answer.votes) {
+            None
+        } else if decided_upto >= accepted_upto {
+            Some(Regain::Vote(Record::VoteRegained { incarnation, genesis: Vec::new() }, promised))
+        } else {
+            quorum.overlaps_without_one().then_some(Regain::Lend(promised))
+        }
     }
 }
 
@@ -148,7 +163,7 @@ impl Engine {
     }
 
     pub(crate) fn send_recall(&mut self) {
-        if self.franchise.votes || !self.franchise.born {
+        if self.franchise.remembers || !self.franchise.born {
             return;
         }
         self.send_to_others(&Message::Recall { incarnation: self.franchise.incarnation });
@@ -164,14 +179,14 @@ impl Engine {
         let answer = Message::Recalled {
             asker: incarnation,
             incarnation: self.franchise.incarnation,
-            votes: self.franchise.votes,
+            votes: self.franchise.remembers,
             blank: self.is_blank(),
             promised: self.acceptor.promised,
             accepted_upto: self.log.accepted_upto(),
             genesis: self.franchise.genesis.clone().into(),
         };
         self.send(from, answer);
-        if !self.franchise.votes && !self.franchise.answers.contains_key(&from) {
+        if !self.franchise.remembers && !self.franchise.answers.contains_key(&from) {
             // It was not up yet, or not on disk, when it was asked.
             self.ask_for_life(from);
         }
@@ -189,7 +204,7 @@ impl Engine {
             return;
         }
         self.learn_life(from, answer.incarnation);
-        if self.franchise.votes {
+        if self.franchise.remembers {
             return;
         }
         self.franchise.answers.insert(from, answer);
@@ -209,13 +224,14 @@ impl Engine {
     }
 
     pub(crate) fn regain_vote_if_covered(&mut self) {
-        if self.franchise.votes || self.franchise.regaining.is_some() {
+        if self.franchise.remembers || self.franchise.regaining.is_some() {
             return;
         }
         let (me, blank) = (self.config.node, self.is_blank());
         let regained = self.franchise.regained(me, &self.quorum, blank, self.log.decided_upto());
         let (record, promised) = match regained {
             Some(Regain::Vote(record, promised)) => (record, promised),
+            Some(Regain::Lend(promised)) => return self.lend_vote(promised),
             Some(Regain::AskAgain(blank)) => return self.ask_again_in_a_new_life(blank),
             None => return,
         };
@@ -229,13 +245,24 @@ impl Engine {
         }
     }
 
+    fn lend_vote(&mut self, promised: Ballot) {
+        if self.franchise.votes || self.franchise.lending {
+            return;
+        }
+        if promised > self.acceptor.promised {
+            self.adopt(promised);
+        }
+        self.franchise.lending = true;
+        self.disk.when_durable(Due::VoteLent { incarnation: self.franchise.incarnation });
+    }
+
     /// Rule V4: answers came one by one, and may never have been true at the same time. A new life, of a founder that is
     /// as blank as the last, tells the answers to this asking from all earlier ones.
     fn ask_again_in_a_new_life(&mut self, blank: Vec<(NodeId, Incarnation)>) {
         // The first one was random, and so is the next after it.
         let incarnation = Incarnation(self.franchise.incarnation.0.wrapping_add(1));
         self.franchise.incarnation = incarnation;
-        self.franchise.born = false;
+        (self.franchise.born, self.franchise.votes, self.franchise.lending) = (false, false, false);
         self.franchise.blank_before = blank;
         self.franchise.answers.clear();
         self.disk.record(Record::MemoryBegan(incarnation));
@@ -244,10 +271,25 @@ impl Engine {
 
     pub(crate) fn on_vote_regained(&mut self, incarnation: Incarnation) {
         assert_eq!(incarnation, self.franchise.incarnation, "a node has one life at a time");
-        self.franchise.votes = true;
+        self.franchise.remembers = true;
         self.franchise.genesis = self.franchise.regaining.take().unwrap_or_default();
         self.franchise.answers.clear();
         self.timers.clear(Timer::Recall);
+        self.begin_to_vote();
+    }
+
+    pub(crate) fn on_vote_lent(&mut self, incarnation: Incarnation) {
+        if incarnation == self.franchise.incarnation {
+            self.franchise.lending = false;
+            self.begin_to_vote();
+        }
+    }
+
+    fn begin_to_vote(&mut self) {
+        if self.franchise.votes {
+            return;
+        }
+        self.franchise.votes = true;
         self.wait_for_master();
         // What was acknowledged without a vote counts from now on, and its master may be waiting for just that.
         let (ballot, upto) = (self.acceptor.promised, self.acceptor.received_upto);

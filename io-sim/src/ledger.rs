@@ -56,6 +56,8 @@ struct Proposal {
 #[derive(Debug, Default)]
 struct NodeBook {
     votes: bool,
+    /// It votes although its disk does not say that it may: with an even number of voters, one may.
+    lent: bool,
     promised: Ballot0,
     entries: BTreeMap<Slot, (Ballot, Value)>,
     /// The highest ballot in any promise or acceptance that this life sent.
@@ -116,10 +118,7 @@ impl Ledger {
             Record::Decided { .. } | Record::MemoryBegan(_) => {}
             Record::VoteRegained { .. } => {
                 book.votes = true;
-                let slots: Vec<Slot> = self.slots.keys().copied().collect();
-                for slot in slots {
-                    self.count(slot, event)?;
-                }
+                self.count_all(event)?;
             }
         }
         Ok(())
@@ -203,11 +202,16 @@ impl Ledger {
         self.slots.get(&slot)?.applied.as_ref().map(|(_, hash, _)| *hash)
     }
 
-    /// `from` sends `message`, at this true time.
+    /// `from` sends `message`, at this true time and event.
     ///
     /// # Errors
     /// K1: a ballot proposes two values; K2: it contradicts a promise or a lease; K3: what it says is not durable.
-    pub fn sent(&mut self, from: NodeId, message: &Message, now: u64) -> Checked {
+    pub fn sent(&mut self, from: NodeId, message: &Message, now: u64, event: u64) -> Checked {
+        let votes = matches!(message, Message::Prepare { .. } | Message::Promise { .. })
+            || matches!(message, Message::Accepted { votes: true, .. });
+        if votes && !self.votes(from) {
+            self.lend(from, event)?;
+        }
         match message {
             Message::Granted { ballot, votes: true, .. } => {
                 self.grants.insert(from, (*ballot, now.saturating_add(self.lease_min)));
@@ -239,10 +243,7 @@ impl Ledger {
                 }
                 Ok(())
             }
-            Message::Accepted { ballot, votes, upto, .. } => {
-                if *votes && !self.votes(from) {
-                    return violation("K3", format!("{from} votes, and its disk does not say that it may"));
-                }
+            Message::Accepted { ballot, upto, .. } => {
                 self.is_not_below(from, *ballot, "accepts in")?;
                 self.is_accepted(from, *ballot, *upto)
             }
@@ -266,6 +267,18 @@ impl Ledger {
         log
     }
 
+    /// `node` votes before it remembers: with an even number of voters it may.
+    fn lend(&mut self, node: NodeId, event: u64) -> Checked {
+        if self.nodes.len() % 2 == 1 {
+            return violation("K3", format!("{node} votes, and its disk does not say that it may"));
+        }
+        let book = self.nodes.entry(node).or_default();
+        if std::mem::replace(&mut book.lent, true) {
+            return Ok(());
+        }
+        self.count_all(event)
+    }
+
     fn proposed(&mut self, by: NodeId, slot: Slot, ballot: Ballot, value: &Value) -> Checked {
         let proposals = &mut self.slots.entry(slot).or_default().proposals;
         let proposal = proposals.entry(ballot).or_insert_with(|| Proposal {
@@ -281,8 +294,14 @@ impl Ledger {
         violation("K1", format!("{ballot} has two values in {slot}: {other:?}, and {value:?} at {by}"))
     }
 
+    fn count_all(&mut self, event: u64) -> Checked {
+        let slots: Vec<Slot> = self.slots.keys().copied().collect();
+        slots.into_iter().try_for_each(|slot| self.count(slot, event))
+    }
+
     fn count(&mut self, slot: Slot, event: u64) -> Checked {
-        let voters = self.nodes.iter().filter(|(_, book)| book.votes).fold(0, |mask, (node, _)| mask | bit(*node));
+        let voters =
+            self.nodes.iter().filter(|(_, book)| book.votes || book.lent).fold(0, |mask, (node, _)| mask | bit(*node));
         let Some(book) = self.slots.get_mut(&slot) else { return Ok(()) };
         for (ballot, proposal) in &mut book.proposals {
             proposal.ever |= proposal.durable & voters;

@@ -74,7 +74,7 @@ impl Network {
 impl World {
     /// A node orders a message sent.
     pub(crate) fn send(&mut self, from: NodeId, to: NodeId, message: Message) -> Checked {
-        self.ledger.sent(from, &message, self.now)?;
+        self.ledger.sent(from, &message, self.now, self.event)?;
         self.message_sent();
         self.count_message(&message);
         let mut bytes = Vec::new();

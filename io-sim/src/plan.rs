@@ -114,13 +114,16 @@ pub struct Plan {
     pub checkpoint_after_log: bool,
     /// Whether all nodes start at once, or one after the other.
     pub staggered_start: bool,
+    /// Whether nodes lose their memory whatever the others remember, as long as one does: beyond what the cluster
+    /// tolerates, so it need not go on, but it must not go wrong.
+    pub reckless: bool,
 }
 
 impl Plan {
     /// What `seed` makes, with so many nodes if given.
     pub fn new(seed: u64, nodes: Option<u16>) -> Self {
         let rng = &mut Rng::new(seed, 1);
-        let drawn = rng.pick(&[3, 3, 3, 3, 3, 5, 5, 5, 7, 2, 1]).unwrap_or(3);
+        let drawn = rng.pick(&[3, 3, 3, 3, 5, 5, 5, 7, 2, 4, 1]).unwrap_or(3);
         let delay_min = rng.magnitude(20_000, 2 * MS);
         let network = NetworkPlan {
             delay_min,
@@ -149,11 +152,12 @@ impl Plan {
                     rng.chance(0.5).then_some((family, mean))
                 })
                 .collect(),
-            clients: rng.between(1, 5),
+            clients: rng.magnitude(1, 16),
             think_max: rng.magnitude(MS, 100 * MS),
             checkpoint: rng.magnitude(50 * MS, 5 * S),
             checkpoint_after_log: rng.chance(0.5),
             staggered_start: rng.chance(0.5),
+            reckless: rng.chance(0.1),
         }
     }
 

@@ -334,6 +334,9 @@ impl World {
     fn settle(&mut self) -> Checked {
         self.settling = true;
         let healed_at = self.healed_at.unwrap_or(0);
+        if self.plan.reckless {
+            return Ok(());
+        }
         match self.first_progress {
             Some(at) if at <= healed_at + PROGRESS_MAX => Ok(()),
             Some(at) => violation(
@@ -347,6 +350,9 @@ impl World {
     fn check_end(&mut self) -> Checked {
         let log = self.ledger.certificate();
         history::check(&self.operations, &log)?;
+        if self.plan.reckless {
+            return Ok(());
+        }
         if self.masters_in_calm > 0 {
             let masters = self.masters_in_calm;
             return violation("K9", format!("{masters} new masters although nothing fails; {}", self.describe()));
@@ -359,7 +365,7 @@ impl World {
         let stores: Vec<_> = self.healed.iter().map(|id| self.nodes[usize::from(id.0) - 1].store.clone()).collect();
         let level = stores.iter().all(|store| store == &stores[0]) && stores[0].applied.0 >= log.len() as u64;
         let healed: Vec<_> = self.nodes.iter().filter(|node| self.healed.contains(&node.id)).collect();
-        let all_vote = healed.iter().all(|node| node.status().is_some_and(|status| status.votes));
+        let all_vote = healed.iter().all(|node| self.ledger.votes(node.id));
         if !level {
             return violation("K11", format!("stores differ after the faults; {}", self.describe()));
         }

@@ -4,6 +4,7 @@ use trialbay_engine::{
     Action, Ballot, Event, Incarnation, Message, Offence, Recovered, Role, Slot, message::List, value::HistoryHash,
 };
 
+use crate::cluster::{Cluster, LEASE_MS, node};
 use crate::node::{Node, accept, accepted, ballot, config, heartbeat, life, memory, value};
 
 /// A slave that decided two slots, and hears from node 2, its master, that five are decided which it cannot stream.
@@ -146,4 +147,36 @@ fn a_master_that_forgets_grants_has_a_lease_of_time_to_be_given_them_again() {
     assert!(!node.is_serving());
     assert_eq!(node.engine.role(), Role::Master);
     node.tick_until(Role::Slave);
+}
+
+/// Two of four (or both of two) nodes were wiped one after the other, the second before the first had caught up; the first
+/// voted, so the second took its word, and both began the history anew.
+#[test]
+fn a_lent_vote_gives_nobody_else_the_vote_back() {
+    let mut cluster = Cluster::with_master(2);
+    cluster.request(1, &["a"]);
+    cluster.run();
+    cluster.wipe(2);
+    cluster.start(2);
+    for _ in 0..50 {
+        while let Some(message) = cluster.take(1, 2) {
+            if matches!(message, Message::Recalled { .. }) {
+                cluster.receive(node(1), node(2), message);
+            }
+        }
+        if cluster.engine(2).status().votes {
+            break;
+        }
+        cluster.deliver_or_tick(2, 1);
+    }
+    assert!(cluster.engine(2).status().votes);
+    assert!(cluster.applied(2).is_empty());
+    cluster.wipe(1);
+    cluster.start(1);
+    for _ in 0..10 {
+        cluster.wait_ms(LEASE_MS / 2);
+        cluster.tick_all();
+        cluster.run();
+    }
+    assert!(!cluster.engine(1).status().votes, "the only copy is gone, and the cluster says so");
 }
