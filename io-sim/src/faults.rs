@@ -255,7 +255,7 @@ impl World {
         let remembering = self.ids().into_iter().filter(|other| self.ledger.votes(*other));
         let others = remembering.clone().filter(|other| *other != id).count();
         let tolerable = self.nodes.len() >= 3 && remembering.count() == self.nodes.len();
-        if !tolerable && !(self.plan.reckless && others > 0) {
+        if !(tolerable || self.plan.reckless && others > 0) {
             return Ok(());
         }
         self.kill(id, true)?;
