@@ -71,6 +71,10 @@ pub(super) struct Waiting {
     requests_asked: u64,
     reads: HashMap<ReadId, oneshot::Sender<Result<Slot, Refusal>>>,
     reads_asked: u64,
+    /// The last batch of records that the log was given.
+    ordered: PersistId,
+    /// Slots that were decided in this round.
+    decided: Vec<Job<Vec<Reply>>>,
     /// Decided slots that the store's queue had no room for.
     unapplied: VecDeque<Job<Vec<Reply>>>,
     blames: BTreeMap<NodeId, u64>,
@@ -144,6 +148,11 @@ impl Driver {
         let mut actions = std::mem::take(&mut self.actions);
         let halted = actions.drain().fold(None, |halted, action| halted.or(self.perform(action)));
         self.actions = actions;
+        // What the slots of this round rest on was ordered by its end; an engine that halted may have ordered less.
+        let logged_by = if halted.is_some() { PersistId(u64::MAX) } else { self.waiting.ordered };
+        let decided = self.waiting.decided.drain(..).map(|job| Job { logged_by, ..job });
+        self.waiting.unapplied.extend(decided);
+        self.apply_backlog();
         halted
     }
 
@@ -183,13 +192,15 @@ impl Driver {
     fn perform(&mut self, action: Action) -> Option<HaltReason> {
         match action {
             Action::Send { to, message } => self.peers.send(to, message),
-            Action::Persist { id, records } => self.tlog.persist(id, records),
+            Action::Persist { id, records } => {
+                self.waiting.ordered = id;
+                self.tlog.persist(id, records);
+            }
             Action::Apply { slot, hash, value, requests } => {
                 let replies: Vec<_> = requests.iter().filter_map(|id| self.waiting.requests.remove(id)).collect();
                 let is_awaited = !replies.is_empty();
                 let decided = Decided { slot, hash, value };
-                self.waiting.unapplied.push_back(Job { decided, replies, is_awaited });
-                self.apply_backlog();
+                self.waiting.decided.push(Job { decided, replies, is_awaited, logged_by: PersistId::default() });
             }
             Action::Refuse { requests, reason } => {
                 for id in requests {

@@ -3,13 +3,13 @@
 use std::collections::BTreeMap;
 use std::io;
 use std::sync::Arc;
-use std::sync::atomic::AtomicU32;
+use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use std::time::Duration;
 
 use tokio::net::TcpListener;
 use tokio::sync::{mpsc, watch};
 use tokio::task::JoinHandle;
-use trialbay_engine::{Actions, Config, Engine, HistoryHash, Limits, Recovered, Slot};
+use trialbay_engine::{Actions, Config, Engine, HistoryHash, Limits, PersistId, Recovered, Slot};
 
 use super::driver::{Driver, Ended, Inboxes, Reply, StorageEvent, Waiting};
 use super::error::NodeError;
@@ -77,8 +77,10 @@ impl RunningNode {
         let (applied_sender, applied) = watch::channel(files.recovered.decided_upto);
         let store_reader = files.store.reader();
         let log_reader = files.tlog.reader();
-        let tlog = start_log_writer(files.tlog, reports.clone())?;
-        let store = start_store_writer(files.store, &log_reader, clock.clone(), reports.clone(), applied_sender)?;
+        // The last batch of records that is durable, for the store, which follows the log even when the driver has ended.
+        let persisted = Arc::new(AtomicU64::new(0));
+        let tlog = start_log_writer(files.tlog, persisted.clone(), reports.clone())?;
+        let store = start_store_writer(files.store, persisted, clock.clone(), reports.clone(), applied_sender)?;
 
         let (peer_inbox, peers) = mpsc::channel(PEER_INBOX_MAX);
         let seed = random_seed()?;
@@ -259,10 +261,17 @@ fn replay(store: &mut Store, log: &LogReader, upto: Slot, recorded: HistoryHash)
     Ok(())
 }
 
-fn start_log_writer(tlog: Tlog, reports: mpsc::UnboundedSender<StorageEvent>) -> Result<LogWriter, NodeError> {
+fn start_log_writer(
+    tlog: Tlog,
+    persisted: Arc<AtomicU64>,
+    reports: mpsc::UnboundedSender<StorageEvent>,
+) -> Result<LogWriter, NodeError> {
     let on_event = move |event| {
         let event = match event {
-            LogEvent::Persisted(id) => StorageEvent::Persisted(id),
+            LogEvent::Persisted(id) => {
+                persisted.store(id.0, Ordering::Release);
+                StorageEvent::Persisted(id)
+            }
             LogEvent::Failed(error) => StorageEvent::Failed(error.to_string()),
         };
         // The driver may have ended.
@@ -273,7 +282,7 @@ fn start_log_writer(tlog: Tlog, reports: mpsc::UnboundedSender<StorageEvent>) ->
 
 fn start_store_writer(
     store: Store,
-    log: &LogReader,
+    persisted: Arc<AtomicU64>,
     clock: Arc<dyn Clock>,
     reports: mpsc::UnboundedSender<StorageEvent>,
     applied_sender: watch::Sender<Slot>,
@@ -292,10 +301,9 @@ fn start_store_writer(
         // The driver may have ended.
         let _ = reports.send(event);
     };
-    let log = log.clone();
-    let log_end = move || log.log_end().unwrap_or(Slot::ZERO);
+    let is_durable = move |id: PersistId| id.0 <= persisted.load(Ordering::Acquire);
     let policy = CommitPolicy::new(COMMIT_BYTES_MAX, COMMIT_AGE_MAX);
-    StoreWriter::start(store, policy, WriterLimits::default(), clock, log_end, on_applied)
+    StoreWriter::start(store, policy, WriterLimits::default(), clock, is_durable, on_applied)
         .map_err(|source| NodeError::System { what: "a thread", source })
 }
 

@@ -163,6 +163,12 @@ impl Store {
         flushed.and(closed)
     }
 
+    /// Leaves the file as of its last durable commit, for a store that must not get ahead of its log. The file stays
+    /// locked and its memory taken until the process ends: to drop redb's database would make all of it durable.
+    pub fn abandon(self) {
+        std::mem::forget(self.database);
+    }
+
     /// Runs `work` in a transaction and commits it.
     fn write<R>(
         &mut self,

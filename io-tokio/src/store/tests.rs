@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use redb::StorageBackend;
-use trialbay_engine::{HistoryHash, Instant, NodeId, Slot, Value};
+use trialbay_engine::{HistoryHash, Instant, NodeId, PersistId, Slot, Value};
 
 use super::*;
 use crate::clock::Clock;
@@ -420,12 +420,17 @@ fn start(disk: &MemoryDisk, policy: CommitPolicy, limits: WriterLimits) -> Runni
     let (tell, reports) = std::sync::mpsc::channel();
     let clock = Arc::new(ManualClock::default());
     let report = move |report| tell.send(report).unwrap();
-    let writer = StoreWriter::start(open(disk), policy, limits, clock.clone(), || Slot(u64::MAX), report).unwrap();
+    let writer = StoreWriter::start(open(disk), policy, limits, clock.clone(), |_| true, report).unwrap();
     Running { writer, reports, clock }
 }
 
 fn job(slot: u64) -> Job<u64> {
-    Job { decided: decided(slot, commands(&[set("slot", &slot.to_string())])), replies: slot, is_awaited: true }
+    Job {
+        decided: decided(slot, commands(&[set("slot", &slot.to_string())])),
+        replies: slot,
+        is_awaited: true,
+        logged_by: PersistId(slot),
+    }
 }
 
 #[test]
@@ -483,8 +488,7 @@ fn the_writer_takes_no_more_than_its_queue_holds() {
     let limits = WriterLimits { queue_bytes_max: 1000, group_bytes_max: 1 };
     let report = move |_: Report| hold.recv().unwrap_or(());
     let clock = Arc::new(ManualClock::default());
-    let writer =
-        StoreWriter::start(open(&disk), CommitPolicy::default(), limits, clock, || Slot(u64::MAX), report).unwrap();
+    let writer = StoreWriter::start(open(&disk), CommitPolicy::default(), limits, clock, |_| true, report).unwrap();
     let mut slot = 1;
     let refused = loop {
         match writer.apply(job(slot)) {
@@ -580,4 +584,29 @@ fn results_that_nobody_waits_for_are_not_kept_and_equal_old_values_are_held_once
         .collect();
     assert_eq!(values.len(), 1_000);
     assert!(values.iter().all(|value| value.len() == 1 << 20 && value.as_ptr() == values[0].as_ptr()));
+}
+
+/// The log failed, or has an older entry in the slot whose decided value it is still writing: were the store durable, it
+/// would be ahead of its log, and what the log has there would pass for decided.
+#[test]
+fn the_store_is_never_made_durable_before_what_it_was_logged_by() {
+    for persisted in 0..=3 {
+        let disk = MemoryDisk::default();
+        let clock = Arc::new(ManualClock::default());
+        let is_durable = move |id| id <= PersistId(persisted);
+        let (tell, reports) = std::sync::mpsc::channel();
+        let report = move |report: Report| tell.send(report).unwrap();
+        let policy = CommitPolicy::new(1, Duration::from_secs(1));
+        let writer =
+            StoreWriter::start(open(&disk), policy, WriterLimits::default(), clock.clone(), is_durable, report)
+                .unwrap();
+        writer.apply(job(1)).unwrap();
+        writer.apply(job(2)).unwrap();
+        while reports.recv().unwrap().unwrap().upto < Slot(2) {}
+        clock.advance(Duration::from_secs(1000));
+        writer.stop().unwrap();
+        let durable = open(&disk.after_power_cut()).applied().0;
+        assert!(durable.0 <= persisted, "{durable} is durable and batch {persisted} was the last one logged");
+        assert!(persisted < 2 || durable == Slot(2), "a clean stop makes everything durable");
+    }
 }

@@ -8,7 +8,7 @@ use std::sync::mpsc::{self, Receiver, RecvTimeoutError, Sender};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
-use trialbay_engine::Slot;
+use trialbay_engine::{PersistId, Slot};
 
 use super::database::{Decided, Store};
 use super::error::StoreError;
@@ -46,6 +46,8 @@ pub struct Job<T> {
     pub replies: T,
     /// Whether there is anybody to be told the results. If not, there are none.
     pub is_awaited: bool,
+    /// The batch of log records by which everything that this slot rests on is in this node's log.
+    pub logged_by: PersistId,
 }
 
 /// Slots that were applied together. Readers see them.
@@ -82,8 +84,8 @@ pub struct StoreWriter<T> {
 impl<T: Send + 'static> StoreWriter<T> {
     /// Starts the thread. It calls `report` after each commit, and once with the error that ends it.
     ///
-    /// `log_end` says up to which slot the transaction log is durable: the store makes nothing durable beyond it, since
-    /// a store that is ahead of its log at the next start looks like a lost log.
+    /// `is_durable` says whether a batch of log records is durable. The store makes nothing durable before what it was
+    /// logged by is: at the next start it would be ahead of its log, which may hold an older entry in the same slot.
     ///
     /// # Errors
     /// When no thread can be started.
@@ -92,7 +94,7 @@ impl<T: Send + 'static> StoreWriter<T> {
         policy: CommitPolicy,
         limits: WriterLimits,
         clock: Arc<dyn Clock>,
-        log_end: impl Fn() -> Slot + Send + 'static,
+        is_durable: impl Fn(PersistId) -> bool + Send + 'static,
         report: impl FnMut(Result<Applied<T>, StoreError>) + Send + 'static,
     ) -> io::Result<Self> {
         let (jobs, queue) = mpsc::channel();
@@ -102,7 +104,8 @@ impl<T: Send + 'static> StoreWriter<T> {
             policy,
             limits,
             clock,
-            log_end: Box::new(log_end),
+            is_durable: Box::new(is_durable),
+            logged_by: PersistId::default(),
             queue,
             waiting_bytes: waiting_bytes.clone(),
             report,
@@ -130,7 +133,8 @@ impl<T: Send + 'static> StoreWriter<T> {
         self.waiting_bytes.load(Ordering::Acquire)
     }
 
-    /// Applies what is waiting, makes everything durable, closes the store and waits for all that. Blocks.
+    /// Applies what is waiting, makes everything durable (unless the log is not), closes the store and waits for all that.
+    /// Blocks.
     ///
     /// # Errors
     /// When the store could not be made durable or closed, or had failed before.
@@ -145,7 +149,9 @@ struct Writer<T, R> {
     policy: CommitPolicy,
     limits: WriterLimits,
     clock: Arc<dyn Clock>,
-    log_end: Box<dyn Fn() -> Slot + Send>,
+    is_durable: Box<dyn Fn(PersistId) -> bool + Send>,
+    /// The last batch of log records that anything applied here rests on.
+    logged_by: PersistId,
     queue: Receiver<Job<T>>,
     waiting_bytes: Arc<AtomicUsize>,
     report: R,
@@ -154,10 +160,16 @@ struct Writer<T, R> {
 impl<T, R: FnMut(Result<Applied<T>, StoreError>)> Writer<T, R> {
     fn run(mut self) -> Result<(), StoreError> {
         let ended = catch_unwind(AssertUnwindSafe(|| self.serve())).unwrap_or(Err(StoreError::Panicked));
+        let is_logged = self.is_logged();
         match ended {
-            Ok(()) => self.store.close(),
+            Ok(()) if is_logged => self.store.close(),
+            Ok(()) => {
+                self.store.abandon();
+                Ok(())
+            }
             Err(error) => {
                 (self.report)(Err(error));
+                self.store.abandon();
                 Err(StoreError::Failed)
             }
         }
@@ -177,11 +189,15 @@ impl<T, R: FnMut(Result<Applied<T>, StoreError>)> Writer<T, R> {
                 Err(RecvTimeoutError::Disconnected) => return Ok(()),
             }
             // After the results are out: those who wait for them do not wait for the disk.
-            if self.policy.is_due(self.clock.now()) && (self.log_end)() >= self.store.applied().0 {
+            if self.policy.is_due(self.clock.now()) && self.is_logged() {
                 self.store.flush()?;
                 self.policy.flushed();
             }
         }
+    }
+
+    fn is_logged(&self) -> bool {
+        (self.is_durable)(self.logged_by)
     }
 
     /// Applies this job, and as many of those behind it as fit into one transaction.
@@ -191,6 +207,8 @@ impl<T, R: FnMut(Result<Applied<T>, StoreError>)> Writer<T, R> {
         let mut next = Some(first);
         while let Some(job) = next {
             group_bytes += job_bytes(&job);
+            // Before it is applied: should that fail half way, the store may hold it.
+            self.logged_by = self.logged_by.max(job.logged_by);
             batch.push(job.decided);
             replies.push(job.replies);
             awaited.push(job.is_awaited);

@@ -99,10 +99,9 @@ impl LogReader {
         state.index.stretch_start(state.index.last()?)
     }
 
-    /// The last slot that is durable here. `None` while the log holds no entries.
-    ///
-    /// A store should make nothing durable beyond it: a store that is ahead of its log looks like a lost log at the next start.
-    pub fn log_end(&self) -> Option<Slot> {
+    /// The last slot that has a durable entry here, which may be one of an older ballot than the slot was decided in. `None`
+    /// while the log holds no entries.
+    pub(super) fn log_end(&self) -> Option<Slot> {
         self.state().index.last()
     }
 
