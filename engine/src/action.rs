@@ -134,7 +134,7 @@ pub enum HaltReason {
 }
 
 /// Collects the actions of one or more steps. Reuse it: draining keeps its memory.
-#[derive(Debug, Default)]
+#[derive(Clone, Debug, Default)]
 pub struct Actions {
     pub(crate) queue: Vec<Action>,
 }

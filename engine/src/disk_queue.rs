@@ -25,7 +25,7 @@ pub(crate) enum Due {
 }
 
 /// Records on their way to the disk, and what waits for them.
-#[derive(Debug, Default)]
+#[derive(Clone, Debug, Default)]
 pub(crate) struct DiskQueue {
     /// Records of the current step, not yet ordered.
     records: Vec<Record>,

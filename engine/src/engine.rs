@@ -32,7 +32,8 @@ use crate::timers::{Timer, Timers};
 /// Rounds beyond this are no ballots but damage: no cluster campaigns that often.
 pub(crate) const ROUND_MAX: u64 = 1 << 62;
 
-/// One node's protocol state.
+/// One node's protocol state. A clone goes its own way: for those who explore what could happen.
+#[derive(Clone)]
 pub struct Engine {
     pub(crate) config: Config,
     pub(crate) quorum: Quorum,
@@ -58,7 +59,7 @@ pub struct Engine {
 }
 
 /// What this node is about mastership.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(crate) enum Mastership {
     Slave,
     Campaigning(Campaign),

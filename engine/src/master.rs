@@ -24,7 +24,7 @@ const UNACKNOWLEDGED_WINDOWS_MAX: u64 = 2;
 /// # Invariants
 /// 1. Every slot above the decided prefix holds a value of `ballot`.
 /// 2. `first_own` is the slot of this master's `MasterChange`; every slot before it was inherited.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(crate) struct Master {
     ballot: Ballot,
     first_own: Slot,
@@ -48,7 +48,7 @@ pub(crate) struct Master {
 }
 
 /// What the master knows of another voter, of this ballot.
-#[derive(Debug, Default)]
+#[derive(Clone, Debug, Default)]
 struct Slave {
     /// The next slot to send.
     next: Slot,
@@ -65,7 +65,7 @@ struct Slave {
     heartbeat: Option<(Instant, Slot)>,
 }
 
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 struct PendingRead {
     read: ReadId,
     asked_at: Instant,

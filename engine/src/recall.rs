@@ -36,7 +36,7 @@ use crate::record::{Record, Recovered};
 use crate::timers::Timer;
 
 /// This node's right to vote, and what it knows of the others'.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(crate) struct Franchise {
     pub(crate) incarnation: Incarnation,
     /// Whether this node's votes count: because it remembers, or lent (rule V3).
