@@ -5,22 +5,8 @@ use std::collections::BTreeMap;
 
 use trialbay_engine::{Ballot, HistoryHash, Message, NodeId, Record, Slot, SlotEntry, Value};
 
-/// A rule that was broken: by which checker, and the story.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Violation {
-    /// `K1` to `K14`, as in the documentation of the simulator.
-    pub checker: &'static str,
-    /// What happened.
-    pub story: String,
-}
-
-/// What a ledger entry gives.
-pub type Checked = Result<(), Violation>;
-
-/// A violation found by `checker`.
-pub fn violation(checker: &'static str, story: impl Into<String>) -> Checked {
-    Err(Violation { checker, story: story.into() })
-}
+use super::history::Certified;
+use super::{Checked, violation};
 
 /// The books.
 #[derive(Debug)]
@@ -75,15 +61,6 @@ impl Default for Ballot0 {
     fn default() -> Self {
         Self(Ballot::ZERO)
     }
-}
-
-/// A slot of the log that explains everything: its value, and the event at which it was chosen.
-#[derive(Clone, Debug)]
-pub struct Certified {
-    /// The value.
-    pub value: Value,
-    /// The event.
-    pub chosen_at: u64,
 }
 
 impl Ledger {
@@ -200,6 +177,12 @@ impl Ledger {
     /// The history hash that the cluster agreed on at `slot`.
     pub fn agreed_hash(&self, slot: Slot) -> Option<HistoryHash> {
         self.slots.get(&slot)?.applied.as_ref().map(|(_, hash, _)| *hash)
+    }
+
+    /// The last slot of which `node` has an entry that survives a power cut.
+    pub fn durable_upto(&self, node: NodeId) -> Slot {
+        let book = self.nodes.get(&node);
+        book.and_then(|book| book.entries.keys().next_back().copied()).unwrap_or(Slot::ZERO)
     }
 
     /// `from` sends `message`, at this true time and event.

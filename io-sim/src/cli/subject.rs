@@ -1,0 +1,76 @@
+//! From a name on the command line to what is played.
+
+use std::path::{Path, PathBuf};
+
+use trialbay_sim::scenario::draw::{self, Swarm};
+use trialbay_sim::scenario::{Scenario, file};
+use trialbay_sim::{Mutant, mutant};
+
+use super::Subject;
+
+/// What is played, ready.
+pub(super) struct Ready {
+    /// What the commands that go on from here take for it.
+    pub(super) label: String,
+    pub(super) scenario: Scenario,
+    pub(super) seed: u64,
+    pub(super) mutant: Option<Mutant>,
+}
+
+impl Subject {
+    pub(super) fn ready(&self) -> Result<Ready, String> {
+        let drawn = match self.name.as_str() {
+            "swarm" => Some(Swarm { nodes: self.nodes, ..Swarm::default() }),
+            "harsh" => Some(Swarm { nodes: self.nodes, harsh: true, ..Swarm::default() }),
+            "standard" => Some(Swarm { nodes: self.nodes, standard: true, ..Swarm::default() }),
+            _ => None,
+        };
+        let (scenario, first_seed) = match drawn {
+            Some(swarm) => (draw::scenario(self.seed.unwrap_or(0), &swarm), 0),
+            None => {
+                let mut scenario = self.load()?;
+                scenario.cluster.nodes = self.nodes.unwrap_or(scenario.cluster.nodes);
+                let first_seed = scenario.first_seed;
+                (scenario, first_seed)
+            }
+        };
+        let planted = self.planted.as_deref().or(scenario.planted.as_deref());
+        let mutant = planted.map(find_mutant).transpose()?;
+        let mut label = self.name.clone();
+        if let Some(nodes) = self.nodes {
+            label += &format!(" --nodes {nodes}");
+        }
+        if let Some(planted) = &self.planted {
+            label += &format!(" --planted {planted}");
+        }
+        Ok(Ready { label, scenario, seed: self.seed.unwrap_or(first_seed), mutant })
+    }
+
+    fn load(&self) -> Result<Scenario, String> {
+        let path = Path::new(&self.name);
+        if path.extension().is_some_and(|extension| extension == "toml") {
+            return file::load(path);
+        }
+        let dir = folder(self.scenarios.as_deref());
+        let all = file::all(&dir)?;
+        match all.iter().find(|(name, _)| *name == self.name) {
+            Some((_, path)) => file::load(path),
+            None => Err(format!(
+                "there is no scenario `{}` in {}: see `trialbay-sim list`, or name a file, or `swarm`",
+                self.name,
+                dir.display()
+            )),
+        }
+    }
+}
+
+pub(super) fn find_mutant(name: &str) -> Result<Mutant, String> {
+    mutant::find(name).ok_or_else(|| format!("there is no planted bug `{name}`: see `trialbay-sim mutants`"))
+}
+
+/// Where the scenarios are: as said, or in the folder that the command runs in, or where it was built.
+pub(super) fn folder(said: Option<&Path>) -> PathBuf {
+    let here = PathBuf::from("scenarios");
+    let built = Path::new(env!("CARGO_MANIFEST_DIR")).join("../scenarios");
+    said.map_or_else(|| if here.is_dir() { here } else { built }, Path::to_owned)
+}
