@@ -168,6 +168,10 @@ fn through_power_cuts_log_and_reader_find_everything_that_was_synced_and_the_sam
             // What the power cut left, before anybody repairs it.
             let (left, _) = read_all(&disk);
             assert!(left.len() >= synced && writer.given.starts_with(&left));
+            if writer.rng.chance(0.5) {
+                followed.extend(follower.advance(&disk).unwrap().into_iter().map(|(_, record)| record));
+                assert_eq!((&followed, follower.damage()), (&left, &[][..]));
+            }
             let (tlog_again, found) = open(&disk);
             tlog = tlog_again;
             let (records, reader) = read_all(&disk);
