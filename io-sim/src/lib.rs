@@ -16,6 +16,7 @@ pub mod model;
 pub mod mutant;
 pub mod plan;
 pub mod rng;
+pub mod trace;
 pub mod world;
 
 pub use mutant::Mutant;
