@@ -168,7 +168,7 @@ function begin() {
   byId("to-violation").addEventListener("click", keys.v);
   document.addEventListener("keydown", onKey);
   window.addEventListener("hashchange", () => { readAddress(); goTo(view.cursor); });
-  new ResizeObserver(refresh).observe(stage);
+  new ResizeObserver(draw).observe(stage);
   matchMedia("(prefers-color-scheme: dark)").addEventListener("change", () => { readColours(); stripes.clear(); goTo(view.cursor); });
   draw();
 }
