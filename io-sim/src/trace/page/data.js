@@ -148,7 +148,7 @@ function causeOf(index) {
       return asked;
     }
     case "violation": {
-      for (let i = index - 1; i >= 0; i -= 1) if (entries[i].is !== "fault" && entries[i].is !== "noted") return i;
+      for (let i = index - 1; i >= 0; i -= 1) if (entries[i].is === "stepped") return i;
       return -1;
     }
     default: return -1;

@@ -176,7 +176,8 @@ function drawViolations(pen) {
   }
 }
 
-const namedIn = (story) => [...story.matchAll(/\bn(\d+)\b/g)].map((match) => Number(match[1]));
+// Nodes, but not the owners of ballots such as 4.n1.
+const namedIn = (story) => [...story.matchAll(/(?<![.\w])n(\d+)\b/g)].map((match) => Number(match[1]));
 
 function drawLabels(pen) {
   pen.fillStyle = colours.paper;

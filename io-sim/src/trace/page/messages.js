@@ -24,7 +24,9 @@ function drawMessages(pen) {
     if (view.node !== null && message.entry.from !== view.node && message.entry.to !== view.node) continue;
     const arrow = arrowOf(message);
     if (!arrow) continue;
-    const key = `${arrow.x1 | 0},${arrow.x2 | 0},${arrow.y1 | 0},${arrow.y2 | 0},${kind}`;
+    const { from, to } = message.entry, long = arrow.x2 - arrow.x1 > 3 ? arrow.x2 >> 1 : "";
+    const key = `${arrow.x1 >> 1},${long},${from},${to},${kind},${message.lost === null}`;
+    // What would be drawn over another one is left out.
     if (taken.has(key)) continue;
     taken.add(key);
     const group = `${familyOf(kind)} ${message.arrived === null ? "lost" : message.copy ? "copy" : ""}`;

@@ -13,7 +13,7 @@ function showHeader() {
   byId("verdict").textContent = header.verdict;
   byId("verdict").classList.toggle("good", header.good);
   byId("title").textContent = header.title;
-  const facts = [["seed", header.seed], ["trace hash", header.hash], ["simulated", duration(run.end - run.begin)],
+  const facts = [["seed", header.seed], ["trace hash", header.hash], ["simulated", duration(run.end)],
     ["entries", entries.length.toLocaleString("en")]];
   for (const [name, value] of facts) {
     const pair = element("div");
@@ -43,7 +43,7 @@ function showStory() {
   if (index === undefined) return;
   byId("violation").hidden = false;
   byId("checker").textContent = entries[index].checker;
-  for (const part of entries[index].story.split(/(\bn\d+\b|\b(?:operation|op|read|event) \d+)/)) {
+  for (const part of entries[index].story.split(/((?<![.\w])n\d+\b|\b(?:operation|op|read|event) \d+)/)) {
     const [, word, number] = part.match(/^(n|operation|op|read|event) ?(\d+)$/) ?? [];
     if (!word) { byId("story").append(part); continue; }
     const link = element("a", part);

@@ -4,6 +4,8 @@ const view = { from: run.begin, to: run.end, cursor: 0, hidden: new Set(), node:
 
 const MARGIN = 0.04;
 const SPAN_MIN = 2000;
+// So many messages before a violation are what is seen first.
+const FIRST_LOOK = 60;
 
 const whole = () => (run.end - run.begin) * (1 + 2 * MARGIN);
 
@@ -52,7 +54,8 @@ function firstLook() {
   const at = run.violations[0];
   view.cursor = at ?? 0;
   if (at !== undefined) {
-    const from = entries[Math.max(0, at - 160)].at, end = entries[at].at;
+    const before = countBefore(run.messages, (message) => message.at > entries[at].at);
+    const from = run.messages[Math.max(0, before - FIRST_LOOK)]?.at ?? run.begin, end = entries[at].at;
     look(from, (end - from) * 1.12);
   }
   readAddress();
