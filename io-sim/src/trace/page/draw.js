@@ -1,14 +1,41 @@
 // The lanes and the overview, drawn anew from `view` each time; only what is in view costs anything.
 
-const lanes = document.getElementById("lanes"), overview = document.getElementById("overview");
+const lanes = document.getElementById("lanes"),
+  overview = document.getElementById("overview");
 const stage = document.getElementById("stage");
-const LABELS = 46, AXIS = 24, RAIL = 18, FAULT_ROW = 18, CLIENT = 22;
+const LABELS = 46,
+  AXIS = 24,
+  RAIL = 18,
+  FAULT_ROW = 18,
+  CLIENT = 22;
 
 let colours = {};
 function readColours() {
   const style = getComputedStyle(document.documentElement);
-  const names = ["paper", "ink", "faint", "line", "lane", "bad", "accent", "fault", "lease", "ok", "refused", "unknown", "open",
-    "canvass", "prepare", "accept", "accepted", "lease-ask", "refuse", "resign", "catch-up", "other"];
+  const names = [
+    "paper",
+    "ink",
+    "faint",
+    "line",
+    "lane",
+    "bad",
+    "accent",
+    "fault",
+    "lease",
+    "ok",
+    "refused",
+    "unknown",
+    "open",
+    "canvass",
+    "prepare",
+    "accept",
+    "accepted",
+    "lease-ask",
+    "refuse",
+    "resign",
+    "catch-up",
+    "other",
+  ];
   colours = Object.fromEntries(names.map((name) => [name, style.getPropertyValue(`--${name}`).trim()]));
   colours.nodes = Array.from({ length: 7 }, (_, i) => style.getPropertyValue(`--n${i}`).trim());
 }
@@ -17,20 +44,27 @@ const nodeColour = (node) => colours.nodes[Math.max(0, header.nodes.indexOf(node
 // Where things are: lanes from top to bottom.
 let place = { width: 0, height: 0, nodes: new Map(), clients: new Map(), faults: 0 };
 function arrange() {
-  const width = stage.clientWidth, room = stage.clientHeight;
+  const width = stage.clientWidth,
+    room = stage.clientHeight;
   const faults = run.faultRows * FAULT_ROW + (run.faultRows ? 6 : 0);
   const client = run.clients.length > 8 ? 14 : CLIENT;
   const below = run.clients.length * client + 10;
   const lane = Math.min(150, Math.max(58, (room - AXIS - faults - below) / Math.max(1, header.nodes.length)));
   place = { width, faults: AXIS + 3, nodes: new Map(), clients: new Map(), lane, client };
   let y = AXIS + faults;
-  for (const node of header.nodes) { place.nodes.set(node, { top: y, rail: y + (lane - RAIL) / 2 }); y += lane; }
-  for (const id of run.clients) { place.clients.set(id, y + 4); y += client; }
+  for (const node of header.nodes) {
+    place.nodes.set(node, { top: y, rail: y + (lane - RAIL) / 2 });
+    y += lane;
+  }
+  for (const id of run.clients) {
+    place.clients.set(id, y + 4);
+    y += client;
+  }
   place.height = Math.max(room, y + 10);
 }
 
-const xOf = (at) => LABELS + (at - view.from) / (view.to - view.from) * (place.width - LABELS);
-const atOf = (x) => view.from + (x - LABELS) / (place.width - LABELS) * (view.to - view.from);
+const xOf = (at) => LABELS + ((at - view.from) / (view.to - view.from)) * (place.width - LABELS);
+const atOf = (x) => view.from + ((x - LABELS) / (place.width - LABELS)) * (view.to - view.from);
 const clip = (x) => Math.min(Math.max(x, LABELS - 20), place.width + 20);
 
 function sized(canvas, width, height) {
@@ -95,7 +129,8 @@ function drawGround(pen) {
 }
 
 function tick(span) {
-  const rough = span / Math.max(3, (place.width - LABELS) / 110), power = 10 ** Math.floor(Math.log10(rough));
+  const rough = span / Math.max(3, (place.width - LABELS) / 110),
+    power = 10 ** Math.floor(Math.log10(rough));
   return power * [1, 2, 5, 10].find((times) => times * power >= rough);
 }
 const tickText = (at, step) => `${(at / 1e9).toFixed(Math.min(9, Math.max(0, Math.ceil(9 - Math.log10(step)))))}s`;
@@ -106,9 +141,11 @@ function drawFaults(pen) {
   pen.rect(LABELS, AXIS - 4, place.width - LABELS, place.height);
   pen.clip();
   for (const fault of run.faults) {
-    const from = clip(xOf(fault.at)), to = clip(xOf(Math.min(fault.until, run.end)));
+    const from = clip(xOf(fault.at)),
+      to = clip(xOf(Math.min(fault.until, run.end)));
     if (to < LABELS || from > place.width) continue;
-    const width = Math.max(2, to - from), y = place.faults + fault.row * FAULT_ROW;
+    const width = Math.max(2, to - from),
+      y = place.faults + fault.row * FAULT_ROW;
     pen.fillStyle = colours.fault;
     for (const node of fault.nodes) {
       const lane = place.nodes.get(node);
@@ -133,10 +170,17 @@ function drawFaultTexts(pen) {
   const ends = [];
   pen.fillStyle = colours.ink;
   for (const fault of [...run.faults].reverse()) {
-    const x = clip(xOf(fault.at)), end = ends[fault.row] ?? place.width;
-    if (x > place.width || xOf(Math.min(fault.until, run.end)) < LABELS && x <= LABELS) continue;
+    const x = clip(xOf(fault.at)),
+      end = ends[fault.row] ?? place.width;
+    if (x > place.width || (xOf(Math.min(fault.until, run.end)) < LABELS && x <= LABELS)) continue;
     ends[fault.row] = x;
-    label(pen, fault.text, Math.max(LABELS, x) + 5, place.faults + fault.row * FAULT_ROW + 8, end - Math.max(LABELS, x) - 8);
+    label(
+      pen,
+      fault.text,
+      Math.max(LABELS, x) + 5,
+      place.faults + fault.row * FAULT_ROW + 8,
+      end - Math.max(LABELS, x) - 8,
+    );
   }
 }
 
@@ -145,7 +189,13 @@ function label(pen, text, x, y, room, haloed = false) {
   const letters = Math.floor(room / 6.7);
   if (letters < 2 || (letters < 4 && text.length > letters)) return;
   const fitting = text.length <= letters ? text : `${text.slice(0, letters - 1)}…`;
-  if (haloed) { pen.globalAlpha = 0.6; pen.lineWidth = 4; pen.lineJoin = "round"; pen.strokeText(fitting, x, y); pen.globalAlpha = 1; }
+  if (haloed) {
+    pen.globalAlpha = 0.6;
+    pen.lineWidth = 4;
+    pen.lineJoin = "round";
+    pen.strokeText(fitting, x, y);
+    pen.globalAlpha = 1;
+  }
   pen.fillText(fitting, x, y);
 }
 
@@ -158,7 +208,8 @@ function drawViolations(pen) {
     pen.fillRect(x, AXIS, place.width - x, place.height);
     pen.globalAlpha = 1;
     pen.fillRect(x - 1, AXIS, 3, place.height);
-    const text = ` ${entries[index].checker} `, width = text.length * 7;
+    const text = ` ${entries[index].checker} `,
+      width = text.length * 7;
     const y = Math.min(...[...place.nodes.values()].map(({ top }) => top));
     pen.fillRect(x - 1, y, width, 18);
     pen.fillStyle = colours.paper;
@@ -188,7 +239,11 @@ function drawLabels(pen) {
     pen.fillRect(0, Math.round(top), LABELS, 1);
     pen.fillStyle = nodeColour(node);
     pen.fillRect(4, rail, 4, RAIL);
-    pen.fillStyle = named.has(node) ? colours.bad : view.node === null || view.node === node ? colours.ink : colours.faint;
+    pen.fillStyle = named.has(node)
+      ? colours.bad
+      : view.node === null || view.node === node
+        ? colours.ink
+        : colours.faint;
     pen.font = `${view.node === node ? "bold " : ""}13px system-ui, sans-serif`;
     pen.fillText(`n${node}`, 14, rail + RAIL / 2 + 1);
   }
@@ -203,6 +258,9 @@ function drawCursor(pen) {
   pen.fillStyle = colours.accent;
   pen.fillRect(x - 0.5, AXIS - 6, 1.5, place.height);
   pen.beginPath();
-  pen.moveTo(x - 6, AXIS - 9); pen.lineTo(x + 6, AXIS - 9); pen.lineTo(x, AXIS); pen.closePath();
+  pen.moveTo(x - 6, AXIS - 9);
+  pen.lineTo(x + 6, AXIS - 9);
+  pen.lineTo(x, AXIS);
+  pen.closePath();
   pen.fill();
 }

@@ -2,10 +2,19 @@
 
 // The two ends of a message's arrow, or null if it is out of view.
 function arrowOf(message) {
-  const { from, to } = message.entry, a = place.nodes.get(from), b = place.nodes.get(to);
+  const { from, to } = message.entry,
+    a = place.nodes.get(from),
+    b = place.nodes.get(to);
   if (!a || !b) return null;
-  const end = message.end ?? run.end, down = b.rail > a.rail;
-  const arrow = { x1: xOf(message.at), y1: down ? a.rail + RAIL : a.rail, x2: xOf(end), y2: down ? b.rail : b.rail + RAIL, message };
+  const end = message.end ?? run.end,
+    down = b.rail > a.rail;
+  const arrow = {
+    x1: xOf(message.at),
+    y1: down ? a.rail + RAIL : a.rail,
+    x2: xOf(end),
+    y2: down ? b.rail : b.rail + RAIL,
+    message,
+  };
   if (message.arrived === null) {
     // It got nowhere: most of the way, for the cross to be seen between the lanes.
     const share = message.lost === null ? 0.3 : 0.6;
@@ -16,15 +25,19 @@ function arrowOf(message) {
 }
 
 function drawMessages(pen) {
-  const messages = run.messages, groups = new Map(), taken = new Set();
+  const messages = run.messages,
+    groups = new Map(),
+    taken = new Set();
   const first = countBefore(messages, (message) => message.latest >= view.from - 1e7);
   for (let i = first; i < messages.length && messages[i].at <= view.to; i += 1) {
-    const message = messages[i], kind = message.entry.kind;
+    const message = messages[i],
+      kind = message.entry.kind;
     if (view.hidden.has(kind)) continue;
     if (view.node !== null && message.entry.from !== view.node && message.entry.to !== view.node) continue;
     const arrow = arrowOf(message);
     if (!arrow) continue;
-    const { from, to } = message.entry, long = arrow.x2 - arrow.x1 > 3 ? arrow.x2 >> 1 : "";
+    const { from, to } = message.entry,
+      long = arrow.x2 - arrow.x1 > 3 ? arrow.x2 >> 1 : "";
     const key = `${arrow.x1 >> 1},${long},${from},${to},${kind},${message.lost === null}`;
     // What would be drawn over another one is left out.
     if (taken.has(key)) continue;
@@ -44,11 +57,16 @@ function drawArrows(pen, [family, fate], arrows, crowd) {
   pen.lineWidth = crowd > 800 ? 0.7 : 1.2;
   pen.setLineDash(fate === "lost" ? [5, 3] : fate === "copy" ? [2, 2] : []);
   pen.beginPath();
-  for (const { x1, y1, x2, y2 } of arrows) { pen.moveTo(x1, y1); pen.lineTo(x2, y2); }
+  for (const { x1, y1, x2, y2 } of arrows) {
+    pen.moveTo(x1, y1);
+    pen.lineTo(x2, y2);
+  }
   pen.stroke();
   pen.setLineDash([]);
-  if (fate === "lost") { pen.globalAlpha = 1; drawCrosses(pen, arrows, crowd); }
-  else if (crowd < 1500) drawHeads(pen, arrows);
+  if (fate === "lost") {
+    pen.globalAlpha = 1;
+    drawCrosses(pen, arrows, crowd);
+  } else if (crowd < 1500) drawHeads(pen, arrows);
   pen.globalAlpha = 1;
 }
 
@@ -71,15 +89,18 @@ function drawCrosses(pen, arrows, crowd) {
   const arm = crowd > 800 ? 2.2 : 3.5;
   for (const { x2, y2, message } of arrows) {
     if (message.lost === null) continue;
-    pen.moveTo(x2 - arm, y2 - arm); pen.lineTo(x2 + arm, y2 + arm);
-    pen.moveTo(x2 - arm, y2 + arm); pen.lineTo(x2 + arm, y2 - arm);
+    pen.moveTo(x2 - arm, y2 - arm);
+    pen.lineTo(x2 + arm, y2 + arm);
+    pen.moveTo(x2 - arm, y2 + arm);
+    pen.lineTo(x2 + arm, y2 - arm);
   }
   pen.stroke();
 }
 
 // What led to the cursor's entry, a few hops back, as pairs of entries: cause and effect.
 function causes() {
-  const path = [], seenEntries = new Set();
+  const path = [],
+    seenEntries = new Set();
   let index = view.cursor;
   while (path.length < 14) {
     const cause = causeOf(index);
@@ -93,14 +114,16 @@ function causes() {
 
 function drawPath(pen, path) {
   const spots = (index) => {
-    const entry = entries[index], node = entry.is === "sent" ? entry.from : entry.is === "delivered" ? entry.to : entry.node;
+    const entry = entries[index],
+      node = entry.is === "sent" ? entry.from : entry.is === "delivered" ? entry.to : entry.node;
     const lane = place.nodes.get(node);
     return lane && { x: xOf(entry.at), y: lane.rail + RAIL / 2 };
   };
   pen.strokeStyle = colours.accent;
   pen.lineCap = "round";
   path.forEach(([cause, effect], hop) => {
-    const a = spots(cause), b = spots(effect);
+    const a = spots(cause),
+      b = spots(effect);
     if (!a || !b) return;
     pen.globalAlpha = Math.max(0.25, 1 - hop * 0.06);
     pen.lineWidth = Math.max(1.5, 3 - hop * 0.15);

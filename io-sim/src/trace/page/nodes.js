@@ -10,7 +10,10 @@ function striped(pen, colour, gap) {
     brush.strokeStyle = colour;
     brush.lineWidth = gap / 4;
     brush.beginPath();
-    for (const shift of [-gap, 0, gap]) { brush.moveTo(shift - 1, gap + 1); brush.lineTo(shift + gap + 1, -1); }
+    for (const shift of [-gap, 0, gap]) {
+      brush.moveTo(shift - 1, gap + 1);
+      brush.lineTo(shift + gap + 1, -1);
+    }
     brush.stroke();
     stripes.set(key, pen.createPattern(tile, "repeat"));
   }
@@ -18,14 +21,16 @@ function striped(pen, colour, gap) {
 }
 
 function drawNode(pen, node) {
-  const { rail } = place.nodes.get(node), bands = run.bands.get(node);
+  const { rail } = place.nodes.get(node),
+    bands = run.bands.get(node);
   pen.fillStyle = colours.line;
   pen.fillRect(LABELS, rail + RAIL / 2, place.width, 1);
   const first = Math.max(0, countBefore(bands, (band) => band.at > view.from) - 1);
   for (let i = first; i < bands.length && bands[i].at <= view.to; i += 1) drawBand(pen, node, bands[i], rail);
   pen.fillStyle = colours.lease;
   for (const lease of run.leases.get(node)) {
-    const from = clip(xOf(lease.at)), to = clip(xOf(lease.end));
+    const from = clip(xOf(lease.at)),
+      to = clip(xOf(lease.end));
     if (to >= LABELS && from <= place.width) pen.fillRect(from, rail + RAIL + 2, Math.max(1, to - from), 5);
   }
   drawMarks(pen, run.steps.get(node), rail + 2, RAIL - 4, colours.ink, 0.4);
@@ -34,12 +39,19 @@ function drawNode(pen, node) {
 }
 
 function drawBand(pen, node, band, rail) {
-  const from = clip(xOf(band.at)), to = clip(Math.min(xOf(band.end), xOf(run.end)));
+  const from = clip(xOf(band.at)),
+    to = clip(Math.min(xOf(band.end), xOf(run.end)));
   if (to < LABELS) return;
-  const width = Math.max(0.7, to - from), state = band.state;
+  const width = Math.max(0.7, to - from),
+    state = band.state;
   const owner = parseInt(state.promised.split(".n")[1], 10) || 0;
   const colour = owner ? nodeColour(owner) : colours.faint;
-  const fill = (style, alpha) => { pen.globalAlpha = alpha; pen.fillStyle = style; pen.fillRect(from, rail, width, RAIL); pen.globalAlpha = 1; };
+  const fill = (style, alpha) => {
+    pen.globalAlpha = alpha;
+    pen.fillStyle = style;
+    pen.fillRect(from, rail, width, RAIL);
+    pen.globalAlpha = 1;
+  };
   if (!state.up) {
     fill(striped(pen, colours.faint, 8), 0.9);
   } else {
@@ -47,8 +59,10 @@ function drawBand(pen, node, band, rail) {
     const campaigns = state.role === "candidate" || state.role === "canvassing";
     if (state.role === "halted") fill(colours.bad, 0.5);
     else if (state.role === "master") fill(colour, 1);
-    else if (campaigns) { fill(nodeColour(node), 0.15); fill(striped(pen, nodeColour(node), 8), 0.6); }
-    else fill(colour, 0.25);
+    else if (campaigns) {
+      fill(nodeColour(node), 0.15);
+      fill(striped(pen, nodeColour(node), 8), 0.6);
+    } else fill(colour, 0.25);
     if (state.paused) fill(striped(pen, colours.ink, 6), 0.8);
   }
   pen.fillStyle = colours.ink;
@@ -56,7 +70,8 @@ function drawBand(pen, node, band, rail) {
 }
 
 function drawBandText(pen, band, rail) {
-  const from = Math.max(LABELS, xOf(band.at)), to = Math.min(place.width, xOf(Math.min(band.end, run.end)));
+  const from = Math.max(LABELS, xOf(band.at)),
+    to = Math.min(place.width, xOf(Math.min(band.end, run.end)));
   const [text, background] = band.state.role === "master" ? [colours.paper, colours.ink] : [colours.ink, colours.paper];
   pen.fillStyle = text;
   pen.strokeStyle = background;
@@ -88,9 +103,12 @@ function drawMarks(pen, list, y, height, colour, alpha) {
 }
 
 function drawOperation(pen, op) {
-  const y = place.clients.get(op.client), from = clip(xOf(op.at)), to = clip(xOf(op.end ?? run.end));
+  const y = place.clients.get(op.client),
+    from = clip(xOf(op.at)),
+    to = clip(xOf(op.end ?? run.end));
   if (to < LABELS || from > place.width) return;
-  const width = Math.max(1.5, to - from - 1), height = place.client - 5;
+  const width = Math.max(1.5, to - from - 1),
+    height = place.client - 5;
   pen.fillStyle = op.outcome ? colours[op.outcome] : striped(pen, colours.open, 8);
   pen.globalAlpha = op.outcome ? 0.4 : 0.8;
   pen.fillRect(from, y, width, height);
@@ -99,6 +117,7 @@ function drawOperation(pen, op) {
   pen.fillRect(from, y, Math.min(2, width), height);
   pen.fillStyle = colours.ink;
   const left = Math.max(from, LABELS);
-  if (height > 12) label(pen, `${op.op} ${op.text}${op.answer ? ` = ${op.answer}` : ""}`, left + 4, y + height / 2 + 1, to - left - 6);
+  if (height > 12)
+    label(pen, `${op.op} ${op.text}${op.answer ? ` = ${op.answer}` : ""}`, left + 4, y + height / 2 + 1, to - left - 6);
   seen.push({ x: from, y, width: Math.max(4, width), height, index: op.index, op });
 }
