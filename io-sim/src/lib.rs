@@ -14,7 +14,7 @@ pub mod ledger;
 pub mod model;
 pub mod mutant;
 pub mod rng;
-pub mod sim_disk;
+pub mod trace;
 pub mod world;
 
 pub use core::{Counters, Report, World};

@@ -74,7 +74,7 @@ seconds, event, a column for each node, what happened. A node's cell after a ste
   M4.1 d912 a911 p915 L812   Master (s slave, c canvassing, C candidate, H halted, x down, z paused), promised ballot
                              4.n1, decided, applied and persisted (durable here) up to these slots, 812 ms of lease left
   ·  up, nothing changed     o───>  message sent     o───x  message lost     =  fault     *  synced, or noted
-In brackets after the text: what changed besides, or had no room in the cell.
+In brackets: what changed besides, or had no room in the cell.
 "
     }
 
@@ -133,7 +133,7 @@ In brackets after the text: what changed besides, or had no room in the cell.
         let (cells, text) = match &entry.what {
             What::Stepped { node, cause, state } => {
                 let (cell, besides) = self.stepped(before, state);
-                (self.cells(|id| (id == *node).then(|| cell.clone())), format!("{cause}{besides}"))
+                (self.cells(|id| (id == *node).then(|| cell.clone())), format!("{besides}{cause}"))
             }
             What::Sent { from, to, text, .. } => (self.arrow(*from, *to, '>'), format!("{from} → {to} {text}")),
             What::Lost { from, to, why, .. } => (self.arrow(*from, *to, 'x'), format!("{from} → {to} lost: {why}")),
@@ -200,7 +200,7 @@ In brackets after the text: what changed besides, or had no room in the cell.
             }
         }
         besides.extend(rare_changes(before, now));
-        let besides = if besides.is_empty() { String::new() } else { format!("  [{}]", besides.join(" ")) };
+        let besides = if besides.is_empty() { String::new() } else { format!("[{}] ", besides.join(" ")) };
         (cell, besides)
     }
 }

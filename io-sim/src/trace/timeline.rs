@@ -7,10 +7,13 @@ use super::Entry;
 
 const PAGE: &str = include_str!("page/page.html");
 const STYLE: &str = include_str!("page/page.css");
-const SCRIPTS: [&str; 5] = [
+const SCRIPTS: [&str; 8] = [
     include_str!("page/data.js"),
     include_str!("page/view.js"),
     include_str!("page/draw.js"),
+    include_str!("page/nodes.js"),
+    include_str!("page/messages.js"),
+    include_str!("page/overview.js"),
     include_str!("page/panel.js"),
     include_str!("page/main.js"),
 ];
@@ -34,7 +37,8 @@ pub struct Header {
     pub commands: Vec<(String, String)>,
 }
 
-/// The page that shows these entries, which are in the order of time.
+/// The page that shows these entries, which are in the order of time. Any part of a run will do: what led to a failure is
+/// often enough of a long one. A thousand entries take some 160 to 200 kB.
 ///
 /// # Panics
 /// Never: entries are plain numbers and text.

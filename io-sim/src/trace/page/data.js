@@ -8,13 +8,25 @@ function sortOut() {
   const run = {
     begin: entries.length ? entries[0].at : 0,
     end: entries.length ? entries[entries.length - 1].at : 1,
-    steps: new Map(), bands: new Map(), leases: new Map(), syncs: new Map(),
-    messages: [], messageOf: new Map(), kinds: new Map(), clients: [], ops: new Map(), faults: [], violations: [],
+    steps: new Map(),
+    bands: new Map(),
+    leases: new Map(),
+    syncs: new Map(),
+    messages: [],
+    messageOf: new Map(),
+    kinds: new Map(),
+    clients: [],
+    ops: new Map(),
+    faults: [],
+    violations: [],
     byEvent: new Map(),
   };
   run.end = Math.max(run.end, run.begin + 1000);
   for (const node of header.nodes) {
-    run.steps.set(node, []); run.bands.set(node, []); run.leases.set(node, []); run.syncs.set(node, []);
+    run.steps.set(node, []);
+    run.bands.set(node, []);
+    run.leases.set(node, []);
+    run.syncs.set(node, []);
   }
   entries.forEach((entry, index) => {
     if (!run.byEvent.has(entry.event)) run.byEvent.set(entry.event, index);
@@ -32,27 +44,49 @@ const sorters = {
     extendBand(run.bands.get(entry.node), entry);
     extendLease(run.leases.get(entry.node), entry);
   },
-  synced(run, entry, index) { run.syncs.get(entry.node)?.push(index); },
+  synced(run, entry, index) {
+    run.syncs.get(entry.node)?.push(index);
+  },
   sent(run, entry, index) {
     run.kinds.set(entry.kind, (run.kinds.get(entry.kind) ?? 0) + 1);
     const message = { sent: index, at: entry.at, end: null, arrived: null, lost: null, entry };
     run.messageOf.set(entry.id, message);
     run.messages.push(message);
   },
-  delivered(run, entry, index) { arrive(run, entry, index, "arrived"); },
-  lost(run, entry, index) { arrive(run, entry, index, "lost"); },
+  delivered(run, entry, index) {
+    arrive(run, entry, index, "arrived");
+  },
+  lost(run, entry, index) {
+    arrive(run, entry, index, "lost");
+  },
   fault(run, entry, index) {
-    run.faults.push({ index, at: entry.at, until: entry.until ?? entry.at, text: entry.text, nodes: entry.nodes ?? header.nodes });
+    run.faults.push({
+      index,
+      at: entry.at,
+      until: entry.until ?? entry.at,
+      text: entry.text,
+      nodes: entry.nodes ?? header.nodes,
+    });
   },
   invoked(run, entry, index) {
     if (!run.clients.includes(entry.client)) run.clients.push(entry.client);
-    run.ops.set(entry.op, { index, at: entry.at, end: null, client: entry.client, op: entry.op, text: entry.text, outcome: null });
+    run.ops.set(entry.op, {
+      index,
+      at: entry.at,
+      end: null,
+      client: entry.client,
+      op: entry.op,
+      text: entry.text,
+      outcome: null,
+    });
   },
   responded(run, entry, index) {
     const op = run.ops.get(entry.op);
     if (op) Object.assign(op, { end: entry.at, outcome: entry.outcome, answer: entry.text, ended: index });
   },
-  violation(run, entry, index) { run.violations.push(index); },
+  violation(run, entry, index) {
+    run.violations.push(index);
+  },
 };
 
 // A message may arrive more than once: each further copy is an arrow of its own.
@@ -62,7 +96,10 @@ function arrive(run, entry, index, how) {
   const message = first.end === null ? first : { ...first, arrived: null, lost: null, copy: true };
   message.end = entry.at;
   message[how] = index;
-  entry.from = first.entry.from; entry.to = first.entry.to; entry.kind = first.entry.kind; entry.text = first.entry.text;
+  entry.from = first.entry.from;
+  entry.to = first.entry.to;
+  entry.kind = first.entry.kind;
+  entry.text = first.entry.text;
   if (message !== first) run.messages.push(message);
 }
 
@@ -88,12 +125,14 @@ function extendBand(bands, entry) {
 
 // From step to step a lease is renewed, runs out by itself, or is given up.
 function extendLease(leases, entry) {
-  const last = leases?.at(-1), left = entry.state.lease_left_ms;
+  const last = leases?.at(-1),
+    left = entry.state.lease_left_ms;
   if (!leases) return;
   if (last && (left === undefined || last.end >= entry.at)) last.end = Math.min(last.end, entry.at);
   if (left === undefined) return;
   const end = entry.at + left * 1e6;
-  if (last && last.end >= entry.at) last.end = end; else leases.push({ at: entry.at, end });
+  if (last && last.end >= entry.at) last.end = end;
+  else leases.push({ at: entry.at, end });
 }
 
 // Faults that last at the same time are drawn in rows, three at most.
@@ -110,10 +149,12 @@ function arrangeFaults(run) {
 
 // The number of elements before the first that `isAfter`; the list is in order.
 function countBefore(list, isAfter) {
-  let low = 0, high = list.length;
+  let low = 0,
+    high = list.length;
   while (low < high) {
     const middle = (low + high) >> 1;
-    if (isAfter(list[middle])) high = middle; else low = middle + 1;
+    if (isAfter(list[middle])) high = middle;
+    else low = middle + 1;
   }
   return low;
 }
@@ -133,32 +174,51 @@ function stateAt(node, index) {
 function causeOf(index) {
   const entry = entries[index];
   switch (entry?.is) {
-    case "delivered": case "lost": return run.messageOf.get(entry.id)?.sent ?? -1;
-    case "sent": return lastStep(entry.from, index);
+    case "delivered":
+    case "lost":
+      return run.messageOf.get(entry.id)?.sent ?? -1;
+    case "sent":
+      return lastStep(entry.from, index);
     case "stepped": {
       for (let i = index - 1; i >= 0 && entries[i].event === entry.event; i -= 1) {
         if (entries[i].is === "delivered" && entries[i].to === entry.node) return i;
       }
       return lastStep(entry.node, index - 1);
     }
-    case "synced": return lastStep(entry.node, index - 1);
+    case "synced":
+      return lastStep(entry.node, index - 1);
     case "responded": {
       const asked = run.ops.get(entry.op)?.index ?? -1;
-      for (let i = index - 1; i >= 0 && entries[i].event >= entry.event - 1; i -= 1) if (entries[i].is === "stepped") return i;
+      for (let i = index - 1; i >= 0 && entries[i].event >= entry.event - 1; i -= 1)
+        if (entries[i].is === "stepped") return i;
       return asked;
     }
     case "violation": {
-      for (let i = index - 1; i >= 0; i -= 1) if (entries[i].is !== "fault" && entries[i].is !== "noted") return i;
+      for (let i = index - 1; i >= 0; i -= 1) if (entries[i].is === "stepped") return i;
       return -1;
     }
-    default: return -1;
+    default:
+      return -1;
   }
 }
 
 const families = {
-  Canvass: "canvass", Canvassed: "canvass", Prepare: "prepare", Promise: "prepare", Accept: "accept", Accepted: "accepted",
-  Heartbeat: "lease-ask", Granted: "lease-ask", Gap: "refuse", Nak: "refuse", Resign: "resign", Fetch: "catch-up",
-  Fetched: "catch-up", Gone: "catch-up", Recall: "canvass", Recalled: "canvass",
+  Canvass: "canvass",
+  Canvassed: "canvass",
+  Prepare: "prepare",
+  Promise: "prepare",
+  Accept: "accept",
+  Accepted: "accepted",
+  Heartbeat: "lease-ask",
+  Granted: "lease-ask",
+  Gap: "refuse",
+  Nak: "refuse",
+  Resign: "resign",
+  Fetch: "catch-up",
+  Fetched: "catch-up",
+  Gone: "catch-up",
+  Recall: "canvass",
+  Recalled: "canvass",
 };
 const familyOf = (kind) => families[kind] ?? "other";
 
@@ -172,16 +232,26 @@ function duration(nanoseconds) {
 
 function textOf(entry) {
   switch (entry.is) {
-    case "stepped": return `n${entry.node} ⇐ ${entry.cause}`;
-    case "sent": return `n${entry.from} → n${entry.to} ${entry.text}`;
-    case "delivered": return `n${entry.to} gets ${entry.text}`;
-    case "lost": return `n${entry.from} ⇢ n${entry.to} lost: ${entry.why}`;
-    case "synced": return `n${entry.node} synced: ${entry.records} records durable`;
-    case "fault": return `≡ ${entry.text}`;
-    case "invoked": return `c${entry.client} asks ${entry.op}: ${entry.text}`;
-    case "responded": return `c${entry.client} is told ${entry.op}: ${entry.text} (${entry.outcome})`;
-    case "violation": return `${entry.checker}: ${entry.story}`;
-    default: return entry.text ?? entry.is;
+    case "stepped":
+      return `n${entry.node} ⇐ ${entry.cause}`;
+    case "sent":
+      return `n${entry.from} → n${entry.to} ${entry.text}`;
+    case "delivered":
+      return `n${entry.to} gets ${entry.text}`;
+    case "lost":
+      return `n${entry.from} ⇢ n${entry.to} lost: ${entry.why}`;
+    case "synced":
+      return `n${entry.node} synced: ${entry.records} records durable`;
+    case "fault":
+      return `≡ ${entry.text}`;
+    case "invoked":
+      return `c${entry.client} asks ${entry.op}: ${entry.text}`;
+    case "responded":
+      return `c${entry.client} is told ${entry.op}: ${entry.text} (${entry.outcome})`;
+    case "violation":
+      return `${entry.checker}: ${entry.story}`;
+    default:
+      return entry.text ?? entry.is;
   }
 }
 

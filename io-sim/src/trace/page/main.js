@@ -4,7 +4,10 @@ let pending = false;
 function refresh() {
   if (pending) return;
   pending = true;
-  requestAnimationFrame(() => { pending = false; draw(); });
+  requestAnimationFrame(() => {
+    pending = false;
+    draw();
+  });
   writeAddress();
 }
 
@@ -40,22 +43,46 @@ function stepSameNode(direction) {
 }
 
 const middle = () => (view.from + view.to) / 2;
-const around = () => { const at = entries[view.cursor]?.at ?? 0; return at > view.from && at < view.to ? at : middle(); };
+const around = () => {
+  const at = entries[view.cursor]?.at ?? 0;
+  return at > view.from && at < view.to ? at : middle();
+};
 const keys = {
   ArrowLeft: (event) => goTo(event.shiftKey ? stepSameNode(-1) : next(view.cursor, -1)),
   ArrowRight: (event) => goTo(event.shiftKey ? stepSameNode(1) : next(view.cursor, 1)),
   Home: () => goTo(0),
   End: () => goTo(entries.length - 1),
-  b: () => { const cause = causeOf(view.cursor); if (cause >= 0) goTo(cause); },
-  v: () => { if (run.violations.length) goTo(run.violations[0]); },
+  b: () => {
+    const cause = causeOf(view.cursor);
+    if (cause >= 0) goTo(cause);
+  },
+  v: () => {
+    if (run.violations.length) goTo(run.violations[0]);
+  },
   f: goToFault,
-  a: () => { lookAtAll(); refresh(); },
-  "+": () => { zoom(0.6, around()); refresh(); },
-  "=": () => { zoom(0.6, around()); refresh(); },
-  "-": () => { zoom(1 / 0.6, around()); refresh(); },
+  a: () => {
+    lookAtAll();
+    refresh();
+  },
+  "+": () => {
+    zoom(0.6, around());
+    refresh();
+  },
+  "=": () => {
+    zoom(0.6, around());
+    refresh();
+  },
+  "-": () => {
+    zoom(1 / 0.6, around());
+    refresh();
+  },
   "/": () => byId("find").focus(),
   "?": () => byId("help").showModal(),
-  0: () => { view.node = null; showList(); refresh(); },
+  0: () => {
+    view.node = null;
+    showList();
+    refresh();
+  },
 };
 
 function onKey(event) {
@@ -65,35 +92,50 @@ function onKey(event) {
     return;
   }
   if (event.ctrlKey || event.metaKey || event.altKey || !entries.length) return;
-  const number = Number(event.key), act = keys[event.key];
-  if (act) act(event); else if (header.nodes.includes(number)) focusOn(number); else return;
+  const number = Number(event.key),
+    act = keys[event.key];
+  if (act) act(event);
+  else if (header.nodes.includes(number)) focusOn(number);
+  else return;
   event.preventDefault();
 }
 
 // The nearest thing under the pointer: arrows are found by their distance, all else by its box.
 function under(x, y) {
-  let best = null, distance = 6;
+  let best = null,
+    distance = 6;
   for (const thing of seen) {
     if (!thing.arrow) {
-      if (x >= thing.x && x <= thing.x + thing.width && y >= thing.y && y <= thing.y + thing.height) { best = thing; distance = 2; }
+      if (x >= thing.x && x <= thing.x + thing.width && y >= thing.y && y <= thing.y + thing.height) {
+        best = thing;
+        distance = 2;
+      }
       continue;
     }
-    const { x1, y1, x2, y2 } = thing.arrow, dx = x2 - x1, dy = y2 - y1;
+    const { x1, y1, x2, y2 } = thing.arrow,
+      dx = x2 - x1,
+      dy = y2 - y1;
     const share = Math.min(1, Math.max(0, ((x - x1) * dx + (y - y1) * dy) / (dx * dx + dy * dy || 1)));
     const away = Math.hypot(x - x1 - share * dx, y - y1 - share * dy);
-    if (away < distance) { distance = away; best = thing; }
+    if (away < distance) {
+      distance = away;
+      best = thing;
+    }
   }
   return best;
 }
 
 function showTip(event) {
-  const tip = byId("tooltip"), found = under(event.offsetX, event.offsetY);
+  const tip = byId("tooltip"),
+    found = under(event.offsetX, event.offsetY);
   lanes.classList.toggle("over", found !== null);
   tip.hidden = found === null;
   if (!found) return;
   tip.textContent = tipFor(found);
   tip.style.left = `${Math.min(event.clientX + 14, window.innerWidth - tip.offsetWidth - 8)}px`;
-  tip.style.top = `${event.clientY + 18 + tip.offsetHeight > window.innerHeight ? event.clientY - tip.offsetHeight - 10 : event.clientY + 18}px`;
+  const below = event.clientY + 18,
+    above = event.clientY - tip.offsetHeight - 10;
+  tip.style.top = `${below + tip.offsetHeight > window.innerHeight ? above : below}px`;
 }
 
 // On the axis a drag moves the cursor, elsewhere the view.
@@ -110,7 +152,7 @@ function holdLanes() {
     held.moved ||= Math.abs(event.offsetX - held.x) > 3;
     if (!held.moved) return;
     lanes.classList.add("held");
-    look(held.from - (event.offsetX - held.x) / (place.width - LABELS) * (view.to - view.from), view.to - view.from);
+    look(held.from - ((event.offsetX - held.x) / (place.width - LABELS)) * (view.to - view.from), view.to - view.from);
     refresh();
   });
   lanes.addEventListener("pointerup", (event) => {
@@ -118,23 +160,32 @@ function holdLanes() {
     held = null;
     lanes.classList.remove("held");
   });
-  lanes.addEventListener("pointerleave", () => { byId("tooltip").hidden = true; });
-  lanes.addEventListener("wheel", (event) => {
-    event.preventDefault();
-    const sideways = event.shiftKey ? event.deltaY : event.deltaX;
-    if (Math.abs(sideways) > Math.abs(event.deltaY) || event.shiftKey) pan(sideways / place.width * (view.to - view.from));
-    else zoom(Math.exp(event.deltaY * 0.0015), atOf(event.offsetX));
-    refresh();
-  }, { passive: false });
+  lanes.addEventListener("pointerleave", () => {
+    byId("tooltip").hidden = true;
+  });
+  lanes.addEventListener(
+    "wheel",
+    (event) => {
+      event.preventDefault();
+      const sideways = event.shiftKey ? event.deltaY : event.deltaX;
+      if (Math.abs(sideways) > Math.abs(event.deltaY) || event.shiftKey)
+        pan((sideways / place.width) * (view.to - view.from));
+      else zoom(Math.exp(event.deltaY * 0.0015), atOf(event.offsetX));
+      refresh();
+    },
+    { passive: false },
+  );
 }
 
 function click(event) {
   if (event.offsetX < LABELS) {
-    for (const [node, { top }] of place.nodes) if (event.offsetY >= top && event.offsetY < top + place.lane) focusOn(node);
+    for (const [node, { top }] of place.nodes)
+      if (event.offsetY >= top && event.offsetY < top + place.lane) focusOn(node);
     return;
   }
   const found = under(event.offsetX, event.offsetY);
-  if (found) goTo(found.index); else scrub(atOf(event.offsetX));
+  if (found) goTo(found.index);
+  else scrub(atOf(event.offsetX));
 }
 
 function scrub(at) {
@@ -143,12 +194,18 @@ function scrub(at) {
 
 function holdOverview() {
   const move = (event) => {
-    const at = run.begin + (event.offsetX - 4) / (overview.clientWidth - 8) * (run.end - run.begin), span = view.to - view.from;
+    const at = run.begin + ((event.offsetX - 4) / (overview.clientWidth - 8)) * (run.end - run.begin),
+      span = view.to - view.from;
     look(at - span / 2, span);
     scrub(at);
   };
-  overview.addEventListener("pointerdown", (event) => { overview.setPointerCapture(event.pointerId); move(event); });
-  overview.addEventListener("pointermove", (event) => { if (event.buttons) move(event); });
+  overview.addEventListener("pointerdown", (event) => {
+    overview.setPointerCapture(event.pointerId);
+    move(event);
+  });
+  overview.addEventListener("pointermove", (event) => {
+    if (event.buttons) move(event);
+  });
 }
 
 function begin() {
@@ -167,9 +224,16 @@ function begin() {
   byId("help-open").addEventListener("click", keys["?"]);
   byId("to-violation").addEventListener("click", keys.v);
   document.addEventListener("keydown", onKey);
-  window.addEventListener("hashchange", () => { readAddress(); goTo(view.cursor); });
-  new ResizeObserver(refresh).observe(stage);
-  matchMedia("(prefers-color-scheme: dark)").addEventListener("change", () => { readColours(); stripes.clear(); goTo(view.cursor); });
+  window.addEventListener("hashchange", () => {
+    readAddress();
+    goTo(view.cursor);
+  });
+  new ResizeObserver(draw).observe(stage);
+  matchMedia("(prefers-color-scheme: dark)").addEventListener("change", () => {
+    readColours();
+    stripes.clear();
+    goTo(view.cursor);
+  });
   draw();
 }
 begin();

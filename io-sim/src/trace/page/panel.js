@@ -13,8 +13,12 @@ function showHeader() {
   byId("verdict").textContent = header.verdict;
   byId("verdict").classList.toggle("good", header.good);
   byId("title").textContent = header.title;
-  const facts = [["seed", header.seed], ["trace hash", header.hash], ["simulated", duration(run.end - run.begin)],
-    ["entries", entries.length.toLocaleString("en")]];
+  const facts = [
+    ["seed", header.seed],
+    ["trace hash", header.hash],
+    ["simulated", duration(run.end)],
+    ["entries", entries.length.toLocaleString("en")],
+  ];
   for (const [name, value] of facts) {
     const pair = element("div");
     pair.append(element("dt", name), element("dd", value));
@@ -29,12 +33,15 @@ function showHeader() {
 }
 
 function copy(button, command) {
-  const shown = button.textContent, box = element("textarea", command);
+  const shown = button.textContent,
+    box = element("textarea", command);
   document.body.append(box);
   box.select();
   button.textContent = document.execCommand("copy") ? "copied" : command;
   box.remove();
-  setTimeout(() => { button.textContent = shown; }, 1200);
+  setTimeout(() => {
+    button.textContent = shown;
+  }, 1200);
 }
 
 // What a story names by number can be gone to.
@@ -43,9 +50,12 @@ function showStory() {
   if (index === undefined) return;
   byId("violation").hidden = false;
   byId("checker").textContent = entries[index].checker;
-  for (const part of entries[index].story.split(/(\bn\d+\b|\b(?:operation|op|read|event) \d+)/)) {
+  for (const part of entries[index].story.split(/((?<![.\w])n\d+\b|\b(?:operation|op|read|event) \d+)/)) {
     const [, word, number] = part.match(/^(n|operation|op|read|event) ?(\d+)$/) ?? [];
-    if (!word) { byId("story").append(part); continue; }
+    if (!word) {
+      byId("story").append(part);
+      continue;
+    }
     const link = element("a", part);
     link.addEventListener("click", () => goToNamed(word, Number(number)));
     byId("story").append(link);
@@ -59,17 +69,20 @@ function goToNamed(word, number) {
 }
 
 function showKinds() {
-  const order = Object.keys(families), rank = (kind) => (order.indexOf(kind) + 1) || 99;
+  const order = Object.keys(families),
+    rank = (kind) => order.indexOf(kind) + 1 || 99;
   const kinds = [...run.kinds.keys()].sort((a, b) => rank(a) - rank(b) || (a < b ? -1 : 1));
-  byId("kinds").replaceChildren(...kinds.map((kind) => {
-    const button = element("button");
-    const line = element("i");
-    line.style.background = `var(--${familyOf(kind)})`;
-    button.append(line, kind, element("small", run.kinds.get(kind)));
-    button.classList.toggle("off", view.hidden.has(kind));
-    button.addEventListener("click", (event) => toggleKind(kind, kinds, event.shiftKey));
-    return button;
-  }));
+  byId("kinds").replaceChildren(
+    ...kinds.map((kind) => {
+      const button = element("button");
+      const line = element("i");
+      line.style.background = `var(--${familyOf(kind)})`;
+      button.append(line, kind, element("small", run.kinds.get(kind)));
+      button.classList.toggle("off", view.hidden.has(kind));
+      button.addEventListener("click", (event) => toggleKind(kind, kinds, event.shiftKey));
+      return button;
+    }),
+  );
 }
 
 function toggleKind(kind, kinds, alone) {
@@ -84,7 +97,11 @@ function toggleKind(kind, kinds, alone) {
 function showNow() {
   const entry = entries[view.cursor];
   if (!entry) return;
-  const where = element("div", `${seconds(entry.at)} · event ${entry.event} · entry ${view.cursor + 1} of ${entries.length}`, { className: "where" });
+  const where = element(
+    "div",
+    `${seconds(entry.at)} · event ${entry.event} · entry ${view.cursor + 1} of ${entries.length}`,
+    { className: "where" },
+  );
   const what = element("div", textOf(entry), { className: entry.is });
   byId("now").replaceChildren(where, what);
 }
@@ -114,26 +131,34 @@ function isChange(name, before, now) {
 }
 
 function showStates() {
-  const entry = entries[view.cursor], acting = entry.node ?? (entry.is === "sent" ? entry.from : entry.to);
+  const entry = entries[view.cursor],
+    acting = entry.node ?? (entry.is === "sent" ? entry.from : entry.to);
   const columns = header.nodes.map((node) => {
-    const step = lastStep(node, view.cursor), now = step < 0 ? null : entries[step].state;
+    const step = lastStep(node, view.cursor),
+      now = step < 0 ? null : entries[step].state;
     return { node, now, before: node === acting ? stateAt(node, step - 1) : now };
   });
   const head = element("tr");
-  head.append(element("th", "state"), ...columns.map(({ node }) => {
-    const cell = element("th", `n${node}`, { title: "Only what concerns this node" });
-    cell.style.color = nodeColour(node);
-    cell.addEventListener("click", () => focusOn(node));
-    return cell;
-  }));
+  head.append(
+    element("th", "state"),
+    ...columns.map(({ node }) => {
+      const cell = element("th", `n${node}`, { title: "Only what concerns this node" });
+      cell.style.color = nodeColour(node);
+      cell.addEventListener("click", () => focusOn(node));
+      return cell;
+    }),
+  );
   const body = Object.keys(rows).map((name) => {
     const row = element("tr");
-    row.append(element("th", name), ...columns.map(({ node, now, before }) => {
-      const cell = element("td", shown(now, name));
-      cell.classList.toggle("acts", node === acting);
-      cell.classList.toggle("changed", isChange(name, before, now));
-      return cell;
-    }));
+    row.append(
+      element("th", name),
+      ...columns.map(({ node, now, before }) => {
+        const cell = element("td", shown(now, name));
+        cell.classList.toggle("acts", node === acting);
+        cell.classList.toggle("changed", isChange(name, before, now));
+        return cell;
+      }),
+    );
     return row;
   });
   const [thead, tbody] = [element("thead"), element("tbody")];
@@ -147,10 +172,12 @@ function showChanges(column) {
   const changes = byId("changes");
   changes.replaceChildren();
   if (!column) return;
-  const { node, before, now } = column, changed = Object.keys(rows).filter((name) => isChange(name, before, now));
+  const { node, before, now } = column,
+    changed = Object.keys(rows).filter((name) => isChange(name, before, now));
   changes.append(changed.length ? `n${node}: ` : `n${node}: no change in this step`);
   changed.forEach((name, i) => {
-    changes.append(`${i ? ", " : ""}${name} ${shown(before, name) || "–"} → `, element("b", shown(now, name) || "–"));
+    const [old, next] = [before, now].map((state) => shown(state, name) || "–");
+    changes.append(`${i ? ", " : ""}${name} ${old} → `, element("b", next));
   });
 }
 
@@ -163,32 +190,42 @@ function showList() {
       const other = next(i, direction);
       if (other === i) break;
       i = other;
-      if (direction < 0) shownEntries.unshift(i); else shownEntries.push(i);
+      if (direction < 0) shownEntries.unshift(i);
+      else shownEntries.push(i);
     }
   }
   const list = byId("list");
   let here = null;
-  list.replaceChildren(...shownEntries.map((index) => {
-    const entry = entries[index], line = element("div", undefined, { className: entry.is, title: textOf(entry) });
-    const node = entry.node ?? entry.from;
-    if (node !== undefined) line.style.borderLeftColor = nodeColour(node);
-    line.append(element("time", (entry.at / 1e9).toFixed(6)), element("span", textOf(entry)));
-    line.addEventListener("click", () => goTo(index));
-    if (index === view.cursor) { line.classList.add("cursor"); here = line; }
-    return line;
-  }));
+  list.replaceChildren(
+    ...shownEntries.map((index) => {
+      const entry = entries[index],
+        line = element("div", undefined, { className: entry.is, title: textOf(entry) });
+      const node = entry.node ?? entry.from;
+      if (node !== undefined) line.style.borderLeftColor = nodeColour(node);
+      line.append(element("time", (entry.at / 1e9).toFixed(6)), element("span", textOf(entry)));
+      line.addEventListener("click", () => goTo(index));
+      if (index === view.cursor) {
+        line.classList.add("cursor");
+        here = line;
+      }
+      return line;
+    }),
+  );
   list.scrollTop = here.offsetTop - list.offsetTop - list.clientHeight / 2;
 }
 
 function tipFor(found) {
   const entry = entries[found.index];
   if (found.message) {
-    const { message } = found, end = message.end === null ? "still on its way" : duration(message.end - message.at);
-    const fate = message.lost !== null ? `lost: ${entries[message.lost].why}` : message.copy ? `another copy, after ${end}` : end;
+    const { message } = found,
+      end = message.end === null ? "still on its way" : duration(message.end - message.at);
+    const fate =
+      message.lost !== null ? `lost: ${entries[message.lost].why}` : message.copy ? `another copy, after ${end}` : end;
     return `n${entry.from} → n${entry.to}  ${seconds(entry.at)}\n${entry.text}\n${fate}`;
   }
   if (found.op) {
-    const { op } = found, end = op.end === null ? "no response" : `${op.answer} (${op.outcome}) after ${duration(op.end - op.at)}`;
+    const { op } = found,
+      end = op.end === null ? "no response" : `${op.answer} (${op.outcome}) after ${duration(op.end - op.at)}`;
     return `c${op.client}  operation ${op.op}  ${seconds(op.at)}\n${op.text}\n${end}`;
   }
   if (found.fault && found.fault.until > found.fault.at) {

@@ -4,6 +4,8 @@ const view = { from: run.begin, to: run.end, cursor: 0, hidden: new Set(), node:
 
 const MARGIN = 0.04;
 const SPAN_MIN = 2000;
+// So many messages before a violation are what is seen first.
+const FIRST_LOOK = 60;
 
 const whole = () => (run.end - run.begin) * (1 + 2 * MARGIN);
 
@@ -22,13 +24,18 @@ function zoom(factor, around) {
   look(around - span * share, span);
 }
 
-function pan(by) { look(view.from + by, view.to - view.from); }
+function pan(by) {
+  look(view.from + by, view.to - view.from);
+}
 
-function lookAtAll() { look(run.begin, whole()); }
+function lookAtAll() {
+  look(run.begin, whole());
+}
 
 // Moves the view only as far as the cursor would leave it.
 function follow() {
-  const at = entries[view.cursor]?.at ?? run.begin, span = view.to - view.from;
+  const at = entries[view.cursor]?.at ?? run.begin,
+    span = view.to - view.from;
   if (at < view.from + span * 0.05 || at > view.to - span * 0.05) look(at - span / 2, span);
 }
 
@@ -42,7 +49,8 @@ function isListed(index) {
 
 // The next listed entry in this direction that fits, or where it is.
 function next(index, direction, fits = () => true) {
-  for (let i = index + direction; i >= 0 && i < entries.length; i += direction) if (isListed(i) && fits(entries[i])) return i;
+  for (let i = index + direction; i >= 0 && i < entries.length; i += direction)
+    if (isListed(i) && fits(entries[i])) return i;
   return index;
 }
 
@@ -52,7 +60,9 @@ function firstLook() {
   const at = run.violations[0];
   view.cursor = at ?? 0;
   if (at !== undefined) {
-    const from = entries[Math.max(0, at - 160)].at, end = entries[at].at;
+    const before = countBefore(run.messages, (message) => message.at > entries[at].at);
+    const from = run.messages[Math.max(0, before - FIRST_LOOK)]?.at ?? run.begin,
+      end = entries[at].at;
     look(from, (end - from) * 1.12);
   }
   readAddress();
@@ -62,7 +72,8 @@ function readAddress() {
   const words = new URLSearchParams(location.hash.slice(1));
   const zoomed = parseFloat(words.get("zoom"));
   if (zoomed > 0) look(view.from, whole() / zoomed);
-  const entry = parseInt(words.get("entry"), 10), t = parseFloat(words.get("t"));
+  const entry = parseInt(words.get("entry"), 10),
+    t = parseFloat(words.get("t"));
   if (entry >= 0 && entry < entries.length) view.cursor = entry;
   else if (t >= 0) view.cursor = Math.max(0, countBefore(entries, (entry) => entry.at > t * 1e9) - 1);
   else return;
@@ -74,7 +85,8 @@ let addressTimer = 0;
 function writeAddress() {
   clearTimeout(addressTimer);
   addressTimer = setTimeout(() => {
-    const at = (entries[view.cursor]?.at ?? 0) / 1e9, zoomed = whole() / (view.to - view.from);
+    const at = (entries[view.cursor]?.at ?? 0) / 1e9,
+      zoomed = whole() / (view.to - view.from);
     history.replaceState(null, "", `#t=${at.toFixed(6)}s&zoom=${zoomed.toFixed(2)}&entry=${view.cursor}`);
   }, 300);
 }
