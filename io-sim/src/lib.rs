@@ -9,13 +9,12 @@ mod core;
 
 pub mod campaign;
 pub mod check;
-pub mod history;
-pub mod ledger;
-pub mod model;
 pub mod mutant;
 pub mod rng;
+pub mod scenario;
+pub mod shrink;
+pub mod sim_disk;
 pub mod trace;
-pub mod world;
 
 pub use core::{Counters, Report, World};
 pub use mutant::Mutant;
