@@ -43,12 +43,13 @@ pub(super) fn consistent_bounds(operations: &[Operation], floor: Floor, upto: u6
 pub(super) fn unexplained(needs: &[Need<'_>], stuck: Stuck, from: u64, upto: u64) -> String {
     let need = &needs[stuck.need];
     let (key, wanted) = (bytes(need.key), want(need.want));
-    let was = versions(need.versions, from, upto);
+    let in_window = window(need.versions, from, upto);
+    let was = versions(in_window);
     let story = match stuck.because_of {
-        Some(other) if other != stuck.need => {
+        Some(other) if in_window.iter().any(|version| need.is_met_by(version)) => {
             let (other, at) = (&needs[other], stuck.at);
             let (other_key, other_wanted) = (bytes(other.key), want(other.want));
-            let other_was = versions(other.versions, from, upto);
+            let other_was = versions(window(other.versions, from, upto));
             format!(
                 "no slot has both {other_key} {other_wanted} and {key} {wanted} (the search ended at slot {at}): \
                  {other_key} was {other_was}, and {key} was {was}"
@@ -173,13 +174,16 @@ fn value_or_absent(value: Option<&[u8]>) -> String {
 }
 
 /// What a key was from slot `from` to slot `upto`.
-fn versions(all: &[Version], from: u64, upto: u64) -> String {
+fn window(all: &[Version], from: u64, upto: u64) -> &[Version] {
     let begin = all.partition_point(|version| version.slot <= from).saturating_sub(1);
-    let end = all.partition_point(|version| version.slot <= upto).max(begin);
-    let shown = all[begin..end]
-        .iter()
-        .map(|version| format!("{} {}", value_or_absent(version.value.as_deref()), origin(version)));
-    list(shown, end - begin)
+    let end = all.partition_point(|version| version.slot <= upto);
+    &all[begin..end.max(begin)]
+}
+
+fn versions(window: &[Version]) -> String {
+    let shown =
+        window.iter().map(|version| format!("{} {}", value_or_absent(version.value.as_deref()), origin(version)));
+    list(shown, window.len())
 }
 
 fn origin(version: &Version) -> String {

@@ -26,6 +26,7 @@ fn no_honest_history_raises_an_alarm() {
         };
         let (operations, log) = history(&mut rng, shape);
         let stats = check(&operations, &log).unwrap_or_else(|violation| panic!("seed {seed}: {violation:?}"));
+        sum.commands += stats.commands;
         sum.updates += stats.updates;
         sum.reads += stats.reads;
         sum.relaxed_reads += stats.relaxed_reads;
