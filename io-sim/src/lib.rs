@@ -9,9 +9,6 @@ mod core;
 
 pub mod campaign;
 pub mod check;
-pub mod history;
-pub mod ledger;
-pub mod model;
 pub mod mutant;
 pub mod rng;
 pub mod scenario;

@@ -7,9 +7,12 @@
 pub mod exact;
 pub mod history;
 pub mod honest;
+pub mod ledger;
 pub mod model;
 pub mod query;
+pub mod scrub;
 
+mod frame;
 mod story;
 mod versions;
 
@@ -24,6 +27,9 @@ pub struct Violation {
     /// What happened.
     pub story: String,
 }
+
+/// What a checker says.
+pub type Checked = Result<(), Violation>;
 
 /// A violation found by `checker`.
 pub(crate) fn violation<T>(checker: &'static str, story: impl Into<String>) -> Result<T, Violation> {

@@ -69,7 +69,7 @@ impl World {
         self.pending.stop();
         let mut ids = self.ids();
         self.healing_rng.shuffle(&mut ids);
-        let all_vote = ids.iter().all(|id| self.ledger.votes(*id));
+        let all_vote = ids.iter().all(|id| self.remembers(*id));
         let majority = ids.len() / 2 + 1;
         let leaves_some = self.scenario.leave_broken && all_vote && self.healing_rng.chance(0.7);
         let broken = ids.split_off(if leaves_some { majority } else { ids.len() });

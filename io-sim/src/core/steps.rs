@@ -318,13 +318,15 @@ impl World {
 
     /// Memory is lost by one node at a time, and only while all others remember everything: more is not tolerable.
     fn may_lose_memory(&self, id: NodeId) -> bool {
-        let remembers = |other: &NodeId| {
-            self.ledger.votes(*other) && !self.nodes[usize::from(other.0) - 1].disk_was_harmed
-        };
-        let remembering: Vec<NodeId> = self.ids().into_iter().filter(remembers).collect();
+        let remembering: Vec<NodeId> = self.ids().into_iter().filter(|other| self.remembers(*other)).collect();
         let others = remembering.iter().filter(|other| **other != id).count();
         let tolerable = self.nodes.len() >= 3 && remembering.len() == self.nodes.len();
         tolerable || self.scenario.budget != Budget::Tolerable && others > 0
+    }
+
+    /// Whether this node's votes count, and will when it starts again.
+    pub(super) fn remembers(&self, id: NodeId) -> bool {
+        self.ledger.votes(id) && !self.nodes[usize::from(id.0) - 1].disk_was_harmed
     }
 
     fn who(&self, who: Who) -> NodeId {
