@@ -88,8 +88,7 @@ impl Engine {
 
     /// Answers a canvass with what a `Prepare` would get now, and changes nothing.
     pub(crate) fn on_canvass(&mut self, from: NodeId, ballot: Ballot, candidate_decided: Slot) {
-        let willing =
-            self.franchise.votes && !self.grant.forbids(from, self.now) && candidate_decided >= self.log.decided_upto();
+        let willing = self.franchise.votes && !self.grant_forbids(from) && !self.is_behind(candidate_decided);
         let (incarnation, promised) = (self.franchise.incarnation, self.acceptor.promised);
         let decided_upto = self.log.decided_upto();
         self.send(from, Message::Canvassed { ballot, willing, incarnation, promised, decided_upto });
@@ -186,7 +185,7 @@ impl Engine {
         else {
             return;
         };
-        if *ours != ballot {
+        if *ours != ballot && !planted!(self.config, StalePromiseCounted) {
             return;
         }
         if !self.franchise.counts(from, incarnation) {
@@ -258,7 +257,11 @@ impl Engine {
             return;
         }
         let ballot = *ballot;
-        let inherited = highest_per_slot(core::mem::take(promises));
+        let mut inherited = highest_per_slot(core::mem::take(promises));
+        if planted!(self.config, HighestBallotIgnored) {
+            let own = self.log.accepted_above(self.log.decided_upto());
+            inherited.extend(own.into_iter().map(|own| (own.slot, own.entry.value)));
+        }
         self.timers.clear(Timer::CampaignEnd);
         self.timers.clear(Timer::Canvass);
         self.become_master(ballot, inherited);

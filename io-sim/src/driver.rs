@@ -55,11 +55,10 @@ impl World {
             local = trialbay_engine::Instant(local.0.saturating_sub(u64::from(u32::MAX)));
         }
         let config = Config {
-            node: id,
-            voters,
             lease: plan.lease(),
             clock_drift_ppm: plan.drift_ppm,
             limits: plan.limits.clone(),
+            ..Config::new(id, voters)
         };
         let seed = node.rng.any();
         let (applied, hash, life) = (node.store.applied, node.store.hash, node.life);

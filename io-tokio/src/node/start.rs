@@ -9,7 +9,7 @@ use std::time::Duration;
 use tokio::net::TcpListener;
 use tokio::sync::{mpsc, watch};
 use tokio::task::JoinHandle;
-use trialbay_engine::{Actions, Config, Engine, HistoryHash, Limits, PersistId, Recovered, Slot};
+use trialbay_engine::{Actions, Config, Engine, HistoryHash, PersistId, Recovered, Slot};
 
 use super::driver::{Driver, Ended, Inboxes, Reply, StorageEvent, Waiting};
 use super::error::NodeError;
@@ -364,13 +364,7 @@ fn terms(options: &NodeOptions) -> Terms {
 
 fn engine_config(options: &NodeOptions) -> Config {
     let voters = options.peers.iter().map(|peer| peer.node).chain([options.node]).collect();
-    Config {
-        node: options.node,
-        voters,
-        lease: options.lease,
-        clock_drift_ppm: options.clock_drift_ppm,
-        limits: Limits::default(),
-    }
+    Config { lease: options.lease, clock_drift_ppm: options.clock_drift_ppm, ..Config::new(options.node, voters) }
 }
 
 fn random_seed() -> Result<u64, NodeError> {
