@@ -185,14 +185,15 @@ impl Engine {
         else {
             return;
         };
-        if *ours != ballot && !planted!(self.config, StalePromiseCounted) {
+        let ours = *ours;
+        if ours != ballot && !planted!(self.config, StalePromiseCounted) {
             return;
         }
         if !self.franchise.counts(from, incarnation) {
             return self.ask_for_life(from);
         }
         let in_bounds = accepted.iter().all(|slot_entry| {
-            slot_entry.entry.ballot < ballot && decided_upto.distance_to(slot_entry.slot) <= UNDECIDED_SLOTS_MAX
+            slot_entry.entry.ballot < ours && decided_upto.distance_to(slot_entry.slot) <= UNDECIDED_SLOTS_MAX
         });
         if !in_bounds {
             return self.blame(from, Offence::OutOfBounds);
