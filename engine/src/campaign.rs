@@ -258,6 +258,11 @@ impl Engine {
             return;
         }
         let ballot = *ballot;
+        #[cfg(feature = "planted-bugs")]
+        let accepted: Vec<_> = (promises.iter())
+            .filter_map(|(node, accepted)| Some((*node, accepted.last()?.slot)))
+            .filter(|_| planted!(self.config, OldAcceptanceCounted))
+            .collect();
         let mut inherited = highest_per_slot(core::mem::take(promises));
         if planted!(self.config, HighestBallotIgnored) {
             let own = self.log.accepted_above(self.log.decided_upto());
@@ -266,6 +271,8 @@ impl Engine {
         self.timers.clear(Timer::CampaignEnd);
         self.timers.clear(Timer::Canvass);
         self.become_master(ballot, inherited);
+        #[cfg(feature = "planted-bugs")]
+        self.count_old_acceptances(accepted);
     }
 
     fn next_ballot(&self) -> Ballot {

@@ -290,7 +290,7 @@ impl Engine {
         let Mastership::Master(master) = &mut self.mastership else {
             return;
         };
-        if master.ballot != ballot && !planted!(self.config, OldAcceptanceCounted) {
+        if master.ballot != ballot {
             return;
         }
         if !self.franchise.counts(from, incarnation) {
@@ -311,6 +311,17 @@ impl Engine {
             slave.next = slave.next.max(upto.next());
             if votes {
                 slave.accepted_upto = slave.accepted_upto.max(upto);
+            }
+        }
+    }
+
+    /// The planted `OldAcceptanceCounted`.
+    #[cfg(feature = "planted-bugs")]
+    pub(crate) fn count_old_acceptances(&mut self, accepted: Vec<(NodeId, Slot)>) {
+        let Mastership::Master(master) = &mut self.mastership else { return };
+        for (node, upto) in accepted {
+            if let Some(slave) = master.slaves.get_mut(&node) {
+                slave.accepted_upto = upto;
             }
         }
     }

@@ -109,7 +109,8 @@ planted_bugs! {
         "A new master fills with no-ops the slots in which only others accepted something."
     ServesTooSoon "engine/src/master.rs" bug "A new master serves before it has applied what it inherited."
     AcceptanceCountedTwice "engine/src/master.rs" bug "A repeated acknowledgement counts for another slave."
-    OldAcceptanceCounted "engine/src/master.rs" bug "An acknowledgement of an older ballot counts for this one."
+    OldAcceptanceCounted "engine/src/campaign.rs" bug
+        "What a slave accepted in older ballots, as its promise says, counts as accepted in this one."
     OwnUndurableCounted "engine/src/master.rs" bug "A master counts itself before its own record is durable."
     LeaseFromReply "engine/src/master.rs" bug "A master counts its lease from the answer instead of the asking."
     NoDriftMargin "engine/src/master.rs" bug "A master counts the whole lease, as if clocks did not drift."

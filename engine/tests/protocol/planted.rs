@@ -35,7 +35,7 @@ fn behaviour(shown: PlantedBug, config: Config) -> String {
         Bug::NoopOverChosen => proposes_what_was_found(config, "chosen", None),
         Bug::ServesTooSoon => serves_before_it_applied(config),
         Bug::AcceptanceCountedTwice => counts_a_repeated_acknowledgement(config),
-        Bug::OldAcceptanceCounted => counts_an_old_acknowledgement(config),
+        Bug::OldAcceptanceCounted => counts_old_acceptances(config),
         Bug::OwnUndurableCounted => counts_itself_at_once(config),
         Bug::LeaseFromReply => shown_by(&lease_after_a_late_grant(config)),
         Bug::NoDriftMargin => {
@@ -220,10 +220,9 @@ fn counts_a_repeated_acknowledgement(config: Config) -> String {
     shown_by(&node.decided())
 }
 
-fn counts_an_old_acknowledgement(config: Config) -> String {
-    let mut node = Node::master_to_be(config, memory(ballot(1, 1), &[], Vec::new()), &[]);
+fn counts_old_acceptances(config: Config) -> String {
+    let mut node = Node::master_to_be(config, decided_one(), &[accepted_entry(2, ballot(1, 2), "b")]);
     node.persist();
-    node.receive(2, accepted(ballot(1, 1), 2, 1));
     shown_by(&node.decided())
 }
 
