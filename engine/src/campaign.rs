@@ -88,8 +88,7 @@ impl Engine {
 
     /// Answers a canvass with what a `Prepare` would get now, and changes nothing.
     pub(crate) fn on_canvass(&mut self, from: NodeId, ballot: Ballot, candidate_decided: Slot) {
-        let willing =
-            self.franchise.votes && !self.grant.forbids(from, self.now) && candidate_decided >= self.log.decided_upto();
+        let willing = self.franchise.votes && !self.grant_forbids(from) && !self.is_behind(candidate_decided);
         let (incarnation, promised) = (self.franchise.incarnation, self.acceptor.promised);
         let decided_upto = self.log.decided_upto();
         self.send(from, Message::Canvassed { ballot, willing, incarnation, promised, decided_upto });
@@ -186,14 +185,15 @@ impl Engine {
         else {
             return;
         };
-        if *ours != ballot {
+        let ours = *ours;
+        if ours != ballot && !planted!(self.config, StalePromiseCounted) {
             return;
         }
         if !self.franchise.counts(from, incarnation) {
             return self.ask_for_life(from);
         }
         let in_bounds = accepted.iter().all(|slot_entry| {
-            slot_entry.entry.ballot < ballot && decided_upto.distance_to(slot_entry.slot) <= UNDECIDED_SLOTS_MAX
+            slot_entry.entry.ballot < ours && decided_upto.distance_to(slot_entry.slot) <= UNDECIDED_SLOTS_MAX
         });
         if !in_bounds {
             return self.blame(from, Offence::OutOfBounds);
@@ -258,10 +258,21 @@ impl Engine {
             return;
         }
         let ballot = *ballot;
-        let inherited = highest_per_slot(core::mem::take(promises));
+        #[cfg(feature = "planted-bugs")]
+        let accepted: Vec<_> = (promises.iter())
+            .filter_map(|(node, accepted)| Some((*node, accepted.last()?.slot)))
+            .filter(|_| planted!(self.config, OldAcceptanceCounted))
+            .collect();
+        let mut inherited = highest_per_slot(core::mem::take(promises));
+        if planted!(self.config, HighestBallotIgnored) {
+            let own = self.log.accepted_above(self.log.decided_upto());
+            inherited.extend(own.into_iter().map(|own| (own.slot, own.entry.value)));
+        }
         self.timers.clear(Timer::CampaignEnd);
         self.timers.clear(Timer::Canvass);
         self.become_master(ballot, inherited);
+        #[cfg(feature = "planted-bugs")]
+        self.count_old_acceptances(accepted);
     }
 
     fn next_ballot(&self) -> Ballot {

@@ -48,7 +48,8 @@ impl Engine {
     /// Begins to catch up with `goal`, at `peer` first. A catch-up in progress only learns of the goal.
     pub(crate) fn fetch_from(&mut self, peer: NodeId, goal: Slot) {
         self.catch_up.goal = self.catch_up.goal.max(goal);
-        if !self.catch_up.is_running() && self.catch_up.goal > self.log.decided_upto() {
+        let idle = !self.catch_up.is_running() && !planted!(self.config, NoCatchUp);
+        if idle && self.catch_up.goal > self.log.decided_upto() {
             self.forget_useless();
             self.ask(peer);
         }
@@ -59,7 +60,10 @@ impl Engine {
         if first == Slot::ZERO {
             return self.blame(from, Offence::OutOfBounds);
         }
-        let decided_upto = self.log.decided_upto();
+        let mut decided_upto = self.log.decided_upto();
+        if planted!(self.config, SentTooFar) {
+            decided_upto = decided_upto.next().min(self.log.accepted_upto());
+        }
         let bytes_max = self.config.limits.message_bytes_max;
         if first > decided_upto || first >= self.log.start() {
             let entries = self.log.entries(first, decided_upto, bytes_max).cloned().collect();

@@ -4,6 +4,9 @@
 
 extern crate alloc;
 
+#[macro_use]
+pub mod planted;
+
 mod acceptor;
 mod campaign;
 mod catch_up;
@@ -33,6 +36,8 @@ pub use engine::Engine;
 pub use event::{Event, Request};
 pub use ids::{Ballot, Incarnation, NodeId, PersistId, ReadId, RequestId, Slot};
 pub use message::Message;
+#[cfg(feature = "planted-bugs")]
+pub use planted::PlantedBug;
 pub use record::{Memory, Record, Recovered};
 pub use status::{PeerStatus, Role, Status};
 pub use time::Instant;

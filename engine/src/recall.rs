@@ -228,7 +228,8 @@ impl Engine {
             return;
         }
         let (me, blank) = (self.config.node, self.is_blank());
-        let regained = self.franchise.regained(me, &self.quorum, blank, self.log.decided_upto());
+        let covered = if planted!(self.config, VoteRegainedTooSoon) { Slot(u64::MAX) } else { self.log.decided_upto() };
+        let regained = self.franchise.regained(me, &self.quorum, blank, covered);
         let (record, promised) = match regained {
             Some(Regain::Vote(record, promised)) => (record, promised),
             Some(Regain::Lend(promised)) => return self.lend_vote(promised),

@@ -4,7 +4,7 @@ use std::sync::Mutex;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use crate::core::{Counters, Report, World};
-use crate::mutant::Mutant;
+use crate::mutant::{Bugs, Planted};
 use crate::scenario::draw::{self, Swarm};
 use crate::scenario::{Scenario, S};
 
@@ -23,7 +23,7 @@ pub struct Findings {
 #[derive(Debug)]
 pub struct Hunt {
     /// The bug.
-    pub mutant: Mutant,
+    pub planted: Planted,
     /// How many seeds were played.
     pub seeds: u64,
     /// The seed that found it, and how.
@@ -33,18 +33,18 @@ pub struct Hunt {
 impl Hunt {
     /// Whether it went as it must: a bug is found, a null mutant is not.
     pub fn is_right(&self) -> bool {
-        self.found.is_some() != self.mutant.is_null()
+        self.found.is_some() != self.planted.is_null()
     }
 }
 
 /// Plays one scenario with the noise of one seed.
-pub fn play(scenario: &Scenario, seed: u64, mutant: Option<Mutant>) -> Report {
-    World::new(scenario.clone(), seed, mutant).run()
+pub fn play(scenario: &Scenario, seed: u64, bugs: Bugs) -> Report {
+    World::new(scenario.clone(), seed, bugs).run()
 }
 
 /// Plays what a seed makes.
-pub fn play_seed(seed: u64, swarm: &Swarm, mutant: Option<Mutant>) -> Report {
-    World::new(draw::scenario(seed, swarm), seed, mutant).run()
+pub fn play_seed(seed: u64, swarm: &Swarm, bugs: Bugs) -> Report {
+    World::new(draw::scenario(seed, swarm), seed, bugs).run()
 }
 
 /// Rare branches: over a campaign each must have been taken somewhere.
@@ -91,7 +91,7 @@ pub fn swarm(from: u64, seeds: u64, jobs: u64, swarm: &Swarm, progress: &Progres
                         return;
                     }
                     let seed = from + index;
-                    let report = play_seed(seed, swarm, None);
+                    let report = play_seed(seed, swarm, Bugs::NONE);
                     let mut findings = findings.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
                     findings.seeds += 1;
                     for (what, count) in &report.counters {
@@ -112,24 +112,14 @@ pub fn swarm(from: u64, seeds: u64, jobs: u64, swarm: &Swarm, progress: &Progres
     findings
 }
 
-/// Plays up to `seeds` seeds against each planted bug, until one finds it.
-pub fn hunt_all(seeds: u64, told: &mut dyn FnMut(&Hunt)) -> Vec<Hunt> {
-    let mut hunts = Vec::new();
-    for mutant in Mutant::ALL {
-        let hunt = hunt(*mutant, seeds);
-        told(&hunt);
-        hunts.push(hunt);
-    }
-    hunts
-}
-
 /// Plays up to `seeds` seeds against one planted bug, until one finds it.
-pub fn hunt(mutant: Mutant, seeds: u64) -> Hunt {
-    let mut hunt = Hunt { mutant, seeds: 0, found: None };
+pub fn hunt(planted: Planted, assertions_off: bool, seeds: u64) -> Hunt {
+    let bugs = Bugs { planted: Some(planted), assertions_off };
+    let mut hunt = Hunt { planted, seeds: 0, found: None };
     let harsh = Swarm { harsh: true, ..Swarm::default() };
     for seed in 0..seeds {
         hunt.seeds += 1;
-        let report = play_seed(seed, &harsh, Some(mutant));
+        let report = play_seed(seed, &harsh, bugs);
         if report.violation.is_some() {
             hunt.found = Some((seed, report));
             break;

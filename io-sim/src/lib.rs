@@ -17,4 +17,4 @@ pub mod sim_disk;
 pub mod trace;
 
 pub use core::{Counters, Report, World};
-pub use mutant::Mutant;
+pub use mutant::{Bugs, Mutant, Planted};

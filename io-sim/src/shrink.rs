@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use crate::core::{Report, World};
 use crate::check::Violation;
-use crate::mutant::Mutant;
+use crate::mutant::Bugs;
 use crate::scenario::draw::operations;
 use crate::scenario::{Expect, LimitsPlan, MS, Scenario, Span};
 
@@ -33,14 +33,14 @@ pub struct Shrunk {
 pub fn shrink(
     scenario: &Scenario,
     seed: u64,
-    mutant: Option<Mutant>,
+    bugs: Bugs,
     is_over: &dyn Fn() -> bool,
 ) -> Option<Shrunk> {
-    let report = World::new(scenario.clone(), seed, mutant).run();
+    let report = World::new(scenario.clone(), seed, bugs).run();
     let reason = reason(report.violation.as_ref()?);
     let explicit = explicit(scenario, seed, &report);
     let best = Shrunk { scenario: scenario.clone(), seed, report, runs: 1 };
-    let mut shrinker = Shrinker { mutant, reason, best, is_over };
+    let mut shrinker = Shrinker { bugs, reason, best, is_over };
     if !shrinker.accepts(explicit) {
         // The run cannot be told step by step; what is left of it can still be made smaller.
         shrinker.best.scenario = scenario.clone();
@@ -57,8 +57,8 @@ pub fn shrink(
     best.scenario.title = best.report.violation.as_ref().map(|broken| title(&broken.story)).unwrap_or_default();
     best.scenario.seeds = 1;
     best.scenario.first_seed = best.seed;
-    best.scenario.planted = mutant.map(|mutant| mutant.name().to_owned());
-    best.scenario.expect = if mutant.is_some() { Expect::Fail(checker.to_owned()) } else { Expect::Pass };
+    best.scenario.planted = bugs.planted.map(|planted| planted.to_string());
+    best.scenario.expect = if bugs.planted.is_some() { Expect::Fail(checker.to_owned()) } else { Expect::Pass };
     Some(best)
 }
 
@@ -101,7 +101,7 @@ fn explicit(scenario: &Scenario, seed: u64, report: &Report) -> Scenario {
 }
 
 struct Shrinker<'a> {
-    mutant: Option<Mutant>,
+    bugs: Bugs,
     reason: (&'static str, String),
     best: Shrunk,
     is_over: &'a dyn Fn() -> bool,
@@ -224,7 +224,7 @@ impl Shrinker<'_> {
             }
             let seed = self.best.seed.wrapping_add(turn * 1_000_003);
             self.best.runs += 1;
-            let report = World::new(scenario.clone(), seed, self.mutant).run();
+            let report = World::new(scenario.clone(), seed, self.bugs).run();
             if report.violation.as_ref().is_some_and(|broken| reason(broken) == self.reason) {
                 let runs = self.best.runs;
                 self.best = Shrunk { scenario, seed, report, runs };

@@ -13,5 +13,7 @@ mod found_by_simulation;
 mod lease;
 mod master;
 mod node;
+#[cfg(feature = "planted-bugs")]
+mod planted;
 mod recall;
 mod transcript;

@@ -4,20 +4,20 @@ use std::fs;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use trialbay_sim::Mutant;
-use trialbay_sim::campaign::{hunt, story};
+use trialbay_sim::Planted;
+use trialbay_sim::campaign::{Hunt, hunt, story};
 use trialbay_sim::scenario::file;
 use trialbay_sim::shrink::{self, Shrunk};
 
 use super::Subject;
-use super::subject::{find_mutant, folder};
+use super::subject::{find_planted, folder};
 
 #[expect(clippy::disallowed_types, reason = "how long a person waits concerns no run")]
 pub(super) fn shrink(subject: &Subject, seconds: u64, out: Option<PathBuf>) -> Result<bool, String> {
     let begun = std::time::Instant::now();
     let ready = subject.ready()?;
     let is_over = shrink::deadline(Duration::from_secs(seconds));
-    let Some(shrunk) = shrink::shrink(&ready.scenario, ready.seed, ready.mutant, &is_over) else {
+    let Some(shrunk) = shrink::shrink(&ready.scenario, ready.seed, ready.bugs, &is_over) else {
         return Err(format!("`{}` does not fail with seed {}", ready.label, ready.seed));
     };
     let Shrunk { scenario, seed, report, runs } = &shrunk;
@@ -43,22 +43,32 @@ pub(super) fn shrink(subject: &Subject, seconds: u64, out: Option<PathBuf>) -> R
 
 #[expect(clippy::disallowed_types, reason = "how fast bugs are found concerns no run")]
 pub(super) fn mutants(seeds: u64, only: Option<&str>) -> Result<bool, String> {
-    let only = only.map(find_mutant).transpose()?;
+    let only = only.map(find_planted).transpose()?;
     let mut all_right = true;
-    println!("{:<6} {:<24} {:<6} {:>6} {:>8}  HOW", "", "PLANTED BUG", "BY", "SEEDS", "SECONDS");
-    for mutant in Mutant::ALL.iter().copied().filter(|mutant| only.is_none_or(|only| only == *mutant)) {
-        let begun = std::time::Instant::now();
-        let hunt = hunt(mutant, seeds);
-        all_right &= hunt.is_right();
-        let verdict = if hunt.is_right() { "ok" } else { "WRONG" };
-        let broken = hunt.found.as_ref().and_then(|(seed, report)| Some((seed, report.violation.as_ref()?)));
-        let (by, how) = match broken {
-            None => ("-", "not found".to_owned()),
-            Some((seed, broken)) => (broken.checker, format!("seed {seed}: {}", broken.story)),
-        };
-        let seconds = begun.elapsed().as_secs_f64();
-        let how: String = how.chars().take(120).collect();
-        println!("{verdict:<6} {:<24} {by:<6} {:>6} {seconds:>8.2}  {how}", mutant.name(), hunt.seeds);
+    println!("{:<6} {:<32} {:<6} {:>6} {:>8}  HOW", "", "PLANTED BUG", "BY", "SEEDS", "SECONDS");
+    for planted in Planted::all().into_iter().filter(|planted| only.is_none_or(|only| only == *planted)) {
+        let assertions = if planted.is_asserted() { &[false, true][..] } else { &[false] };
+        for assertions_off in assertions {
+            let begun = std::time::Instant::now();
+            let hunt = hunt(planted, *assertions_off, seeds);
+            all_right &= hunt.is_right();
+            print_hunt(&hunt, *assertions_off, begun.elapsed().as_secs_f64());
+        }
+    }
+    if !cfg!(feature = "planted-bugs") {
+        println!("those of engine and node are in a build with `--features planted-bugs`");
     }
     Ok(all_right)
+}
+
+fn print_hunt(hunt: &Hunt, assertions_off: bool, seconds: f64) {
+    let verdict = if hunt.is_right() { "ok" } else { "WRONG" };
+    let broken = hunt.found.as_ref().and_then(|(seed, report)| Some((seed, report.violation.as_ref()?)));
+    let (by, how) = match broken {
+        None => ("-", "not found".to_owned()),
+        Some((seed, broken)) => (broken.checker, format!("seed {seed}: {}", broken.story)),
+    };
+    let how: String = how.chars().take(120).collect();
+    let name = format!("{}{}", hunt.planted, if assertions_off { " -asserts" } else { "" });
+    println!("{verdict:<6} {name:<32} {by:<6} {:>6} {seconds:>8.2}  {how}", hunt.seeds);
 }

@@ -26,7 +26,7 @@ pub(super) fn list(dir: Option<&Path>) -> Result<bool, String> {
 
 pub(super) fn run(subject: &Subject) -> Result<bool, String> {
     let ready = subject.ready()?;
-    let report = campaign::play(&ready.scenario, ready.seed, ready.mutant);
+    let report = campaign::play(&ready.scenario, ready.seed, ready.bugs);
     println!("{}", story(&ready.label, ready.seed, &report));
     println!("trace hash {:016x}, {} events, {} s simulated", report.trace_hash, report.event, report.at / S);
     for (what, count) in &report.counters {

@@ -31,7 +31,7 @@ pub(super) fn replay(
     let filter = Filter { within, until, node };
     let nodes: Vec<NodeId> = (1..=ready.scenario.cluster.nodes).map(NodeId).collect();
     let lines = Rc::new(RefCell::new(Lines::new(&nodes, WIDTH, filter)));
-    let mut world = World::new(ready.scenario, ready.seed, ready.mutant);
+    let mut world = World::new(ready.scenario, ready.seed, ready.bugs);
     let shown = Rc::clone(&lines);
     world.watch(Recorder::new(move |entry| {
         for line in shown.borrow_mut().push(&entry) {
@@ -44,10 +44,10 @@ pub(super) fn replay(
 }
 
 pub(super) fn timeline(subject: &Subject) -> Result<bool, String> {
-    let Ready { label, scenario, seed, mutant } = subject.ready()?;
+    let Ready { label, scenario, seed, bugs } = subject.ready()?;
     let (title, nodes) = (scenario.title.clone(), (1..=scenario.cluster.nodes).map(NodeId).collect());
     let entries = Rc::new(RefCell::new(Vec::new()));
-    let mut world = World::new(scenario, seed, mutant);
+    let mut world = World::new(scenario, seed, bugs);
     let seen = Rc::clone(&entries);
     world.watch(Recorder::new(move |entry| seen.borrow_mut().push(entry)));
     let report = world.run();

@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 
 use trialbay_sim::scenario::draw::{self, Swarm};
 use trialbay_sim::scenario::{Scenario, file};
-use trialbay_sim::{Mutant, mutant};
+use trialbay_sim::{Bugs, Planted};
 
 use super::Subject;
 
@@ -14,7 +14,7 @@ pub(super) struct Ready {
     pub(super) label: String,
     pub(super) scenario: Scenario,
     pub(super) seed: u64,
-    pub(super) mutant: Option<Mutant>,
+    pub(super) bugs: Bugs,
 }
 
 impl Subject {
@@ -35,7 +35,7 @@ impl Subject {
             }
         };
         let planted = self.planted.as_deref().or(scenario.planted.as_deref());
-        let mutant = planted.map(find_mutant).transpose()?;
+        let planted = planted.map(find_planted).transpose()?;
         let mut label = self.name.clone();
         if let Some(nodes) = self.nodes {
             label += &format!(" --nodes {nodes}");
@@ -43,7 +43,7 @@ impl Subject {
         if let Some(planted) = &self.planted {
             label += &format!(" --planted {planted}");
         }
-        Ok(Ready { label, scenario, seed: self.seed.unwrap_or(first_seed), mutant })
+        Ok(Ready { label, scenario, seed: self.seed.unwrap_or(first_seed), bugs: Bugs { planted, assertions_off: false } })
     }
 
     fn load(&self) -> Result<Scenario, String> {
@@ -64,8 +64,9 @@ impl Subject {
     }
 }
 
-pub(super) fn find_mutant(name: &str) -> Result<Mutant, String> {
-    mutant::find(name).ok_or_else(|| format!("there is no planted bug `{name}`: see `trialbay-sim mutants`"))
+pub(super) fn find_planted(name: &str) -> Result<Planted, String> {
+    let hint = if cfg!(feature = "planted-bugs") { "" } else { "; those of engine and node need a build with `--features planted-bugs`" };
+    Planted::find(name).ok_or_else(|| format!("there is no planted bug `{name}`: see `trialbay-sim mutants`{hint}"))
 }
 
 /// Where the scenarios are: as said, or in the folder that the command runs in, or where it was built.

@@ -202,12 +202,16 @@ impl World {
         let (ready, waiting) = waiting.into_iter().partition::<Vec<_>, _>(|(at, _)| is_ready(*at));
         process.waiting_reads = waiting;
         for (_, op) in ready {
-            let Ask::Read { query, .. } = self.operations[op].ask.clone() else { continue };
-            let Some(process) = &self.node(id).process else { return };
-            let value = read(&process.store.map, &query);
-            self.mark("quorum reads");
-            self.respond(op, Response::Read(value));
+            self.answer_from_store(id, op);
         }
+    }
+
+    pub(super) fn answer_from_store(&mut self, id: NodeId, op: usize) {
+        let Ask::Read { query, .. } = self.operations[op].ask.clone() else { return };
+        let Some(process) = &self.node(id).process else { return };
+        let value = read(&process.store.map, &query);
+        self.mark("quorum reads");
+        self.respond(op, Response::Read(value));
     }
 
     /// Where the client of `op` should go next.
@@ -347,7 +351,7 @@ impl World {
     /// What the furthest store holds there: often right, often just overwritten.
     fn guess(&self, key: &Bytes) -> Option<Bytes> {
         let stores = self.nodes.iter().map(|node| node.process.as_ref().map_or(&node.durable_store, |up| &up.store));
-        stores.max_by_key(|store| store.applied).and_then(|store| store.map.0.get(key).cloned())
+        stores.max_by_key(|store| store.applied).and_then(|store| store.map.keys.get(key).cloned())
     }
 }
 
@@ -363,9 +367,9 @@ fn probe(client: usize, rng: &mut Rng, count: &mut u64) -> Op {
 /// A read of a store, by code of this world's own: the checkers' model is not asked.
 fn read(map: &Map, query: &Query) -> QueryResult {
     match query {
-        Query::Get { key } => QueryResult::Value(map.0.get(key).cloned()),
+        Query::Get { key } => QueryResult::Value(map.keys.get(key).cloned()),
         Query::RangeEntries(scan) => {
-            let entries = map.0.iter().filter(|(key, _)| scan.contains(key));
+            let entries = map.keys.iter().filter(|(key, _)| scan.contains(key));
             QueryResult::Entries(entries.map(|(key, value)| (key.clone(), value.clone())).collect())
         }
         other => unreachable!("no client of this world asks for {other:?}"),

@@ -39,10 +39,17 @@ impl World {
     /// Opens a node's log and brings its store to the end of the decided prefix. `None`: the disk does not let it.
     pub(super) fn open(&mut self, id: NodeId) -> Result<Option<Opened>, crate::check::Violation> {
         let segment_bytes = self.scenario.disk.segment_bytes;
+        let bugs = self.bugs;
         let replays = self.mutant != Some(Mutant::ReplaySkipped);
         let node = self.node(id);
+        let lost_upto = node.lost_upto;
         let mut store = node.durable_store.clone();
-        let options = TlogOptions { segment_bytes, ..TlogOptions::default() };
+        store.map.bugs = bugs;
+        let options = TlogOptions {
+            segment_bytes,
+            #[cfg(feature = "planted-bugs")]
+            planted: bugs.in_node(),
+        };
         let disk = Arc::new(node.disk.for_process());
         let opened = Tlog::open(disk, &home(id), identity(id), options, (store.applied, store.hash));
         let (tlog, RecoveredLog { mut recovered, .. }) = match opened {
@@ -60,6 +67,7 @@ impl World {
                 outcome => return violation("K6", format!("{id} cannot replay its log: {outcome:?}")),
             };
             for found in entries {
+                let replays = replays && found.slot > lost_upto;
                 let hash = store.hash.extend(found.slot, &found.entry.value);
                 if replays {
                     store.apply(found.slot, hash, &found.entry.value);
@@ -240,7 +248,7 @@ impl World {
         let is_idle = process.apply_queue.is_empty();
         let head = head.map(|mut head| {
             if in_part {
-                head.map.0.pop_first();
+                head.map.keys.pop_first();
             }
             head
         });

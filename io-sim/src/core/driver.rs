@@ -48,11 +48,14 @@ impl World {
             local = Instant(local.0.saturating_sub(u64::from(u32::MAX)));
         }
         let config = Config {
-            node: id,
-            voters: self.ids(),
             lease: self.scenario.lease(),
             clock_drift_ppm: self.scenario.cluster.drift_ppm,
             limits: self.scenario.limits(),
+            #[cfg(feature = "planted-bugs")]
+            planted: self.bugs.in_engine(),
+            #[cfg(feature = "planted-bugs")]
+            assertions_off: self.bugs.assertions_off,
+            ..Config::new(id, self.ids())
         };
         let seed = self.node(id).rng.any();
         let engine = caught(|| Engine::new(local, config, recovered, seed))?;
@@ -196,6 +199,13 @@ impl World {
                     process.waiting_reads.push((at, op));
                 }
                 self.serve_waiting_reads(id);
+                Ok(())
+            }
+            Action::RefuseRead { read, .. } if self.mutant == Some(Mutant::DeposedAnswers) => {
+                let op = self.node(id).process.as_mut().and_then(|process| process.reads.remove(&read));
+                if let Some(op) = op {
+                    self.answer_from_store(id, op);
+                }
                 Ok(())
             }
             Action::RefuseRead { read, reason } => {

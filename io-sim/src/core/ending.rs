@@ -178,7 +178,7 @@ impl World {
                 }
             }
         }
-        if *model.map() != stores[0].map.0 {
+        if *model.map() != stores[0].map.keys {
             return violation("K5", "the stores hold something else than the log gives".to_owned());
         }
         Ok(())

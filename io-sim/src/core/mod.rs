@@ -27,7 +27,7 @@ use self::steps::Pending;
 use crate::check::history::Operation;
 use crate::check::ledger::Ledger;
 use crate::check::{Checked, Violation};
-use crate::mutant::Mutant;
+use crate::mutant::{Bugs, Mutant};
 use crate::rng::Rng;
 use crate::scenario::draw::{self, stream};
 use crate::scenario::{Op, Scenario};
@@ -96,6 +96,8 @@ pub struct Report {
 pub struct World {
     pub(crate) scenario: Scenario,
     pub(crate) seed: u64,
+    pub(crate) bugs: Bugs,
+    /// The one of those that is planted in this world.
     pub(crate) mutant: Option<Mutant>,
     pub(crate) now: u64,
     pub(crate) event: u64,
@@ -122,8 +124,8 @@ pub struct World {
 }
 
 impl World {
-    /// The world of `scenario`, with the noise of `seed` and a bug planted in it or none.
-    pub fn new(scenario: Scenario, seed: u64, mutant: Option<Mutant>) -> Self {
+    /// The world of `scenario`, with the noise of `seed` and what is planted in it.
+    pub fn new(scenario: Scenario, seed: u64, bugs: Bugs) -> Self {
         let ids: Vec<NodeId> = (1..=scenario.cluster.nodes).map(NodeId).collect();
         let drift = u64::from(scenario.cluster.drift_ppm);
         let lease_min = scenario.cluster.lease.0 * 1_000_000 / (1_000_000 + drift);
@@ -136,7 +138,8 @@ impl World {
             pending: Pending::of(&scenario),
             stopped_for: BTreeMap::new(),
             healing_rng: Rng::new(seed, stream::HEALING),
-            mutant,
+            mutant: bugs.in_world(),
+            bugs,
             now: 0,
             event: 0,
             queue: BinaryHeap::new(),

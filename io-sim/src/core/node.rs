@@ -39,6 +39,8 @@ pub(crate) struct Node {
     pub(crate) slow_until: u64,
     /// The store's last durable commit.
     pub(crate) durable_store: Store,
+    /// A planted bug: log entries up to here are not there at the next start, whatever the store has.
+    pub(crate) lost_upto: Slot,
     /// Log entries up to here count as removed.
     pub(crate) trimmed_upto: Slot,
     /// It never starts again.
@@ -112,6 +114,7 @@ impl Node {
             disk_is_full: false,
             slow_until: 0,
             durable_store: Store::default(),
+            lost_upto: Slot::ZERO,
             trimmed_upto: Slot::ZERO,
             dead: false,
         }

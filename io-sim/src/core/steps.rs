@@ -201,8 +201,13 @@ impl World {
             }
             Act::Trim { node } => {
                 let id = self.who(*node);
-                let node = self.node(id);
                 let kept = rng.magnitude(1, TRIM_KEEPS_MAX);
+                let too_far = self.mutant == Some(Mutant::TrimmedTooFar);
+                let node = self.node(id);
+                if too_far {
+                    // What is gone from the log is gone at the next start as well.
+                    node.lost_upto = node.process.as_ref().map_or(Slot::ZERO, |up| up.store.applied);
+                }
                 node.trimmed_upto = node.trimmed_upto.max(Slot(node.durable_store.applied.0.saturating_sub(kept)));
                 self.mark("logs trimmed");
             }

@@ -9,6 +9,8 @@ use trialbay::store::{KeyValue, apply_command};
 use trialbay::update::UpdateResult;
 use trialbay_engine::{HistoryHash, Slot, Value};
 
+use crate::mutant::Bugs;
+
 /// The state after all slots up to `applied`.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Store {
@@ -19,7 +21,11 @@ pub(crate) struct Store {
 
 /// What it holds.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub(crate) struct Map(pub(crate) BTreeMap<Bytes, Bytes>);
+pub(crate) struct Map {
+    pub(crate) keys: BTreeMap<Bytes, Bytes>,
+    /// What is planted in what is applied to it.
+    pub(crate) bugs: Bugs,
+}
 
 impl Store {
     /// Applies one decided value and gives the result of each of its commands.
@@ -39,35 +45,40 @@ impl KeyValue for Map {
     type Error = Infallible;
 
     fn get(&self, key: &[u8]) -> Result<Option<Bytes>, Infallible> {
-        Ok(self.0.get(key).cloned())
+        Ok(self.keys.get(key).cloned())
     }
 
     fn contains(&self, key: &[u8]) -> Result<bool, Infallible> {
-        Ok(self.0.contains_key(key))
+        Ok(self.keys.contains_key(key))
     }
 
     fn has(&self, key: &[u8], value: &[u8]) -> Result<bool, Infallible> {
-        Ok(self.0.get(key).is_some_and(|found| found == value))
+        Ok(self.keys.get(key).is_some_and(|found| found == value))
     }
 
     fn next_key(&self, from: &[u8]) -> Result<Option<Bytes>, Infallible> {
-        let keys = self.0.range::<[u8], _>((Bound::Included(from), Bound::Unbounded));
+        let keys = self.keys.range::<[u8], _>((Bound::Included(from), Bound::Unbounded));
         Ok(keys.map(|(key, _)| key.clone()).next())
     }
 
     fn insert(&mut self, key: &[u8], value: &[u8]) -> Result<(), Infallible> {
-        self.0.insert(Bytes::copy_from_slice(key), Bytes::copy_from_slice(value));
+        self.keys.insert(Bytes::copy_from_slice(key), Bytes::copy_from_slice(value));
         Ok(())
     }
 
     fn remove(&mut self, key: &[u8]) -> Result<(), Infallible> {
-        self.0.remove(key);
+        self.keys.remove(key);
         Ok(())
     }
 
     fn remove_prefix(&mut self, prefix: &[u8]) -> Result<u64, Infallible> {
-        let before = self.0.len();
-        self.0.retain(|key, _| !key.starts_with(prefix));
-        Ok((before - self.0.len()) as u64)
+        let before = self.keys.len();
+        self.keys.retain(|key, _| !key.starts_with(prefix));
+        Ok((before - self.keys.len()) as u64)
+    }
+
+    #[cfg(feature = "planted-bugs")]
+    fn planted(&self) -> Option<trialbay::planted::PlantedBug> {
+        self.bugs.in_node()
     }
 }

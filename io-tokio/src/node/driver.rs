@@ -211,7 +211,11 @@ impl Driver {
                 }
             }
             Action::ServeRead { read, at } => self.waiting.answer_read(read, Ok(at)),
-            Action::RefuseRead { read, reason } => self.waiting.answer_read(read, Err(reason)),
+            Action::RefuseRead { read, reason } => {
+                let deposed = matches!(reason, Refusal::NotMaster { .. });
+                let answers = deposed && planted!(self.shared.serving.planted, DeposedAnswers);
+                self.waiting.answer_read(read, if answers { Ok(Slot::ZERO) } else { Err(reason) });
+            }
             Action::ReadLog { peer, from, upto, bytes_max } => self.read_log(peer, from, upto, bytes_max),
             Action::InstallHead { from } => {
                 // Logs are never shortened yet, so only a peer whose log is damaged can say that its start is gone.

@@ -36,4 +36,10 @@ pub struct NodeOptions {
     pub limits: Limits,
     /// Client connections at a time; `None`: as many as the limit on open files allows.
     pub connections_max: Option<usize>,
+    /// The planted bug that this node's log, store or driver has.
+    #[cfg(feature = "planted-bugs")]
+    pub planted: Option<crate::planted::PlantedBug>,
+    /// The planted bug that this node's engine has.
+    #[cfg(feature = "planted-bugs")]
+    pub planted_in_engine: Option<trialbay_engine::PlantedBug>,
 }

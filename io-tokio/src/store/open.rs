@@ -19,11 +19,19 @@ pub struct Options {
     /// Whether to read the whole file and verify the checksum of each page before anything is served. Otherwise only
     /// what a crash can leave behind is repaired, and damage is found when (and if) a page makes no sense.
     pub check_on_open: bool,
+    /// The planted bug that it has.
+    #[cfg(feature = "planted-bugs")]
+    pub planted: Option<crate::planted::PlantedBug>,
 }
 
 impl Default for Options {
     fn default() -> Self {
-        Self { cache_bytes: 256 << 20, check_on_open: false }
+        Self {
+            cache_bytes: 256 << 20,
+            check_on_open: false,
+            #[cfg(feature = "planted-bugs")]
+            planted: None,
+        }
     }
 }
 
@@ -37,7 +45,10 @@ impl Store {
             create(path, identity, options)?;
         }
         settle(path).map_err(StoreError::Io)?;
-        guarded(|| Self::new(builder(options).open(path).map_err(StoreError::from_redb)?, identity))
+        let store = guarded(|| Self::new(builder(options).open(path).map_err(StoreError::from_redb)?, identity))?;
+        #[cfg(feature = "planted-bugs")]
+        let store = store.with_planted(options.planted);
+        Ok(store)
     }
 
     /// Opens the store in any place that keeps bytes, or makes it if there are none.
@@ -49,7 +60,11 @@ impl Store {
         identity: &Identity,
         options: Options,
     ) -> Result<Self, StoreError> {
-        guarded(|| Self::new(builder(options).create_with_backend(backend).map_err(StoreError::from_redb)?, identity))
+        let open = || builder(options).create_with_backend(backend).map_err(StoreError::from_redb);
+        let store = guarded(|| Self::new(open()?, identity))?;
+        #[cfg(feature = "planted-bugs")]
+        let store = store.with_planted(options.planted);
+        Ok(store)
     }
 }
 

@@ -189,7 +189,8 @@ impl<T, R: FnMut(Result<Applied<T>, StoreError>)> Writer<T, R> {
                 Err(RecvTimeoutError::Disconnected) => return Ok(()),
             }
             // After the results are out: those who wait for them do not wait for the disk.
-            if self.policy.is_due(self.clock.now()) && self.is_logged() {
+            let is_due = self.policy.is_due(self.clock.now()) || planted!(self.store.planted, NullFlushedAlways);
+            if is_due && self.is_logged() {
                 self.store.flush()?;
                 self.policy.flushed();
             }
@@ -197,7 +198,7 @@ impl<T, R: FnMut(Result<Applied<T>, StoreError>)> Writer<T, R> {
     }
 
     fn is_logged(&self) -> bool {
-        (self.is_durable)(self.logged_by)
+        (self.is_durable)(self.logged_by) || planted!(self.store.planted, AheadOfLog)
     }
 
     /// Applies this job, and as many of those behind it as fit into one transaction.
