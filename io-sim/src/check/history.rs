@@ -16,11 +16,10 @@
 //! value that names its operation. One that writes no value (`Delete`, `DeletePrefix`, `Nop`, an assertion by itself)
 //! goes into a `Sequence` together with a `Set` that does.
 
+use bytes::Bytes;
 use trialbay::update::{Update, UpdateResult};
 use trialbay_engine::{Slot, Value};
 use xxhash_rust::xxh3::xxh3_64;
-
-use bytes::Bytes;
 
 use super::model::{Model, agrees};
 use super::query::{Query, QueryResult};
@@ -161,7 +160,7 @@ fn replay(operations: &[Operation], log: &[Certified]) -> Result<Replayed, Viola
             let Ok(command) = command else {
                 return violation("K8", format!("slot {slot} holds bytes that are no batch of commands"));
             };
-            let Some((index, update)) = asked.find(&command) else {
+            let Ok((index, update)) = asked.look(&command) else {
                 let bytes = story::bytes(&command);
                 return violation("K8", format!("slot {slot} holds a command that no client asked for: {bytes}"));
             };
@@ -176,8 +175,8 @@ fn replay(operations: &[Operation], log: &[Certified]) -> Result<Replayed, Viola
                 let (name, given) = (story::name(index, operation), story::update_result(&given));
                 return violation("K4", format!("{name} gives {given} in slot {slot}, where the log has it"));
             }
-            for key in model.written() {
-                replayed.versions.record(key, slot, model.get(key), index);
+            for (key, value) in model.written() {
+                replayed.versions.record(key, slot, value, index);
             }
         }
     }
@@ -203,33 +202,40 @@ fn may_stand(index: usize, operation: &Operation, slot: u64, chosen_at: u64, bef
 
 /// The updates that clients asked for, found by their bytes.
 struct Asked<'a> {
-    /// Hash of the command, its operation, its bytes, and the update; by hash.
-    by_hash: Vec<(u64, usize, &'a Bytes, &'a Update)>,
+    operations: &'a [Operation],
+    /// A hash table, half empty: an operation stands at the hash of its command, or at the next free place.
+    table: Vec<Option<usize>>,
 }
 
 impl<'a> Asked<'a> {
     fn new(operations: &'a [Operation]) -> Result<Self, Violation> {
-        let updates = operations.iter().enumerate().filter_map(|(index, operation)| match &operation.ask {
-            Ask::Update { update, command } => Some((xxh3_64(command), index, command, update)),
-            Ask::Read { .. } => None,
-        });
-        let mut by_hash: Vec<_> = updates.collect();
-        by_hash.sort_unstable_by_key(|(hash, index, command, _)| (*hash, *command, *index));
-        match by_hash.windows(2).find(|pair| pair[0].2 == pair[1].2) {
-            Some(pair) => {
-                let name = |of: usize| story::name(pair[of].1, &operations[pair[of].1]);
-                let advice = "write a value that names the operation, in a sequence if need be";
-                violation("history", format!("the log cannot tell {} from {}: {advice}", name(0), name(1)))
+        let table = vec![None; (2 * operations.len()).max(1).next_power_of_two()];
+        let mut asked = Self { operations, table };
+        for (index, operation) in operations.iter().enumerate() {
+            let Ask::Update { command, .. } = &operation.ask else { continue };
+            match asked.look(command) {
+                Ok((other, _)) => {
+                    let names = [other, index].map(|index| story::name(index, &operations[index])).join(" from ");
+                    let advice = "write a value that names the operation, in a sequence if need be";
+                    return violation("history", format!("the log cannot tell {names}: {advice}"));
+                }
+                Err(free) => asked.table[free] = Some(index),
             }
-            None => Ok(Self { by_hash }),
         }
+        Ok(asked)
     }
 
-    fn find(&self, command: &Bytes) -> Option<(usize, &'a Update)> {
-        let hash = xxh3_64(command);
-        let begin = self.by_hash.partition_point(|(other, ..)| *other < hash);
-        let mut same = self.by_hash[begin..].iter().take_while(|(other, ..)| *other == hash);
-        same.find(|(_, _, bytes, _)| *bytes == command).map(|(_, index, _, update)| (*index, *update))
+    /// The operation with this command; or else its place in the table.
+    fn look(&self, command: &Bytes) -> Result<(usize, &'a Update), usize> {
+        let mask = self.table.len() - 1;
+        let mut place = xxh3_64(command) as usize & mask;
+        while let Some(index) = self.table[place] {
+            match &self.operations[index].ask {
+                Ask::Update { update, command: same } if same == command => return Ok((index, update)),
+                Ask::Update { .. } | Ask::Read { .. } => place = (place + 1) & mask,
+            }
+        }
+        Err(place)
     }
 }
 
