@@ -1,13 +1,14 @@
 //! What clients saw, and whether the log explains it: strict serialisability in linear time (K4), and outcomes (K8).
 //!
-//! To find an order that explains a history is hard in general; to check one is not. The log is that order, and is taken
-//! as a *certificate*: a history is accepted only if the log is a legal explanation of it, so an engine that lies can only
-//! get itself rejected. Slots are atomic: a read sees the store after one slot, never between two commands of a slot.
+//! To find an order that explains a history is hard in general; to check one is not. The log is that order, and is
+//! taken as a *certificate*: a history is accepted only if the log is a legal explanation of it, so an engine that lies
+//! can only get itself rejected. Slots are atomic: a read sees the store after one slot, never between two commands of
+//! a slot.
 //!
-//! 1. *Match*: each command in the log is one that a client asked for before the slot was chosen. An acknowledged update
-//!    stands in the log once, one of unknown outcome at most once, a refused one never.
-//! 2. *Replay*: the log runs on the reference model. What clients were told must be what updates give there. Every key's
-//!    versions are kept.
+//! 1. *Match*: each command in the log is one that a client asked for before the slot was chosen. An acknowledged
+//!    update stands in the log once, one of unknown outcome at most once, a refused one never.
+//! 2. *Replay*: the log runs on the reference model. What clients were told must be what updates give there. Every
+//!    key's versions are kept.
 //! 3. *Sweep*: over the events in their order. Each response gets the earliest place that explains it, 2·slot for
 //!    an update and 2·r + 1 for a read of the state after slot r; what an operation sees may not be before the place of
 //!    anything that had ended when it began. Earliest is best, because a read bounds later ones only from below.
@@ -38,7 +39,7 @@ pub struct Operation {
     pub invoked: u64,
     /// The event of its response, and the response. `None`: nobody knows what became of it.
     pub response: Option<(u64, Response)>,
-    /// Of a relaxed read: the last slot that the replica which served it had applied when it responded. `None`: not known,
+    /// Of a relaxed read: the last slot that the node which served it had applied when it responded. `None`: not known,
     /// so whatever was chosen by then.
     pub applied: Option<Slot>,
 }
@@ -72,7 +73,7 @@ pub enum Freshness {
     },
     /// It sees this slot, and perhaps more.
     AtLeast(Slot),
-    /// It sees some state that the replica had.
+    /// It sees some state that the node had.
     NoGuarantees,
 }
 
@@ -113,7 +114,8 @@ pub struct Stats {
     pub unknown_that_happened: u64,
 }
 
-/// Checks a whole history against the log that explains it. The log must reach as far as anything that a client was told.
+/// Checks a whole history against the log that explains it. The log must reach as far as anything that a client was
+/// told.
 ///
 /// # Errors
 /// K4: the log does not explain what a client was told. K8: an update happened that was refused or that nobody asked
@@ -343,13 +345,13 @@ impl<'a> Sweep<'a> {
 
     /// Explains a relaxed read, which gets no place: nobody else need see what it saw.
     ///
-    /// The search goes back from the replica's state, which is where such a read usually was.
+    /// The search goes back from the node's state, which is where such a read usually was.
     fn relaxed_read(&mut self, index: usize, query: &Query, result: &QueryResult, from: u64) -> Result<u64, Violation> {
         let applied = self.operations[index].applied.map_or(u64::MAX, |applied| applied.0);
         let upto = self.chosen.min(applied);
         let needs = self.replayed.versions.needs(query, result);
         let needs = needs.or_else(|why| violation("K4", format!("{}: {why}", self.name(index))))?;
-        let bounds = format!("had to see a state from slot {from} to slot {upto}, the last that its replica had");
+        let bounds = format!("had to see a state from slot {from} to slot {upto}, the last that its node had");
         if from > upto {
             return violation("K4", format!("{} {bounds}: there is none", self.name(index)));
         }
