@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use crate::core::{Counters, Report, World};
 use crate::mutant::{Bugs, Planted};
 use crate::scenario::draw::{self, Swarm};
-use crate::scenario::{Scenario, S};
+use crate::scenario::{S, Scenario};
 
 /// What a swarm found.
 #[derive(Debug, Default)]

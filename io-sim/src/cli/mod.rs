@@ -11,7 +11,10 @@ use clap::{Args, Parser, Subcommand};
 
 /// Plays Trialbay through faults in simulated time, from a seed, with checkers that trust nothing.
 #[derive(Parser)]
-#[command(version, after_help = "A NAME is a scenario of `trialbay-sim list`, a file, or `swarm`: what the seed itself makes.")]
+#[command(
+    version,
+    after_help = "A NAME is a scenario of `trialbay-sim list`, a file, or `swarm`: what the seed itself makes."
+)]
 pub(crate) struct Arguments {
     #[command(subcommand)]
     command: Command,

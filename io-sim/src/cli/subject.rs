@@ -43,7 +43,12 @@ impl Subject {
         if let Some(planted) = &self.planted {
             label += &format!(" --planted {planted}");
         }
-        Ok(Ready { label, scenario, seed: self.seed.unwrap_or(first_seed), bugs: Bugs { planted, assertions_off: false } })
+        Ok(Ready {
+            label,
+            scenario,
+            seed: self.seed.unwrap_or(first_seed),
+            bugs: Bugs { planted, assertions_off: false },
+        })
     }
 
     fn load(&self) -> Result<Scenario, String> {
@@ -65,7 +70,11 @@ impl Subject {
 }
 
 pub(super) fn find_planted(name: &str) -> Result<Planted, String> {
-    let hint = if cfg!(feature = "planted-bugs") { "" } else { "; those of engine and node need a build with `--features planted-bugs`" };
+    let hint = if cfg!(feature = "planted-bugs") {
+        ""
+    } else {
+        "; those of engine and node need a build with `--features planted-bugs`"
+    };
     Planted::find(name).ok_or_else(|| format!("there is no planted bug `{name}`: see `trialbay-sim mutants`{hint}"))
 }
 

@@ -82,12 +82,13 @@ impl World {
     fn holds(&self, condition: &Condition) -> bool {
         let node = |id: NodeId| self.nodes.get(usize::from(id.0) - 1);
         match condition {
-            Condition::Master(who) => self.nodes.iter().any(|node| {
-                (who.is_none() || *who == Some(node.id)) && node.is_serving(self.now)
-            }),
-            Condition::Decided(slot) => self.nodes.iter().any(|node| {
-                node.process.as_ref().is_some_and(|process| process.engine.decided_upto() >= Slot(*slot))
-            }),
+            Condition::Master(who) => {
+                self.nodes.iter().any(|node| (who.is_none() || *who == Some(node.id)) && node.is_serving(self.now))
+            }
+            Condition::Decided(slot) => self
+                .nodes
+                .iter()
+                .any(|node| node.process.as_ref().is_some_and(|process| process.engine.decided_upto() >= Slot(*slot))),
             Condition::Applied(id, slot) => node(*id)
                 .and_then(|node| node.process.as_ref())
                 .is_some_and(|process| process.store.applied >= Slot(*slot)),
@@ -96,9 +97,11 @@ impl World {
             }
             Condition::Down(id) => node(*id).is_some_and(|node| !node.is_up()),
             Condition::Message { kind, way, nth } => {
-                let counted = self.pending.sent.iter().filter(|((sent, from, to), _)| {
-                    sent == kind && way.is_none_or(|way| way == (*from, *to))
-                });
+                let counted = self
+                    .pending
+                    .sent
+                    .iter()
+                    .filter(|((sent, from, to), _)| sent == kind && way.is_none_or(|way| way == (*from, *to)));
                 counted.map(|(_, count)| count).sum::<u64>() >= *nth
             }
         }
@@ -348,9 +351,10 @@ impl World {
 
     /// Who takes itself for the master.
     fn master(&self) -> Option<NodeId> {
-        let masters = self.nodes.iter().filter(|node| {
-            node.process.as_ref().is_some_and(|process| process.engine.role() == Role::Master)
-        });
+        let masters = self
+            .nodes
+            .iter()
+            .filter(|node| node.process.as_ref().is_some_and(|process| process.engine.role() == Role::Master));
         masters.map(|node| node.id).min_by_key(|id| !self.nodes[usize::from(id.0) - 1].is_serving(self.now))
     }
 
