@@ -101,6 +101,7 @@ impl NodePlan {
             reads: self.config.reads,
             limits: self.config.limits.updates,
             connections_max: Some(self.config.limits.connections_max),
+            recorder_bytes_max: self.config.recorder.then_some(self.config.recorder_mib << 20),
         }
     }
 }

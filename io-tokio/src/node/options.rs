@@ -36,4 +36,6 @@ pub struct NodeOptions {
     pub limits: Limits,
     /// Client connections at a time; `None`: as many as the limit on open files allows.
     pub connections_max: Option<usize>,
+    /// How many bytes of recordings of the engine's inputs to keep in the home; `None`: nothing is recorded.
+    pub recorder_bytes_max: Option<u64>,
 }
