@@ -15,6 +15,7 @@ pub mod ledger;
 pub mod model;
 pub mod mutant;
 pub mod plan;
+pub mod recording;
 pub mod rng;
 pub mod world;
 
