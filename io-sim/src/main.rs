@@ -1,11 +1,12 @@
 //! `trialbay-sim`: plays seeds, replays failures, hunts planted bugs.
 
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
 use trialbay_sim::campaign::{hunt_all, play, story, swarm};
 use trialbay_sim::plan::S;
-use trialbay_sim::{Plan, World};
+use trialbay_sim::{Plan, World, recording};
 
 /// Plays Trialbay's engine through faults in simulated time.
 #[derive(Parser)]
@@ -26,11 +27,14 @@ enum Command {
         #[arg(long)]
         nodes: Option<u16>,
     },
-    /// Play one seed and print a line for everything that happens.
+    /// Play one seed, or what a node recorded, and print a line for everything that happens.
     Replay {
         /// The seed.
-        #[arg(long)]
-        seed: u64,
+        #[arg(long, required_unless_present = "recorder")]
+        seed: Option<u64>,
+        /// A node's directory `recorder`, from a run with `recorder = true`.
+        #[arg(long, value_name = "DIR", conflicts_with_all = ["seed", "nodes", "around"])]
+        recorder: Option<PathBuf>,
         /// So many nodes, not as many as the seed draws.
         #[arg(long)]
         nodes: Option<u16>,
@@ -66,7 +70,8 @@ fn main() -> ExitCode {
     std::panic::set_hook(Box::new(|_| {}));
     let good = match Arguments::parse().command {
         Command::Run { seed, nodes } => run(seed, nodes),
-        Command::Replay { seed, nodes, around } => replay(seed, nodes, around.as_deref()),
+        Command::Replay { recorder: Some(dir), .. } => replay_recording(&dir),
+        Command::Replay { seed, nodes, around, .. } => replay(seed.unwrap_or_default(), nodes, around.as_deref()),
         Command::Swarm { seeds, from, jobs, nodes } => run_swarm(from, seeds, jobs, nodes),
         Command::Mutants { seeds } => mutants(seeds),
     };
@@ -100,6 +105,19 @@ fn replay(seed: u64, nodes: Option<u16>, around: Option<&str>) -> bool {
     let report = world.run();
     println!("{}", story(seed, nodes, &report));
     report.violation.is_none()
+}
+
+fn replay_recording(dir: &Path) -> bool {
+    match recording::replay(dir, &mut |line| println!("{line}")) {
+        Ok(replayed) => {
+            println!("{replayed}");
+            replayed.is_faithful()
+        }
+        Err(error) => {
+            eprintln!("{}: {error}", dir.display());
+            false
+        }
+    }
 }
 
 #[expect(clippy::disallowed_types, reason = "how fast a swarm is concerns no run")]
