@@ -2,7 +2,7 @@
 //!
 //! Fixed-width little-endian integers, `u32` lengths and tags as `docs/protocol.md` says. Decoding a message never
 //! allocates by a number that the sender chose: lengths are checked against the bytes that are there. Events and images
-//! hold a node's own lists too, of which a length that lies reserves no more than [`RESERVED_MAX`].
+//! hold a node's own lists too, of which a length that lies reserves no more than `RESERVED_MAX`.
 
 use alloc::vec::Vec;
 

@@ -43,7 +43,8 @@ impl fmt::Display for Replayed {
             (_, None) => "the engine did what it had done",
             (_, Some(_)) => "the engine did something else",
         };
-        write!(f, "{} events in {} files: {verdict}", self.events, self.files)
+        let files = if self.files == 1 { "file" } else { "files" };
+        write!(f, "{} events in {} {files}: {verdict}", self.events, self.files)
     }
 }
 

@@ -5,7 +5,7 @@
 //! ```
 //! It must never slow down or stop the node: when the thread falls behind, events are left out until a new file can begin
 //! with a new image; when a file cannot be written, the recorder turns itself off.
-//! [`format`] has the bytes; `ring` the files.
+//! `format` has the bytes; `ring` the files.
 
 pub mod format;
 mod ring;
