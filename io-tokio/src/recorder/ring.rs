@@ -37,6 +37,8 @@ pub(super) struct Ring {
     next: u64,
     /// The last of the files; `None` when what comes has no room, until the next one begins.
     open: Option<File>,
+    /// Whether the log was told that images have no room.
+    told: bool,
 }
 
 /// How many bytes of frames go into one file of a ring.
@@ -92,7 +94,7 @@ impl Ring {
         let files = found.into_iter().map(|(_, path)| path.metadata().map(|metadata| (path, metadata.len())));
         let files = files.collect::<io::Result<VecDeque<_>>>()?;
         let bytes = files.iter().map(|(_, len)| len).sum();
-        Ok(Self { dir: dir.to_owned(), bytes_max, files, bytes, next, open: None })
+        Ok(Self { dir: dir.to_owned(), bytes_max, files, bytes, next, open: None, told: false })
     }
 
     /// Begins a file, if there can be room for it and its frames.
@@ -100,9 +102,13 @@ impl Ring {
         self.open = None;
         let needed = beginning.len() as u64 + file_bytes(self.bytes_max);
         if needed > self.bytes_max {
-            tracing::warn!(bytes = beginning.len(), "the engine has too much in hand to be recorded just now");
+            if !std::mem::replace(&mut self.told, true) {
+                let bytes = beginning.len();
+                tracing::warn!(bytes, "nothing is recorded for now: the engine's image has no room in `recorder_mib`");
+            }
             return Ok(());
         }
+        self.told = false;
         self.make_room(needed, 0)?;
         let path = self.dir.join(format::file_name(self.next));
         self.next += 1;
