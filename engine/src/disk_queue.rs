@@ -3,12 +3,14 @@
 use alloc::collections::VecDeque;
 use alloc::vec::Vec;
 
+use bincode::{Decode, Encode};
+
 use crate::ids::{Ballot, Incarnation, PersistId, Slot};
 use crate::record::Record;
 use crate::value::HistoryHash;
 
 /// What is owed once everything recorded before it is durable.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Encode, Decode)]
 pub(crate) enum Due {
     /// Promise this ballot to its owner, with everything accepted above the owner's decided prefix.
     Promise { ballot: Ballot, candidate_decided: Slot },
@@ -25,7 +27,7 @@ pub(crate) enum Due {
 }
 
 /// Records on their way to the disk, and what waits for them.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug, Default, Encode, Decode)]
 pub(crate) struct DiskQueue {
     /// Records of the current step, not yet ordered.
     records: Vec<Record>,

@@ -6,13 +6,15 @@
 
 use core::time::Duration;
 
+use bincode::{Decode, Encode};
+
 use crate::ids::NodeId;
 use crate::time::Instant;
 
 const PPM: u64 = 1_000_000;
 
 /// What a slave owes: no promise to anyone before `nobody_before`, nor to anyone but `to` before `until`.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Encode, Decode)]
 pub(crate) struct Grant {
     /// A restarted node has forgotten to whom it granted, so it refuses everyone (rule L4). Nothing shortens this: the
     /// master that it hears of first may be an old one, whose messages come late.

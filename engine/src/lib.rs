@@ -23,6 +23,7 @@ pub mod codec;
 pub mod config;
 pub mod event;
 pub mod ids;
+pub mod image;
 pub mod message;
 pub mod quorum;
 pub mod record;
@@ -35,6 +36,7 @@ pub use config::{Config, Limits};
 pub use engine::Engine;
 pub use event::{Event, Request};
 pub use ids::{Ballot, Incarnation, NodeId, PersistId, ReadId, RequestId, Slot};
+pub use image::{DecidedValues, ImageError};
 pub use message::Message;
 #[cfg(feature = "planted-bugs")]
 pub use planted::PlantedBug;

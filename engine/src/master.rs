@@ -3,6 +3,8 @@
 use alloc::collections::{BTreeMap, VecDeque};
 use alloc::vec::Vec;
 
+use bincode::{Decode, Encode};
+
 use crate::action::{Action, HaltReason, Offence, Refusal};
 use crate::config::{Config, Limits};
 use crate::disk_queue::Due;
@@ -24,7 +26,7 @@ const UNACKNOWLEDGED_WINDOWS_MAX: u64 = 2;
 /// # Invariants
 /// 1. Every slot above the decided prefix holds a value of `ballot`.
 /// 2. `first_own` is the slot of this master's `MasterChange`; every slot before it was inherited.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Encode, Decode)]
 pub(crate) struct Master {
     ballot: Ballot,
     first_own: Slot,
@@ -48,7 +50,7 @@ pub(crate) struct Master {
 }
 
 /// What the master knows of another voter, of this ballot.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug, Default, Encode, Decode)]
 struct Slave {
     /// The next slot to send.
     next: Slot,
@@ -65,7 +67,7 @@ struct Slave {
     heartbeat: Option<(Instant, Slot)>,
 }
 
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Encode, Decode)]
 struct PendingRead {
     read: ReadId,
     asked_at: Instant,

@@ -1,5 +1,7 @@
 //! The engine's deadlines: a fixed table.
 
+use bincode::{Decode, Encode};
+
 use crate::time::Instant;
 
 /// What can be waited for.
@@ -37,7 +39,7 @@ const ALL: [Timer; COUNT] = [
 ];
 
 /// When each timer is due, if it is set.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug, Default, Encode, Decode)]
 pub(crate) struct Timers([Option<Instant>; COUNT]);
 
 impl Timers {

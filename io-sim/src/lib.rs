@@ -10,6 +10,7 @@ mod core;
 pub mod campaign;
 pub mod check;
 pub mod mutant;
+pub mod recording;
 pub mod rng;
 pub mod scenario;
 pub mod shrink;

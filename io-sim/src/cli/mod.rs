@@ -31,9 +31,14 @@ enum Command {
     /// Play once and say how it went: verdict, trace hash, counters.
     Run(Subject),
     /// Play once and print a line for everything that happens, with a column for each node.
+    ///
+    /// With `--recorder`, what a node of production recorded is executed again instead, and compared.
     Replay {
         #[command(flatten)]
-        subject: Subject,
+        subject: Option<Subject>,
+        /// A node's directory `recorder`, from a run with `recorder = true`.
+        #[arg(long, value_name = "DIR", exclusive = true, required_unless_present = "name")]
+        recorder: Option<PathBuf>,
         /// Only what happens within a second of this simulated time, such as `5s`.
         #[arg(long)]
         around: Option<String>,
@@ -116,9 +121,11 @@ pub(crate) fn run(arguments: Arguments) -> Result<bool, String> {
     match arguments.command {
         Command::List { scenarios } => play::list(scenarios.as_deref()),
         Command::Run(subject) => play::run(&subject),
-        Command::Replay { subject, around, until, node, legend } => {
+        Command::Replay { recorder: Some(dir), .. } => show::recording(&dir),
+        Command::Replay { subject: Some(subject), around, until, node, legend, recorder: None } => {
             show::replay(&subject, around.as_deref(), until.as_deref(), node.as_deref(), legend)
         }
+        Command::Replay { subject: None, recorder: None, .. } => Err("name what to replay".to_owned()),
         Command::Timeline(subject) => show::timeline(&subject),
         Command::Swarm { seeds, from, jobs, nodes, standard } => play::swarm(from, seeds, jobs, nodes, standard),
         Command::Shrink { subject, seconds, out } => hunt::shrink(&subject, seconds, out),
