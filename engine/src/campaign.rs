@@ -17,14 +17,14 @@ use crate::value::{Entry, SlotEntry, Value};
 pub(crate) const UNDECIDED_SLOTS_MAX: u64 = 1 << 20;
 
 /// A campaign in progress.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Hash)]
 pub(crate) struct Campaign {
     /// While canvassing the ballot that would be next; in phase 1 the ballot that is prepared.
     ballot: Ballot,
     phase: Phase,
 }
 
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Hash)]
 enum Phase {
     Canvass {
         willing: BTreeSet<NodeId>,

@@ -13,7 +13,7 @@ use crate::timers::Timer;
 use crate::value::{Entry, HistoryHash, SlotEntry};
 
 /// A catch-up in progress, and the reads of our own log for others.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug, Default, Hash)]
 pub(crate) struct CatchUp {
     state: State,
     /// How far others are known to be.
@@ -26,7 +26,7 @@ pub(crate) struct CatchUp {
     reading_for: BTreeMap<NodeId, Slot>,
 }
 
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
 enum State {
     #[default]
     Idle,

@@ -55,7 +55,7 @@ pub struct Engine {
     /// Canvasses since the last sign of a master; spaces out the next ones.
     pub(crate) canvasses: u32,
     pub(crate) out: Vec<Action>,
-    halted: bool,
+    pub(crate) halted: bool,
 }
 
 /// What this node is about mastership.

@@ -7,6 +7,7 @@ extern crate alloc;
 mod acceptor;
 mod campaign;
 mod catch_up;
+mod digest;
 mod disk_queue;
 mod engine;
 mod lease;
