@@ -10,6 +10,7 @@ mod network;
 mod node;
 
 pub mod campaign;
+pub mod explore;
 pub mod history;
 pub mod ledger;
 pub mod model;
