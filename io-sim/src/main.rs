@@ -4,6 +4,7 @@ use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
 use trialbay_sim::campaign::{hunt_all, play, story, swarm};
+use trialbay_sim::explore::cli;
 use trialbay_sim::plan::S;
 use trialbay_sim::{Plan, World};
 
@@ -59,6 +60,8 @@ enum Command {
         #[arg(long, default_value_t = 300)]
         seeds: u64,
     },
+    /// Take every step that a small world allows, in every order.
+    Explore(cli::Arguments),
 }
 
 fn main() -> ExitCode {
@@ -69,6 +72,7 @@ fn main() -> ExitCode {
         Command::Replay { seed, nodes, around } => replay(seed, nodes, around.as_deref()),
         Command::Swarm { seeds, from, jobs, nodes } => run_swarm(from, seeds, jobs, nodes),
         Command::Mutants { seeds } => mutants(seeds),
+        Command::Explore(arguments) => cli::run(arguments),
     };
     if good { ExitCode::SUCCESS } else { ExitCode::FAILURE }
 }
