@@ -19,14 +19,14 @@ use crate::value::{Entry, SlotEntry, Value};
 pub(crate) const UNDECIDED_SLOTS_MAX: u64 = 1 << 20;
 
 /// A campaign in progress.
-#[derive(Clone, Debug, Encode, Decode)]
+#[derive(Clone, Debug, Hash, Encode, Decode)]
 pub(crate) struct Campaign {
     /// While canvassing the ballot that would be next; in phase 1 the ballot that is prepared.
     ballot: Ballot,
     phase: Phase,
 }
 
-#[derive(Clone, Debug, Encode, Decode)]
+#[derive(Clone, Debug, Hash, Encode, Decode)]
 enum Phase {
     Canvass {
         willing: BTreeSet<NodeId>,

@@ -56,7 +56,7 @@ pub enum Event {
 }
 
 /// One client update.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Hash)]
 pub struct Request {
     /// The driver's name for it; comes back in `Apply` or `Refuse`.
     pub id: RequestId,

@@ -4,6 +4,7 @@
 //! from the moment it *granted* (rule L1). The master counts a shortened lease from the moment it *asked* (rule L2),
 //! which was earlier. So the master's lease ends first, whatever the message delays were.
 
+use core::hash::{Hash as _, Hasher};
 use core::time::Duration;
 
 use bincode::{Decode, Encode};
@@ -54,6 +55,11 @@ impl Grant {
     /// Who holds it now.
     pub(crate) fn holder(&self, now: Instant) -> Option<NodeId> {
         if now < self.until { self.to } else { None }
+    }
+
+    /// Hashes what is left of this at `now`.
+    pub(crate) fn digest(&self, now: Instant, hasher: &mut impl Hasher) {
+        (self.nobody_before.since(now), self.until.since(now), self.holder(now)).hash(hasher);
     }
 
     /// From when on nobody is refused.

@@ -10,6 +10,7 @@ pub mod planted;
 mod acceptor;
 mod campaign;
 mod catch_up;
+mod digest;
 mod disk_queue;
 mod engine;
 mod lease;

@@ -24,7 +24,7 @@ const OUTLINED_BYTES_MAX: usize = 1 << 30;
 /// 1. Memory holds the consecutive slots `start()` to `accepted_upto()`, and `start() <= decided_upto().next()`.
 /// 2. `applied_upto() <= decided_upto()`; `decided_upto()` is below the end of memory or equal to it.
 /// 3. An entry at or below `decided_upto()` never changes (rule A4).
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Hash)]
 pub(crate) struct Log {
     start: Slot,
     entries: VecDeque<Entry>,

@@ -8,7 +8,7 @@ use crate::ids::{Ballot, Incarnation, NodeId, Slot};
 use crate::value::{HistoryHash, SlotEntry};
 
 /// One record of the transaction log. Records are durable in the order in which they were given.
-#[derive(Clone, Debug, PartialEq, Eq, Encode, Decode)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash, Encode, Decode)]
 pub enum Record {
     /// The node will not take part in any ballot below this one.
     Promised(Ballot),

@@ -1,5 +1,7 @@
 //! The engine's deadlines: a fixed table.
 
+use core::hash::{Hash as _, Hasher};
+
 use bincode::{Decode, Encode};
 
 use crate::time::Instant;
@@ -53,6 +55,11 @@ impl Timers {
 
     pub(crate) fn is_set(&self, timer: Timer) -> bool {
         self.0[timer as usize].is_some()
+    }
+
+    /// Hashes how far each deadline is from `now`.
+    pub(crate) fn digest(&self, now: Instant, hasher: &mut impl Hasher) {
+        self.0.map(|at| at.map(|at| at.since(now))).hash(hasher);
     }
 
     /// The earliest deadline.

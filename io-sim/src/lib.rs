@@ -9,6 +9,7 @@ mod core;
 
 pub mod campaign;
 pub mod check;
+pub mod explore;
 pub mod mutant;
 pub mod recording;
 pub mod rng;

@@ -83,6 +83,8 @@ enum Command {
         #[arg(long)]
         out: Option<PathBuf>,
     },
+    /// Explore a small world exhaustively: every order of messages, syncs, timers and crashes.
+    Explore(trialbay_sim::explore::cli::Arguments),
     /// Hunt each planted bug, and print a table: found or not, by which checker, after how many seeds and seconds.
     Mutants {
         /// Give up after so many seeds.
@@ -128,6 +130,7 @@ pub(crate) fn run(arguments: Arguments) -> Result<bool, String> {
         Command::Replay { subject: None, recorder: None, .. } => Err("name what to replay".to_owned()),
         Command::Timeline(subject) => show::timeline(&subject),
         Command::Swarm { seeds, from, jobs, nodes, standard } => play::swarm(from, seeds, jobs, nodes, standard),
+        Command::Explore(arguments) => Ok(trialbay_sim::explore::cli::run(arguments)),
         Command::Shrink { subject, seconds, out } => hunt::shrink(&subject, seconds, out),
         Command::Mutants { seeds, planted } => hunt::mutants(seeds, planted.as_deref()),
     }

@@ -218,7 +218,10 @@ fn strikes(scenario: &mut Scenario, family: Family, swarm: &Swarm, rng: &mut Rng
     let mut mean = rng.magnitude(if rare { 2 * S } else { 300 * MS }, 10 * S);
     let mut strikes = rng.chance(0.5);
     if swarm.harsh
-        && matches!(family, Family::Kill | Family::PowerCut | Family::Partition | Family::Clock | Family::Wipe)
+        && matches!(
+            family,
+            Family::Trim | Family::Kill | Family::PowerCut | Family::Partition | Family::Clock | Family::Wipe
+        )
     {
         (strikes, mean) = (true, mean.min(3 * S));
     }
