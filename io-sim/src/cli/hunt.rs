@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use trialbay_sim::Planted;
-use trialbay_sim::campaign::{Hunt, hunt, story};
+use trialbay_sim::campaign::{Hunt, hunt, hunting_ground, story};
 use trialbay_sim::scenario::file;
 use trialbay_sim::shrink::{self, Shrunk};
 
@@ -67,7 +67,7 @@ fn print_hunt(hunt: &Hunt, assertions_off: bool, seconds: f64) {
     let broken = hunt.found.as_ref().and_then(|(seed, report)| Some((seed, report.violation.as_ref()?)));
     let (by, how) = match broken {
         None => ("-", "not found".to_owned()),
-        Some((seed, broken)) => (broken.checker, format!("seed {seed}: {}", broken.story)),
+        Some((seed, broken)) => (broken.checker, format!("{} {seed}: {}", hunting_ground(*seed).name(), broken.story)),
     };
     let how: String = how.chars().take(120).collect();
     let name = format!("{}{}", hunt.planted, if assertions_off { " -asserts" } else { "" });

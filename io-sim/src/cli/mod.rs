@@ -8,6 +8,7 @@ mod subject;
 use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand};
+use trialbay_sim::scenario::draw::Kind;
 
 /// Plays Trialbay through faults in simulated time, from a seed, with checkers that trust nothing.
 #[derive(Parser)]
@@ -68,9 +69,9 @@ enum Command {
         /// So many nodes, not as many as each seed draws.
         #[arg(long)]
         nodes: Option<u16>,
-        /// The standard seeds, which the speed is measured with: 60 s, 3 or 5 nodes, 2,000 operations.
-        #[arg(long)]
-        standard: bool,
+        /// What is drawn: `swarm`, `harsh`, `churn`, or `standard`, which the speed is measured with.
+        #[arg(long, default_value = "swarm", value_parser = kind)]
+        kind: Kind,
     },
     /// Take away from a failing run what it does not need, and write what is left as a scenario.
     Shrink {
@@ -99,7 +100,7 @@ enum Command {
 /// What is played.
 #[derive(Args)]
 pub(crate) struct Subject {
-    /// A scenario of `list`, a file, or `swarm`, `harsh` or `standard`: what the seed itself makes.
+    /// A scenario of `list`, a file, or `swarm`, `harsh`, `churn` or `standard`: what the seed itself makes.
     name: String,
     /// The seed. By default the first one of the scenario.
     #[arg(long)]
@@ -113,6 +114,11 @@ pub(crate) struct Subject {
     /// Where the scenarios are.
     #[arg(long)]
     scenarios: Option<PathBuf>,
+}
+
+fn kind(name: &str) -> Result<Kind, String> {
+    let found = Kind::NAMES.iter().find(|(known, _)| *known == name);
+    found.map(|(_, kind)| *kind).ok_or_else(|| "swarm, harsh, churn or standard".to_owned())
 }
 
 /// Does what the arguments say, and tells whether all was as it should be.
@@ -129,7 +135,7 @@ pub(crate) fn run(arguments: Arguments) -> Result<bool, String> {
         }
         Command::Replay { subject: None, recorder: None, .. } => Err("name what to replay".to_owned()),
         Command::Timeline(subject) => show::timeline(&subject),
-        Command::Swarm { seeds, from, jobs, nodes, standard } => play::swarm(from, seeds, jobs, nodes, standard),
+        Command::Swarm { seeds, from, jobs, nodes, kind } => play::swarm(from, seeds, jobs, nodes, kind),
         Command::Explore(arguments) => Ok(trialbay_sim::explore::cli::run(arguments)),
         Command::Shrink { subject, seconds, out } => hunt::shrink(&subject, seconds, out),
         Command::Mutants { seeds, planted } => hunt::mutants(seeds, planted.as_deref()),
