@@ -26,7 +26,7 @@ use format::Header;
 use ring::{Job, Ring, Writer};
 
 /// A buffer is handed over when it has so many bytes,
-const BUFFER_BYTES: usize = 64 << 10;
+const BUFFER_BYTES: usize = 256 << 10;
 /// or at the end of a round when the last one was handed over so long ago. What a killed process takes with it.
 const BUFFER_AGE_MAX: Duration = Duration::from_millis(10);
 
