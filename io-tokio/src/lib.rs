@@ -16,6 +16,8 @@ pub mod clock;
 #[cfg(feature = "server")]
 pub mod disk;
 #[cfg(feature = "server")]
+pub mod home_disk;
+#[cfg(feature = "server")]
 pub mod identity;
 #[cfg(feature = "server")]
 pub mod net;
@@ -29,3 +31,5 @@ pub mod service;
 pub mod store;
 #[cfg(feature = "server")]
 pub mod tlog;
+#[cfg(feature = "server")]
+pub mod workers;

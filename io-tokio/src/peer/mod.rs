@@ -26,19 +26,16 @@ mod pulse;
 mod tests;
 
 use std::collections::BTreeMap;
-use std::future::poll_fn;
 use std::io;
 use std::net::SocketAddr;
-use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::pin::pin;
 use std::sync::Arc;
-use std::task::Poll;
 
 use tokio::sync::{mpsc, watch};
 use tokio::task::{JoinHandle, JoinSet};
 use trialbay_engine::{Message, NodeId};
 
 use crate::net::{Listener as _, Network};
+use crate::workers::caught;
 
 use handshake::{Identity, NAME_LEN_MAX, VERSIONS};
 use link::{Context, Link};
@@ -212,12 +209,7 @@ impl PeerNetwork {
 
 /// Runs a task. If it panics, the driver hears of it.
 async fn reporting_panics(what: &str, task: impl Future<Output = ()>, context: Arc<Context>) {
-    let mut task = pin!(task);
-    let is_whole = poll_fn(|cx| match catch_unwind(AssertUnwindSafe(|| task.as_mut().poll(cx))) {
-        Ok(poll) => poll.map(|()| true),
-        Err(_) => Poll::Ready(false),
-    });
-    if !is_whole.await {
+    if caught(task).await.is_none() {
         // Whoever does not listen any more ends anyway.
         let _ = context.inbox.send(PeerEvent::Failed(format!("{what} panicked (see above)"))).await;
     }
