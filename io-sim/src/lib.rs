@@ -10,12 +10,14 @@ mod network;
 mod node;
 
 pub mod campaign;
+pub mod check;
 pub mod history;
 pub mod ledger;
 pub mod model;
 pub mod mutant;
 pub mod plan;
 pub mod rng;
+pub mod sim_disk;
 pub mod world;
 
 pub use mutant::Mutant;

@@ -1,0 +1,4 @@
+//! Checkers: they trust nothing that a node says.
+
+mod frame;
+pub mod scrub;

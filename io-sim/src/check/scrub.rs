@@ -1,0 +1,475 @@
+//! Reads the transaction log of a node from the durable bytes of its disk, and nothing else.
+//!
+//! What a node may say about its promises and acceptances rests on what is found here, and not on what its own code
+//! calls durable: so this reads the format on its own (`frame.rs`). A reader goes on where it stopped, so that after
+//! each sync only what is new is read.
+
+use std::path::{Path, PathBuf};
+
+use trialbay::identity::Identity;
+use trialbay_engine::Record;
+
+use super::frame::{Content, Frame, HEADER_BYTES, Header, salt};
+use crate::sim_disk::SimDisk;
+
+/// A version that the names of no disk ever have.
+const NEVER_LOOKED: u64 = u64::MAX;
+
+/// Where a record is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Place {
+    /// The number of the segment.
+    pub segment: u32,
+    /// The byte in it where the record begins.
+    pub offset: u64,
+}
+
+/// Something that was durable once, and cannot be read now.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Damage {
+    /// A record, or several.
+    Record(Place),
+    /// A segment's header.
+    Header {
+        /// The segment.
+        segment: u32,
+    },
+    /// Segments from the first to the last of these.
+    Missing {
+        /// The first one.
+        first: u32,
+        /// The last one.
+        last: u32,
+    },
+    /// A closed segment does not have the length that it was closed with.
+    Length {
+        /// The segment.
+        segment: u32,
+        /// What the next segment's header says.
+        expected: u64,
+        /// Its length.
+        found: u64,
+    },
+}
+
+/// Why a log cannot be read, or cannot be a log that only ever grew.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum ScrubError {
+    /// The header is another log's, or a later program's.
+    #[error("the header of segment {segment} is not this log's: {header}")]
+    Foreign {
+        /// The segment.
+        segment: u32,
+        /// What the header says.
+        header: String,
+    },
+    /// A record with a sound checksum that the format does not know.
+    #[error("the record at {0:?} is of a version, kind or layout that the format does not have")]
+    UnknownRecord(Place),
+    /// Records say that more was durable before them than there is before them.
+    #[error("the record at {0:?} says that what comes behind it was durable before it")]
+    SyncedAhead(Place),
+    /// What was durable before is not there any more.
+    #[error("the log was durable up to {0:?} and ends before that now")]
+    CutShort(Place),
+}
+
+/// A reader of one node's log.
+#[derive(Clone, Debug)]
+pub struct Scrub {
+    dir: PathBuf,
+    identity: Identity,
+    /// Where the next record is expected; `None` before the first segment.
+    next: Option<Place>,
+    /// The file of that segment, and where its checksums begin.
+    file: (PathBuf, u32),
+    /// The segments after that one, as of this version of the disk's names.
+    later: (u64, Vec<u32>),
+    damage: Vec<Damage>,
+    torn: Option<Place>,
+    bytes: Vec<u8>,
+}
+
+impl Scrub {
+    /// A reader of the log in `<home>/tlogs`, from its beginning.
+    pub fn new(home: &Path, identity: Identity) -> Self {
+        Self {
+            dir: home.join("tlogs"),
+            identity,
+            next: None,
+            file: (PathBuf::new(), 0),
+            later: (NEVER_LOOKED, Vec::new()),
+            damage: Vec::new(),
+            torn: None,
+            bytes: Vec::new(),
+        }
+    }
+
+    /// The records that became durable since the last time, in the order of the log.
+    ///
+    /// # Errors
+    /// When these are not the bytes of one log that only ever grew. Final: this reader has lost its place.
+    pub fn advance(&mut self, disk: &SimDisk) -> Result<Vec<(Place, Record)>, ScrubError> {
+        let mut found = Vec::new();
+        self.torn = None;
+        self.look_for_segments(disk);
+        let mut closed_bytes = None;
+        if let Some(Place { segment, .. }) = self.next {
+            closed_bytes = self.read_segment(disk, segment, None, &mut found)?;
+        }
+        while !self.later.1.is_empty() {
+            let segment = self.later.1.remove(0);
+            let before = self.next;
+            let expected = before.map_or(0, |before| before.segment + 1);
+            if segment != expected {
+                let missing = Damage::Missing { first: expected, last: segment - 1 };
+                // It is found again as long as the segment behind it has not begun.
+                if self.damage.last() != Some(&missing) {
+                    self.damage.push(missing);
+                }
+                closed_bytes = None;
+            }
+            self.go_to(Some(Place { segment, offset: 0 }));
+            closed_bytes = self.read_segment(disk, segment, closed_bytes, &mut found)?;
+            if closed_bytes.is_none() {
+                // It may be made anew, or never.
+                self.go_to(before);
+                self.later.0 = NEVER_LOOKED;
+            }
+        }
+        Ok(found)
+    }
+
+    /// What was found damaged so far, in the order of the log. Damage to what was read before is seen by a new reader only.
+    pub fn damage(&self) -> &[Damage] {
+        &self.damage
+    }
+
+    /// Where the log ends with a write that was never finished, as of the last [`Scrub::advance`].
+    pub fn torn(&self) -> Option<Place> {
+        self.torn
+    }
+
+    /// Everything before this was read; `None` before the first segment.
+    pub fn end(&self) -> Option<Place> {
+        self.next
+    }
+
+    fn look_for_segments(&mut self, disk: &SimDisk) {
+        let version = disk.durable_names_version();
+        if self.later.0 == version {
+            return;
+        }
+        let names = disk.list_durable(&self.dir);
+        let mut numbers: Vec<u32> = names.iter().filter_map(|name| number_in(name)).collect();
+        numbers.retain(|number| self.next.is_none_or(|next| *number > next.segment));
+        numbers.sort_unstable();
+        self.later = (version, numbers);
+    }
+
+    fn go_to(&mut self, next: Option<Place>) {
+        if let Some(Place { segment, .. }) = next {
+            self.file = (self.dir.join(file_name(segment)), salt(&self.identity, segment));
+        }
+        self.next = next;
+    }
+
+    /// Reads what is new in a segment; gives its length, or `None` when its creation was never finished.
+    fn read_segment(
+        &mut self,
+        disk: &SimDisk,
+        segment: u32,
+        closed_bytes: Option<u64>,
+        found: &mut Vec<(Place, Record)>,
+    ) -> Result<Option<u64>, ScrubError> {
+        let start = self.next.map_or(0, |next| next.offset);
+        let mut bytes = std::mem::take(&mut self.bytes);
+        let len = disk.read_durable_from(&self.file.0, start, &mut bytes);
+        let Some(len) = len.filter(|len| *len >= start) else {
+            return Err(ScrubError::CutShort(Place { segment, offset: start }));
+        };
+        if !self.later.1.is_empty() {
+            // A closed segment has no reserve: zeros are damage there.
+            bytes.resize(usize::try_from(len - start).expect("simulated files are small"), 0);
+        }
+        let has_header = self.read_bytes(&bytes, segment, closed_bytes, found)?;
+        self.bytes = bytes;
+        Ok(has_header.then_some(len))
+    }
+
+    /// Reads what stands where the last record ended; says whether the segment has a header by now.
+    fn read_bytes(
+        &mut self,
+        bytes: &[u8],
+        segment: u32,
+        closed_bytes: Option<u64>,
+        found: &mut Vec<(Place, Record)>,
+    ) -> Result<bool, ScrubError> {
+        let start = self.next.map_or(0, |next| next.offset);
+        let mut at = 0;
+        if start == 0 {
+            if !self.read_header(bytes, segment, closed_bytes)? {
+                return Ok(false);
+            }
+            at = HEADER_BYTES.min(bytes.len());
+        }
+        let (_, salt) = self.file;
+        let is_last = self.later.1.is_empty();
+        while at < bytes.len() {
+            let place = Place { segment, offset: start + at as u64 };
+            let Some(frame) = Frame::read(&bytes[at..], salt, place.offset) else {
+                if is_last && is_zero(&bytes[at..]) {
+                    break;
+                }
+                match self.next_sound(bytes, at, place, is_last, salt) {
+                    Some(next) => at = next,
+                    None => break,
+                }
+                continue;
+            };
+            match frame.content {
+                Content::Unknown => return Err(ScrubError::UnknownRecord(place)),
+                _ if frame.synced > place.offset => return Err(ScrubError::SyncedAhead(place)),
+                Content::Record(record) => found.push((place, record)),
+                Content::Sealed => {}
+            }
+            at += frame.bytes;
+        }
+        self.next = Some(Place { segment, offset: start + at as u64 });
+        Ok(true)
+    }
+
+    /// Says whether there is a header, be it damaged; there is none when the segment's creation was never finished.
+    fn read_header(&mut self, bytes: &[u8], segment: u32, closed_bytes: Option<u64>) -> Result<bool, ScrubError> {
+        match Header::read(bytes) {
+            Some(header) => {
+                if header.format != 1 || header.identity != self.identity || header.segment != segment {
+                    return Err(ScrubError::Foreign { segment, header: format!("{header:?}") });
+                }
+                let expected = header.previous_bytes;
+                if let Some(found) = closed_bytes.filter(|found| *found != expected) {
+                    self.damage.push(Damage::Length { segment: segment - 1, expected, found });
+                }
+            }
+            None if self.later.1.is_empty() && bytes.get(HEADER_BYTES..).is_none_or(is_zero) => {
+                self.torn = Some(Place { segment, offset: 0 });
+                return Ok(false);
+            }
+            None => self.damage.push(Damage::Header { segment }),
+        }
+        Ok(true)
+    }
+
+    /// There is no sound frame at `at`. Says where the log goes on behind it, if it was durable once: the end of the
+    /// bytes when it does nowhere. Otherwise it is torn.
+    fn next_sound(&mut self, bytes: &[u8], at: usize, place: Place, is_last: bool, salt: u32) -> Option<usize> {
+        let mut first = None;
+        let mut was_durable = !is_last;
+        let mut from = at + 1;
+        while from < bytes.len() && !(was_durable && first.is_some()) {
+            let offset = place.offset + (from - at) as u64;
+            let frame = Some(&bytes[from..]).filter(|bytes| Frame::may_begin(bytes));
+            match frame.and_then(|bytes| Frame::read(bytes, salt, offset)) {
+                Some(frame) => {
+                    first.get_or_insert(from);
+                    was_durable |= frame.synced > place.offset;
+                    from += frame.bytes;
+                }
+                None => from += 1,
+            }
+        }
+        if !was_durable {
+            self.torn = Some(place);
+            return None;
+        }
+        self.damage.push(Damage::Record(place));
+        Some(first.unwrap_or(bytes.len()))
+    }
+}
+
+fn file_name(segment: u32) -> String {
+    format!("{segment:03}.tlog")
+}
+
+fn number_in(name: &str) -> Option<u32> {
+    let number = name.strip_suffix(".tlog")?.parse().ok()?;
+    (file_name(number) == name).then_some(number)
+}
+
+fn is_zero(bytes: &[u8]) -> bool {
+    // Without a way out of each chunk, many bytes are compared at once.
+    bytes.chunks(256).all(|chunk| chunk.iter().fold(0, |any, byte| any | byte) == 0)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+    use std::sync::Arc;
+
+    use trialbay::disk::{Disk as _, DiskFile};
+    use trialbay::tlog::{Tlog, TlogOptions};
+    use trialbay_engine::{Ballot, Entry, HistoryHash, Incarnation, NodeId, Slot, SlotEntry, Value};
+
+    use super::*;
+    use crate::rng::Rng;
+
+    fn identity() -> Identity {
+        Identity { cluster_id: "dev".into(), node: NodeId(1), name: "n1".into() }
+    }
+
+    fn groups() -> Vec<Vec<Record>> {
+        let ballot = Ballot { round: 3, node: NodeId(2) };
+        let accepted = |slot, value| Record::Accepted(SlotEntry { slot: Slot(slot), entry: Entry { ballot, value } });
+        let genesis = vec![(NodeId(1), Incarnation(7)), (NodeId(2), Incarnation(8))];
+        vec![
+            vec![Record::MemoryBegan(Incarnation(7)), Record::VoteRegained { incarnation: Incarnation(7), genesis }],
+            vec![Record::Promised(ballot)],
+            vec![accepted(1, Value::Noop), accepted(2, Value::batch([b"ab".as_slice()]))],
+            vec![
+                accepted(3, Value::MasterChange(NodeId(9))),
+                accepted(4, Value::Configuration(b"c".as_slice().into())),
+                Record::Decided { upto: Slot(2), hash: HistoryHash(0xfeed) },
+            ],
+        ]
+    }
+
+    /// A disk with a log of all these records; sealed, or not.
+    fn log(sealed: bool) -> SimDisk {
+        let disk = SimDisk::new(Rng::new(1, 1));
+        disk.create_dir(Path::new("home")).unwrap();
+        let (options, store) = (TlogOptions { segment_bytes: 4096 }, (Slot::ZERO, HistoryHash::default()));
+        let process = Arc::new(disk.for_process());
+        let (mut tlog, _) = Tlog::open(process, Path::new("home"), identity(), options, store).unwrap();
+        for group in groups() {
+            tlog.append(&group).and_then(|()| tlog.sync()).unwrap();
+        }
+        if sealed {
+            tlog.seal().unwrap();
+        }
+        segment(&disk).sync_data().unwrap();
+        disk
+    }
+
+    fn segment(disk: &SimDisk) -> Box<dyn DiskFile> {
+        disk.open(Path::new("home/tlogs/000.tlog")).unwrap()
+    }
+
+    fn write(disk: &SimDisk, at: u64, bytes: &[u8]) {
+        segment(disk).write_at(bytes, at).unwrap();
+        segment(disk).sync_data().unwrap();
+    }
+
+    fn scrub() -> Scrub {
+        Scrub::new(Path::new("home"), identity())
+    }
+
+    /// A frame with any head and no payload, sound at `offset`.
+    fn frame(offset: u64, version: u8, kind: u8, synced: u32) -> Vec<u8> {
+        let mut frame = vec![6, 0, 0, 0, 0, 0, 0, 0, version, kind];
+        frame.extend_from_slice(&synced.to_le_bytes());
+        let crc = crc32c::crc32c_append(salt(&identity(), 0), &offset.to_le_bytes());
+        let crc = crc32c::crc32c_append(crc32c::crc32c_append(crc, &frame[..4]), &frame[8..]);
+        frame[4..8].copy_from_slice(&crc.to_le_bytes());
+        frame
+    }
+
+    #[test]
+    fn every_kind_of_record_is_read_as_it_was_written() {
+        let mut scrub = scrub();
+        let disk = log(true);
+        let found = scrub.advance(&disk).unwrap();
+        assert_eq!(found.iter().map(|(_, record)| record.clone()).collect::<Vec<_>>(), groups().concat());
+        assert_eq!(found[0].0, Place { segment: 0, offset: 512 });
+        assert_eq!((scrub.damage(), scrub.torn()), (&[][..], None));
+        assert_eq!(scrub.advance(&disk).unwrap(), []);
+    }
+
+    #[test]
+    fn a_flipped_bit_is_damage_unless_it_may_be_an_unfinished_write() {
+        for sealed in [true, false] {
+            let disk = log(sealed);
+            let mut whole = scrub();
+            let records = whole.advance(&disk).unwrap();
+            let end = whole.end().unwrap().offset;
+            let places: BTreeSet<u64> = records.iter().map(|(place, _)| place.offset).collect();
+            let last_group = records[records.len() - 3].0.offset;
+            for at in 512..end {
+                disk.flip(Path::new("home/tlogs/000.tlog"), at, at);
+                let mut scrub = scrub();
+                let found = scrub.advance(&disk).unwrap();
+                let hit = places.range(..=at).next_back().map(|offset| Place { segment: 0, offset: *offset });
+                let is_in_seal = sealed && at >= end - 14;
+                if is_in_seal {
+                    assert_eq!((found.len(), scrub.damage()), (records.len(), &[][..]));
+                    assert_eq!(scrub.torn(), Some(Place { segment: 0, offset: end - 14 }));
+                } else if !sealed && at >= last_group {
+                    assert_eq!((scrub.damage(), scrub.torn()), (&[][..], hit));
+                    assert!(records.starts_with(&found));
+                } else {
+                    assert_eq!((scrub.damage(), scrub.torn()), (&[Damage::Record(hit.unwrap())][..], None));
+                    let others = records.iter().filter(|(place, _)| Some(*place) != hit).cloned();
+                    assert_eq!(found, others.collect::<Vec<_>>());
+                }
+                disk.flip(Path::new("home/tlogs/000.tlog"), at, at);
+            }
+            for at in 0..512 {
+                disk.flip(Path::new("home/tlogs/000.tlog"), at, at);
+                let mut scrub = scrub();
+                assert_eq!(scrub.advance(&disk).unwrap(), records);
+                assert_eq!(scrub.damage(), [Damage::Header { segment: 0 }]);
+                disk.flip(Path::new("home/tlogs/000.tlog"), at, at);
+            }
+        }
+    }
+
+    #[test]
+    fn a_segment_without_a_header_is_not_begun_and_may_vanish() {
+        let disk = log(true);
+        let mut reader = scrub();
+        reader.advance(&disk).unwrap();
+        let end = reader.end();
+        segment(&disk).truncate(end.unwrap().offset).unwrap();
+        segment(&disk).sync_data().unwrap();
+        let (dir, path) = (Path::new("home/tlogs"), Path::new("home/tlogs/001.tlog"));
+        let next = disk.create(path).unwrap();
+        next.allocate(0, 4096).unwrap();
+        next.write_at(&[1; 300], 0).unwrap();
+        next.sync_all().unwrap();
+        disk.sync_dir(dir).unwrap();
+        for _ in 0..2 {
+            assert_eq!(reader.advance(&disk), Ok(vec![]));
+            assert_eq!((reader.torn(), reader.end()), (Some(Place { segment: 1, offset: 0 }), end));
+        }
+        disk.remove(path).unwrap();
+        disk.sync_dir(dir).unwrap();
+        assert_eq!(reader.advance(&disk), Ok(vec![]));
+        assert_eq!((reader.torn(), reader.end(), reader.damage()), (None, end, &[][..]));
+    }
+
+    #[test]
+    fn what_cannot_be_a_log_that_only_grew_is_an_error() {
+        let disk = log(true);
+        let other = Identity { node: NodeId(2), ..identity() };
+        let foreign = Scrub::new(Path::new("home"), other).advance(&disk);
+        assert!(matches!(foreign, Err(ScrubError::Foreign { segment: 0, .. })));
+
+        let mut reader = scrub();
+        reader.advance(&disk).unwrap();
+        let place = reader.end().unwrap();
+        for (version, kind) in [(2, 6), (1, 7), (1, 1)] {
+            write(&disk, place.offset, &frame(place.offset, version, kind, 512));
+            assert_eq!(reader.clone().advance(&disk), Err(ScrubError::UnknownRecord(place)));
+        }
+        write(&disk, place.offset, &frame(place.offset, 1, 6, place.offset as u32 + 1));
+        assert_eq!(reader.clone().advance(&disk), Err(ScrubError::SyncedAhead(place)));
+        write(&disk, place.offset, &frame(place.offset, 1, 6, place.offset as u32));
+        assert_eq!(reader.clone().advance(&disk), Ok(vec![]));
+
+        segment(&disk).truncate(place.offset - 1).unwrap();
+        assert_eq!(reader.clone().advance(&disk), Ok(vec![]), "it is not durable yet");
+        segment(&disk).sync_data().unwrap();
+        assert_eq!(reader.advance(&disk), Err(ScrubError::CutShort(place)));
+        disk.wipe();
+        assert_eq!(reader.advance(&disk), Err(ScrubError::CutShort(place)));
+    }
+}
