@@ -1,0 +1,5 @@
+//! The checkers are checked: they believe honest histories, and no lie.
+
+mod agreement;
+mod by_force;
+mod lies;
