@@ -32,4 +32,6 @@ pub mod store;
 #[cfg(feature = "server")]
 pub mod tlog;
 #[cfg(feature = "server")]
+pub mod watched;
+#[cfg(feature = "server")]
 pub mod workers;

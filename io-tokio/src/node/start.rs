@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use std::time::Duration;
 
-use tokio::sync::{mpsc, watch};
+use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
 use trialbay_engine::{Actions, Config, Engine, HistoryHash, Limits, PersistId, Recovered, Slot};
 
@@ -26,6 +26,7 @@ use crate::peer::{PeerLimits, PeerNetwork, PeerOptions, PeerTiming};
 use crate::service::{self, ServiceOptions};
 use crate::store::{self, Applied, CommitPolicy, Decided, Store, StoreError, StoreReader, StoreWriter, WriterLimits};
 use crate::tlog::{LogEvent, LogReader, LogWriter, RecoveredLog, Tlog, TlogOptions};
+use crate::watched;
 use crate::workers::Workers;
 
 /// Messages of peers that wait for the driver; their bytes are bounded for each peer by the peer network.
@@ -46,7 +47,7 @@ const COMMIT_AGE_MAX: Duration = Duration::from_secs(5);
 pub struct RunningNode {
     handle: NodeHandle,
     service: JoinHandle<()>,
-    service_stop: watch::Sender<bool>,
+    service_stop: watched::Sender<bool>,
     driver: JoinHandle<Ended>,
     home: Home,
 }
@@ -83,7 +84,7 @@ impl RunningNode {
         let files = open_files(disk.clone(), &options)?;
 
         let (reports, storage) = mpsc::unbounded_channel();
-        let (applied_sender, applied) = watch::channel(files.recovered.decided_upto);
+        let (applied_sender, applied) = watched::channel(files.recovered.decided_upto);
         let store_reader = files.store.reader();
         let log_reader = files.tlog.reader();
         // The last batch of records that is durable, for the store, which follows the log even when the driver has ended.
@@ -119,7 +120,7 @@ impl RunningNode {
         let driver = tokio::spawn(driver.run(Inboxes { storage, peers, asks }));
 
         let handle = NodeHandle::new(shared);
-        let (service_stop, stop) = watch::channel(false);
+        let (service_stop, stop) = watched::channel(false);
         let service_options = ServiceOptions {
             limits: options.limits,
             connections_max: options.connections_max,
@@ -166,8 +167,8 @@ impl RunningNode {
                 driver.await
             }
         };
-        // Clients hear that the node is going down; nobody listens to the service's end but us.
-        let _ = service_stop.send(true);
+        // Clients hear that the node is going down.
+        service_stop.set(true);
         let ended = ended.map_err(|panic| NodeError::StorageFailed { why: format!("the driver ended: {panic}") })?;
         if service_failure.is_none() {
             service_failure = service.await.err().map(|panic| format!("the client service ended: {panic}"));
@@ -295,12 +296,12 @@ fn start_log_writer(
 /// What is told of each group of slots that was applied: to the clients that wait, and to the driver.
 fn on_applied(
     reports: mpsc::UnboundedSender<StorageEvent>,
-    applied_sender: watch::Sender<Slot>,
+    applied_sender: watched::Sender<Slot>,
 ) -> impl FnMut(Result<Applied<Vec<Reply>>, StoreError>) + Send + 'static {
     move |applied| {
         let event = match applied {
             Ok(Applied { upto, slots }) => {
-                applied_sender.send_replace(upto);
+                applied_sender.set(upto);
                 for (results, replies) in slots {
                     answer(results, replies);
                 }
@@ -341,7 +342,7 @@ fn share(
     clock: Arc<dyn Clock>,
     store: StoreReader,
     asks: mpsc::Sender<Ask>,
-    applied: watch::Receiver<Slot>,
+    applied: watched::Receiver<Slot>,
 ) -> Shared {
     let mut names: BTreeMap<_, _> = options.peers.iter().map(|peer| (peer.node, peer.name.clone())).collect();
     names.insert(options.node, options.name.clone());

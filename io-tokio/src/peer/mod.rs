@@ -30,11 +30,12 @@ use std::io;
 use std::net::SocketAddr;
 use std::sync::Arc;
 
-use tokio::sync::{mpsc, watch};
+use tokio::sync::mpsc;
 use tokio::task::{JoinHandle, JoinSet};
 use trialbay_engine::{Message, NodeId};
 
 use crate::net::{Listener as _, Network};
+use crate::watched;
 use crate::workers::caught;
 
 use handshake::{Identity, NAME_LEN_MAX, VERSIONS};
@@ -101,7 +102,7 @@ fn hint(source: &io::Error) -> &'static str {
 pub struct PeerNetwork {
     context: Arc<Context>,
     address: Option<SocketAddr>,
-    closing: watch::Sender<bool>,
+    closing: watched::Sender<bool>,
     diallers: JoinSet<()>,
     listener: JoinHandle<()>,
 }
@@ -151,7 +152,7 @@ impl PeerNetwork {
             versions: VERSIONS,
             terms: options.terms,
         };
-        let (closing, closed) = watch::channel(false);
+        let (closing, closed) = watched::channel(false);
         let (timing, limits) = (options.timing, options.limits);
         let context = Arc::new(Context { identity, links, timing, limits, inbox, closing: closed, refused: 0.into() });
 
@@ -195,7 +196,7 @@ impl PeerNetwork {
 
     /// Writes what is queued, for at most [`PeerTiming::flush_max`], and breaks all connections.
     pub async fn shutdown(mut self) {
-        self.closing.send_replace(true);
+        self.closing.set(true);
         let flushed = async { while self.diallers.join_next().await.is_some() {} };
         if tokio::time::timeout(self.context.timing.flush_max, flushed).await.is_err() {
             tracing::warn!("peers did not take all messages in time before the shutdown");
