@@ -37,14 +37,20 @@ impl Clock {
         self.since.saturating_add(u64::try_from(passed).unwrap_or(u64::MAX))
     }
 
-    /// Runs at another rate within the bound from now on; often at the bound itself.
-    pub(crate) fn change_rate(&mut self, at: u64, bound_ppm: u32) {
+    /// Runs at this rate from now on, in millionths beyond the true one.
+    pub(crate) fn set_rate(&mut self, at: u64, rate_ppm: i64) {
         self.shows = self.local(at).0;
         self.since = at;
+        self.rate_ppm = rate_ppm;
+    }
+
+    /// Runs at another rate within the bound from now on; often at the bound itself.
+    pub(crate) fn change_rate(&mut self, at: u64, bound_ppm: u32) {
         let bound = u64::from(bound_ppm);
         let magnitude = if self.rng.chance(0.5) { bound } else { self.rng.between(0, bound) };
         let magnitude = i64::try_from(magnitude).unwrap_or(0);
-        self.rate_ppm = if self.rng.chance(0.5) { magnitude } else { -magnitude };
+        let rate_ppm = if self.rng.chance(0.5) { magnitude } else { -magnitude };
+        self.set_rate(at, rate_ppm);
     }
 
     /// The machine booted anew: its clock shows something else entirely.

@@ -18,6 +18,7 @@ pub mod mutant;
 pub mod plan;
 pub mod rng;
 pub mod sim_disk;
+pub mod stack;
 pub mod world;
 
 pub use mutant::Mutant;
