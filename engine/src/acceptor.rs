@@ -2,6 +2,8 @@
 
 use alloc::vec::Vec;
 
+use bincode::{Decode, Encode};
+
 use crate::action::{Action, HaltReason, Offence};
 use crate::campaign::UNDECIDED_SLOTS_MAX;
 use crate::disk_queue::Due;
@@ -16,7 +18,7 @@ use crate::value::{Entry, HistoryHash, SlotEntry, Value};
 /// 1. `promised` never falls (rule P2).
 /// 2. Every slot up to `received_upto` holds the value that `promised`'s master proposed there, or is decided.
 /// 3. `decided_upto <= received_upto`, for the log's `decided_upto`.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Hash, Encode, Decode)]
 pub(crate) struct Acceptor {
     /// The highest ballot promised, durable or on its way to the disk.
     pub(crate) promised: Ballot,
@@ -43,14 +45,17 @@ impl Engine {
             return;
         }
         // Rules P2 (never below a promise), P3 (never inside another's lease), P4 (never to a node that is behind).
-        let refused = ballot < self.acceptor.promised
-            || self.grant.forbids(from, self.now)
-            || candidate_decided < self.log.decided_upto();
+        let refused = (ballot < self.acceptor.promised && !planted!(self.config, PromiseBelowPromise))
+            || self.grant_forbids(from)
+            || self.is_behind(candidate_decided);
         if refused {
             return self.send_nak(from, ballot);
         }
-        if ballot > self.acceptor.promised {
+        if ballot != self.acceptor.promised {
             self.adopt(ballot);
+        }
+        if planted!(self.config, PromiseBeforeFsync) {
+            self.send_promise(ballot, candidate_decided);
         }
         // The promise leaves in the step that hears that its record is durable (rule P1).
         self.disk.when_durable(Due::Promise { ballot, candidate_decided });
@@ -58,12 +63,22 @@ impl Engine {
         self.wait_for_master();
     }
 
+    /// Whether a grant stands in the way of `candidate` (rule P3).
+    pub(crate) fn grant_forbids(&self, candidate: NodeId) -> bool {
+        self.grant.forbids(candidate, self.now) && !planted!(self.config, PromiseInsideLease)
+    }
+
+    /// Whether a candidate that has decided this much must catch up first (rule P4).
+    pub(crate) fn is_behind(&self, candidate_decided: Slot) -> bool {
+        candidate_decided < self.log.decided_upto() && !planted!(self.config, PromiseToOneBehind)
+    }
+
     pub(crate) fn send_promise(&mut self, ballot: Ballot, candidate_decided: Slot) {
         if ballot != self.acceptor.promised {
             // Overtaken by a higher promise: the candidate would only be misled.
             return;
         }
-        if candidate_decided.next() < self.log.start() {
+        if candidate_decided.next() < self.log.start() && !planted!(self.config, PromiseToOneBehind) {
             // This node learned and forgot decided entries meanwhile: the candidate is behind after all (rule P4).
             return self.send_nak(ballot.node, ballot);
         }
@@ -75,7 +90,7 @@ impl Engine {
     /// Takes part in `ballot` from now on, and in nothing below it. Whatever this node was before, it is a slave of
     /// that ballot's owner now.
     pub(crate) fn adopt(&mut self, ballot: Ballot) {
-        assert!(ballot > self.acceptor.promised, "{ballot} is not above {}", self.acceptor.promised);
+        invariant!(self.config, ballot > self.acceptor.promised, "{ballot} is not above {}", self.acceptor.promised);
         let own = matches!(&self.mastership, Mastership::Campaigning(campaign) if campaign.ballot() == ballot);
         if !own {
             self.become_slave();
@@ -83,6 +98,9 @@ impl Engine {
         self.acceptor.promised = ballot;
         // Of a new ballot a node holds only what is decided (acceptor invariant 2).
         self.acceptor.received_upto = self.log.decided_upto();
+        if planted!(self.config, StaleTakenForNew) && ballot.node != self.config.node {
+            self.acceptor.received_upto = self.log.accepted_upto();
+        }
         self.disk.record(Record::Promised(ballot));
         self.saw_ballot(ballot);
     }
@@ -113,11 +131,17 @@ impl Engine {
         }
         for (index, value) in values.into_iter().enumerate() {
             let slot = Slot(first.0 + index as u64);
+            if planted!(self.config, ResentAcceptIgnored | HashNotCompared) && self.log.entry(slot).is_some() {
+                self.acceptor.received_upto = self.acceptor.received_upto.max(slot);
+            }
             if slot > self.acceptor.received_upto {
                 self.accept(slot, Entry { ballot, value });
             }
         }
         let upto = self.acceptor.received_upto;
+        if planted!(self.config, AcceptedBeforeFsync) {
+            self.acceptance_is_durable(ballot, upto);
+        }
         self.disk.when_durable(Due::Accepted { ballot, upto });
         self.learn_decided(decided_upto, decided_hash);
     }
@@ -208,7 +232,8 @@ impl Engine {
     /// compares histories (rule D2).
     pub(crate) fn learn_decided(&mut self, decided_upto: Slot, decided_hash: HistoryHash) {
         self.decide_upto(decided_upto.min(self.acceptor.received_upto));
-        if self.log.decided_upto() == decided_upto && self.log.decided_hash() != decided_hash {
+        let compared = !planted!(self.config, HashNotCompared);
+        if compared && self.log.decided_upto() == decided_upto && self.log.decided_hash() != decided_hash {
             let (slot, ours) = (self.log.decided_upto(), self.log.decided_hash());
             self.halt(HaltReason::HistoryDiverged { slot, ours, theirs: decided_hash });
         }
@@ -226,14 +251,18 @@ impl Engine {
 
     /// Everything up to `upto` is durable with the values of `ballot`.
     pub(crate) fn acceptance_is_durable(&mut self, ballot: Ballot, upto: Slot) {
-        if ballot != self.acceptor.promised {
+        if ballot != self.acceptor.promised && !planted!(self.config, AcceptBelowPromise) {
             return;
         }
         if ballot.node == self.config.node {
             self.own_acceptance_is_durable(ballot, upto);
         } else {
             let (incarnation, votes) = (self.franchise.incarnation, self.franchise.votes);
-            self.send(ballot.node, Message::Accepted { ballot, incarnation, votes, upto });
+            let accepted = Message::Accepted { ballot, incarnation, votes, upto };
+            if planted!(self.config, NullAcknowledgedTwice) {
+                self.send(ballot.node, accepted.clone());
+            }
+            self.send(ballot.node, accepted);
         }
     }
 
@@ -257,14 +286,15 @@ impl Engine {
 
     /// Whether this node is (or now becomes) a slave in `ballot`; refuses one that is below its promise (rule A1).
     fn follow(&mut self, from: NodeId, ballot: Ballot) -> bool {
-        if ballot < self.acceptor.promised {
+        if ballot < self.acceptor.promised && !planted!(self.config, AcceptBelowPromise) {
             self.send_nak(from, ballot);
             return false;
         }
         if ballot > self.acceptor.promised {
             self.adopt(ballot);
         }
-        assert!(
+        invariant!(
+            self.config,
             matches!(self.mastership, Mastership::Slave | Mastership::Campaigning(_)),
             "only the owner of {ballot} can be its master"
         );

@@ -4,6 +4,8 @@ use alloc::collections::{BTreeMap, BTreeSet};
 use alloc::vec::Vec;
 use core::time::Duration;
 
+use bincode::{Decode, Encode};
+
 use crate::action::Offence;
 use crate::disk_queue::Due;
 use crate::engine::{Engine, Mastership};
@@ -17,14 +19,14 @@ use crate::value::{Entry, SlotEntry, Value};
 pub(crate) const UNDECIDED_SLOTS_MAX: u64 = 1 << 20;
 
 /// A campaign in progress.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Hash, Encode, Decode)]
 pub(crate) struct Campaign {
     /// While canvassing the ballot that would be next; in phase 1 the ballot that is prepared.
     ballot: Ballot,
     phase: Phase,
 }
 
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Hash, Encode, Decode)]
 enum Phase {
     Canvass {
         willing: BTreeSet<NodeId>,
@@ -88,8 +90,7 @@ impl Engine {
 
     /// Answers a canvass with what a `Prepare` would get now, and changes nothing.
     pub(crate) fn on_canvass(&mut self, from: NodeId, ballot: Ballot, candidate_decided: Slot) {
-        let willing =
-            self.franchise.votes && !self.grant.forbids(from, self.now) && candidate_decided >= self.log.decided_upto();
+        let willing = self.franchise.votes && !self.grant_forbids(from) && !self.is_behind(candidate_decided);
         let (incarnation, promised) = (self.franchise.incarnation, self.acceptor.promised);
         let decided_upto = self.log.decided_upto();
         self.send(from, Message::Canvassed { ballot, willing, incarnation, promised, decided_upto });
@@ -186,14 +187,15 @@ impl Engine {
         else {
             return;
         };
-        if *ours != ballot {
+        let ours = *ours;
+        if ours != ballot && !planted!(self.config, StalePromiseCounted) {
             return;
         }
         if !self.franchise.counts(from, incarnation) {
             return self.ask_for_life(from);
         }
         let in_bounds = accepted.iter().all(|slot_entry| {
-            slot_entry.entry.ballot < ballot && decided_upto.distance_to(slot_entry.slot) <= UNDECIDED_SLOTS_MAX
+            slot_entry.entry.ballot < ours && decided_upto.distance_to(slot_entry.slot) <= UNDECIDED_SLOTS_MAX
         });
         if !in_bounds {
             return self.blame(from, Offence::OutOfBounds);
@@ -258,10 +260,21 @@ impl Engine {
             return;
         }
         let ballot = *ballot;
-        let inherited = highest_per_slot(core::mem::take(promises));
+        #[cfg(feature = "planted-bugs")]
+        let accepted: Vec<_> = (promises.iter())
+            .filter_map(|(node, accepted)| Some((*node, accepted.last()?.slot)))
+            .filter(|_| planted!(self.config, OldAcceptanceCounted))
+            .collect();
+        let mut inherited = highest_per_slot(core::mem::take(promises));
+        if planted!(self.config, HighestBallotIgnored) {
+            let own = self.log.accepted_above(self.log.decided_upto());
+            inherited.extend(own.into_iter().map(|own| (own.slot, own.entry.value)));
+        }
         self.timers.clear(Timer::CampaignEnd);
         self.timers.clear(Timer::Canvass);
         self.become_master(ballot, inherited);
+        #[cfg(feature = "planted-bugs")]
+        self.count_old_acceptances(accepted);
     }
 
     fn next_ballot(&self) -> Ballot {

@@ -4,6 +4,8 @@
 use alloc::collections::{BTreeMap, BTreeSet};
 use alloc::vec::Vec;
 
+use bincode::{Decode, Encode};
+
 use crate::action::{Action, Offence};
 use crate::engine::{Engine, Mastership, ROUND_MAX};
 use crate::ids::{NodeId, Slot};
@@ -13,7 +15,7 @@ use crate::timers::Timer;
 use crate::value::{Entry, HistoryHash, SlotEntry};
 
 /// A catch-up in progress, and the reads of our own log for others.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug, Default, Hash, Encode, Decode)]
 pub(crate) struct CatchUp {
     state: State,
     /// How far others are known to be.
@@ -26,7 +28,7 @@ pub(crate) struct CatchUp {
     reading_for: BTreeMap<NodeId, Slot>,
 }
 
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Hash, Encode, Decode)]
 enum State {
     #[default]
     Idle,
@@ -48,7 +50,8 @@ impl Engine {
     /// Begins to catch up with `goal`, at `peer` first. A catch-up in progress only learns of the goal.
     pub(crate) fn fetch_from(&mut self, peer: NodeId, goal: Slot) {
         self.catch_up.goal = self.catch_up.goal.max(goal);
-        if !self.catch_up.is_running() && self.catch_up.goal > self.log.decided_upto() {
+        let idle = !self.catch_up.is_running() && !planted!(self.config, NoCatchUp);
+        if idle && self.catch_up.goal > self.log.decided_upto() {
             self.forget_useless();
             self.ask(peer);
         }
@@ -59,7 +62,10 @@ impl Engine {
         if first == Slot::ZERO {
             return self.blame(from, Offence::OutOfBounds);
         }
-        let decided_upto = self.log.decided_upto();
+        let mut decided_upto = self.log.decided_upto();
+        if planted!(self.config, SentTooFar) {
+            decided_upto = decided_upto.next().min(self.log.accepted_upto());
+        }
         let bytes_max = self.config.limits.message_bytes_max;
         if first > decided_upto || first >= self.log.start() {
             let entries = self.log.entries(first, decided_upto, bytes_max).cloned().collect();

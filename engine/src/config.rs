@@ -3,11 +3,13 @@
 use alloc::vec::Vec;
 use core::time::Duration;
 
+use bincode::{Decode, Encode};
+
 use crate::ids::NodeId;
 use crate::lease;
 
 /// A node's view of its cluster, and its limits.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Encode, Decode)]
 pub struct Config {
     /// This node. One of `voters`.
     pub node: NodeId,
@@ -19,9 +21,30 @@ pub struct Config {
     pub clock_drift_ppm: u32,
     /// What is bounded, and by how much.
     pub limits: Limits,
+    /// The planted bug that this node has.
+    #[cfg(feature = "planted-bugs")]
+    pub planted: Option<crate::PlantedBug>,
+    /// Whether the node goes on where an assertion could stop it at a planted bug.
+    #[cfg(feature = "planted-bugs")]
+    pub assertions_off: bool,
 }
 
 impl Config {
+    /// `node`, one of `voters`, with a lease of 800 ms, a drift bound of 1 % and the usual limits.
+    pub fn new(node: NodeId, voters: Vec<NodeId>) -> Self {
+        Self {
+            node,
+            voters,
+            lease: Duration::from_millis(800),
+            clock_drift_ppm: 10_000,
+            limits: Limits::default(),
+            #[cfg(feature = "planted-bugs")]
+            planted: None,
+            #[cfg(feature = "planted-bugs")]
+            assertions_off: false,
+        }
+    }
+
     /// How long a node with this configuration waits after a start before it promises anything (rule L4).
     pub fn restart_wait(&self) -> Duration {
         lease::restart_wait(self.lease, self.clock_drift_ppm)
@@ -29,7 +52,7 @@ impl Config {
 }
 
 /// Bounds on what an engine holds and sends. Bytes count values only.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Encode, Decode)]
 pub struct Limits {
     /// Slots that a master may have proposed but not yet applied.
     pub in_flight_slots_max: u64,

@@ -7,6 +7,7 @@ use alloc::collections::BTreeSet;
 use alloc::vec::Vec;
 use core::time::Duration;
 
+use bincode::{Decode, Encode};
 use rand_chacha::ChaCha8Rng;
 use rand_chacha::rand_core::{Rng as _, SeedableRng as _};
 
@@ -55,11 +56,11 @@ pub struct Engine {
     /// Canvasses since the last sign of a master; spaces out the next ones.
     pub(crate) canvasses: u32,
     pub(crate) out: Vec<Action>,
-    halted: bool,
+    pub(crate) halted: bool,
 }
 
 /// What this node is about mastership.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Encode, Decode)]
 pub(crate) enum Mastership {
     Slave,
     Campaigning(Campaign),
@@ -73,17 +74,27 @@ impl Engine {
     ///
     /// # Panics
     /// When the configuration does not name this node as a voter, or `recovered` is not well-formed.
-    pub fn new(now: Instant, config: Config, recovered: Recovered, seed: u64) -> Self {
+    pub fn new(now: Instant, config: Config, mut recovered: Recovered, seed: u64) -> Self {
         assert!(recovered.is_well_formed(), "what was recovered is not well-formed: {recovered:?}");
+        if planted!(config, BallotReusedAfterRestart) && recovered.promised.node == config.node {
+            let accepted = recovered.undecided.iter().map(|slot_entry| slot_entry.entry.ballot);
+            recovered.promised = accepted.max().unwrap_or(Ballot::ZERO);
+        }
         let quorum = Quorum::new(config.voters.clone());
+        #[cfg(feature = "planted-bugs")]
+        let quorum = if planted!(config, HalfIsQuorum) { quorum.of_half() } else { quorum };
         assert!(quorum.contains(config.node), "{} is not a voter", config.node);
         let mut rng = ChaCha8Rng::seed_from_u64(seed);
         // A node that is its own only voter has granted nothing to others.
         let alone = quorum.voters().len() == 1;
-        let wait = if alone { Duration::ZERO } else { config.restart_wait() };
+        let forgets = planted!(config, RestartedGrantForgotten);
+        let wait = if alone || forgets { Duration::ZERO } else { config.restart_wait() };
         let log = Log::new(&recovered);
         let mut disk = DiskQueue::new(recovered.decided_upto);
-        let franchise = Franchise::new(&recovered, &mut rng, &mut disk);
+        let mut franchise = Franchise::new(&recovered, &mut rng, &mut disk);
+        if planted!(config, WipedNodeVotes) {
+            (franchise.votes, franchise.remembers) = (true, true);
+        }
         let mut engine = Self {
             acceptor: Acceptor::new(recovered.promised, recovered.decided_upto),
             grant: Grant::after_restart(now, wait),

@@ -4,9 +4,13 @@
 
 extern crate alloc;
 
+#[macro_use]
+pub mod planted;
+
 mod acceptor;
 mod campaign;
 mod catch_up;
+mod digest;
 mod disk_queue;
 mod engine;
 mod lease;
@@ -20,6 +24,7 @@ pub mod codec;
 pub mod config;
 pub mod event;
 pub mod ids;
+pub mod image;
 pub mod message;
 pub mod quorum;
 pub mod record;
@@ -32,7 +37,10 @@ pub use config::{Config, Limits};
 pub use engine::Engine;
 pub use event::{Event, Request};
 pub use ids::{Ballot, Incarnation, NodeId, PersistId, ReadId, RequestId, Slot};
+pub use image::{DecidedValues, ImageError};
 pub use message::Message;
+#[cfg(feature = "planted-bugs")]
+pub use planted::PlantedBug;
 pub use record::{Memory, Record, Recovered};
 pub use status::{PeerStatus, Role, Status};
 pub use time::Instant;

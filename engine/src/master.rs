@@ -2,6 +2,9 @@
 
 use alloc::collections::{BTreeMap, VecDeque};
 use alloc::vec::Vec;
+use core::hash::{Hash as _, Hasher};
+
+use bincode::{Decode, Encode};
 
 use crate::action::{Action, HaltReason, Offence, Refusal};
 use crate::config::{Config, Limits};
@@ -24,7 +27,7 @@ const UNACKNOWLEDGED_WINDOWS_MAX: u64 = 2;
 /// # Invariants
 /// 1. Every slot above the decided prefix holds a value of `ballot`.
 /// 2. `first_own` is the slot of this master's `MasterChange`; every slot before it was inherited.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Encode, Decode)]
 pub(crate) struct Master {
     ballot: Ballot,
     first_own: Slot,
@@ -48,7 +51,7 @@ pub(crate) struct Master {
 }
 
 /// What the master knows of another voter, of this ballot.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug, Default, Encode, Decode)]
 struct Slave {
     /// The next slot to send.
     next: Slot,
@@ -65,7 +68,7 @@ struct Slave {
     heartbeat: Option<(Instant, Slot)>,
 }
 
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Encode, Decode)]
 struct PendingRead {
     read: ReadId,
     asked_at: Instant,
@@ -82,8 +85,9 @@ impl Slave {
 impl Master {
     pub(crate) fn serves_until(&self, quorum: &Quorum, config: &Config, log: &Log) -> Option<Instant> {
         // Rule M1: everything inherited is applied, and so is this master's own first slot.
-        let ready = log.applied_upto() >= self.first_own && !self.stopping;
-        if ready { self.lease_end(quorum, config) } else { None }
+        let applied = log.applied_upto() >= self.first_own || planted!(config, ServesTooSoon);
+        let stopping = self.stopping && !planted!(config, HandOverKeepsLease);
+        if applied && !stopping { self.lease_end(quorum, config) } else { None }
     }
 
     /// What an earlier life of `node` acknowledged counts no more (rule V1).
@@ -91,6 +95,22 @@ impl Master {
         if let Some(slave) = self.slaves.get_mut(&node) {
             (slave.accepted_upto, slave.granted_at, slave.votes) = (Slot::ZERO, None, false);
         }
+    }
+
+    /// Hashes this; instants by how long ago they were (or, of the lease's end, how far off).
+    pub(crate) fn digest(&self, now: Instant, hasher: &mut impl Hasher) {
+        let ago = |at: Instant| now.since(at);
+        (self.ballot, self.first_own, self.durable_upto, self.stopping).hash(hasher);
+        (ago(self.asked_at), ago(self.held_until), self.held_until.since(now)).hash(hasher);
+        self.undecided_since.map(|(slot, since)| (slot, ago(since))).hash(hasher);
+        (&self.proposals, &self.in_flight, &self.queue).hash(hasher);
+        for slave in self.slaves.values() {
+            // What its store has applied is only reported.
+            (slave.next, slave.received_upto, slave.accepted_upto, slave.votes).hash(hasher);
+            slave.granted_at.map(ago).hash(hasher);
+            slave.heartbeat.map(|(at, sent_upto)| (ago(at), sent_upto)).hash(hasher);
+        }
+        self.reads.iter().for_each(|pending| (pending.read, ago(pending.asked_at), pending.at).hash(hasher));
     }
 
     /// The moment of the latest asking that a quorum has granted; this node grants itself what it asks.
@@ -101,8 +121,18 @@ impl Master {
     }
 
     fn lease_end(&self, quorum: &Quorum, config: &Config) -> Option<Instant> {
-        let asked_at = self.granted_by_quorum(quorum, config.node)?;
-        Some(asked_at + lease::counted_by_master(config.lease, config.clock_drift_ppm))
+        let mut asked_at = self.granted_by_quorum(quorum, config.node);
+        let mut counted = lease::counted_by_master(config.lease, config.clock_drift_ppm);
+        if planted!(config, LeaseWithoutQuorum) {
+            asked_at = Some(self.asked_at);
+        }
+        if planted!(config, NoDriftMargin) {
+            counted = config.lease;
+        }
+        if planted!(config, NullHalfLease) {
+            counted /= 2;
+        }
+        Some(asked_at? + counted)
     }
 
     fn has_room(&self, log: &Log, limits: &Limits) -> bool {
@@ -157,7 +187,10 @@ impl Engine {
         });
         for slot in (first.0..=last.0).map(Slot) {
             // Rule C5: where a quorum has accepted nothing, nothing was chosen.
-            let value = inherited.remove(&slot).unwrap_or(Value::Noop);
+            let mut value = inherited.remove(&slot).unwrap_or(Value::Noop);
+            if planted!(self.config, NoopOverChosen) && self.log.entry(slot).is_none() {
+                value = Value::Noop;
+            }
             self.propose(slot, value, Vec::new());
         }
         self.propose(last.next(), Value::MasterChange(me), Vec::new());
@@ -208,7 +241,8 @@ impl Engine {
                 }
                 // Rule R2: the quorum must answer to an asking that is not older than the read.
                 let round_is_due = master.reads.back().is_none_or(|last| last.asked_at < self.now);
-                master.reads.push_back(PendingRead { read, asked_at: self.now, at: at.max(master.first_own) });
+                let inherited = if planted!(self.config, ReadMissesInherited) { at } else { master.first_own };
+                master.reads.push_back(PendingRead { read, asked_at: self.now, at: at.max(inherited) });
                 if round_is_due {
                     self.send_heartbeats();
                 }
@@ -246,6 +280,9 @@ impl Engine {
         if !requests.is_empty() {
             master.proposals.push_back((slot, requests));
         }
+        if planted!(self.config, OwnUndurableCounted) {
+            master.durable_upto = slot;
+        }
         let ballot = master.ballot;
         self.accept(slot, Entry { ballot, value });
         self.disk.when_durable(Due::Accepted { ballot, upto: slot });
@@ -281,11 +318,29 @@ impl Engine {
         if upto > accepted_upto {
             return self.blame(from, Offence::AcknowledgedTooMuch);
         }
+        if planted!(self.config, AcceptanceCountedTwice) && votes {
+            let is_repeated = master.slaves.get(&from).is_some_and(|slave| slave.accepted_upto >= upto);
+            let other = master.slaves.iter_mut().find(|(node, slave)| **node != from && slave.accepted_upto < upto);
+            if let Some((_, other)) = other.filter(|_| is_repeated) {
+                other.accepted_upto = upto;
+            }
+        }
         if let Some(slave) = master.slaves.get_mut(&from) {
             slave.received_upto = slave.received_upto.max(upto);
             slave.next = slave.next.max(upto.next());
             if votes {
                 slave.accepted_upto = slave.accepted_upto.max(upto);
+            }
+        }
+    }
+
+    /// The planted `OldAcceptanceCounted`.
+    #[cfg(feature = "planted-bugs")]
+    pub(crate) fn count_old_acceptances(&mut self, accepted: Vec<(NodeId, Slot)>) {
+        let Mastership::Master(master) = &mut self.mastership else { return };
+        for (node, upto) in accepted {
+            if let Some(slave) = master.slaves.get_mut(&node) {
+                slave.accepted_upto = upto;
             }
         }
     }
@@ -326,7 +381,9 @@ impl Engine {
         while let Some((_, bytes)) = master.in_flight.pop_front_if(|(slot, _)| *slot <= applied_upto) {
             master.in_flight_bytes -= bytes;
         }
-        let drained = master.stopping && applied_upto == self.log.accepted_upto() && master.queue.is_empty();
+        let serves_on = planted!(self.config, HandOverKeepsLease);
+        let drained =
+            master.stopping && !serves_on && applied_upto == self.log.accepted_upto() && master.queue.is_empty();
         if drained {
             self.finish_stop();
         }
@@ -347,6 +404,7 @@ impl Engine {
                 && slave.received_upto.distance_to(slave.next) <= unacknowledged_max
             {
                 let first = slave.next;
+                let last = if planted!(self.config, NullSmallMessages) { first } else { last };
                 let entries = self.log.entries(first, last, limits.message_bytes_max);
                 let values: Vec<Value> = entries.map(|entry| entry.value.clone()).collect();
                 slave.next = Slot(first.0 + values.len() as u64);
@@ -398,11 +456,15 @@ impl Engine {
         master.asked_at = self.now;
         // A master grants itself what it asks of others, and so refuses other candidates as they do (rule L1).
         self.grant.give(self.config.node, self.now + self.config.lease);
+        if planted!(self.config, NullSentAgain) {
+            master.slaves.values_mut().for_each(|slave| slave.next = slave.next.min(slave.received_upto.next()));
+        }
         let slaves: Vec<NodeId> = master.slaves.keys().copied().collect();
         for node in slaves {
             self.send_heartbeat(node);
         }
-        self.timers.set(Timer::Heartbeat, self.now + self.config.lease / 4);
+        let heartbeats = if planted!(self.config, NullFrequentHeartbeats) { 16 } else { 4 };
+        self.timers.set(Timer::Heartbeat, self.now + self.config.lease / heartbeats);
         self.check_lapse();
     }
 
@@ -456,6 +518,9 @@ impl Engine {
         slave.applied_upto = applied_upto;
         if votes {
             slave.granted_at = slave.granted_at.max(Some(asked_at));
+            if planted!(self.config, LeaseFromReply) {
+                (slave.granted_at, master.asked_at) = (Some(self.now), self.now);
+            }
         }
         slave.received_upto = slave.received_upto.max(received_upto);
         slave.next = slave.next.max(received_upto.next());
@@ -523,7 +588,8 @@ impl Engine {
             return;
         };
         let granted = master.granted_by_quorum(&self.quorum, self.config.node);
-        while let Some(pending) = master.reads.pop_front_if(|pending| granted >= Some(pending.asked_at)) {
+        let waits = !planted!(self.config, ReadWithoutRound);
+        while let Some(pending) = master.reads.pop_front_if(|pending| !waits || granted >= Some(pending.asked_at)) {
             self.out.push(Action::ServeRead { read: pending.read, at: pending.at });
         }
     }
@@ -539,12 +605,20 @@ impl Engine {
         }
         master.stopping = true;
         self.timers.set(Timer::Stop, self.now + self.config.lease);
+        if planted!(self.config, HandOverKeepsLease) {
+            self.resign();
+        }
         self.master_applied();
         true
     }
 
     /// Rule M6: resigns in favour of the slave that is furthest, and halts.
     pub(crate) fn finish_stop(&mut self) {
+        self.resign();
+        self.halt(HaltReason::Stopped);
+    }
+
+    fn resign(&mut self) {
         if let Mastership::Master(master) = &self.mastership {
             let ballot = master.ballot;
             let successor = (master.slaves.iter())
@@ -554,7 +628,6 @@ impl Engine {
             let (decided_upto, decided_hash) = (self.log.decided_upto(), self.log.decided_hash());
             self.send_to_others(&Message::Resign { ballot, successor, decided_upto, decided_hash });
         }
-        self.halt(HaltReason::Stopped);
     }
 
     /// Answers everyone who waits for this master.
@@ -567,7 +640,9 @@ impl Engine {
             self.grant.end(self.now);
         }
         let in_flight: Vec<RequestId> = master.proposals.into_iter().flat_map(|(_, requests)| requests).collect();
-        self.refuse(in_flight, Refusal::OutcomeUnknown);
+        let happened = planted!(self.config, UnknownCalledRefused);
+        let outcome = if happened { Refusal::NotMaster { master: None } } else { Refusal::OutcomeUnknown };
+        self.refuse(in_flight, outcome);
         let queued = master.queue.into_iter().map(|request| request.id).collect();
         self.refuse(queued, Refusal::NotMaster { master: None });
         for pending in master.reads {

@@ -8,6 +8,7 @@ use crate::ids::NodeId;
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Quorum {
     voters: Vec<NodeId>,
+    size: usize,
 }
 
 impl Quorum {
@@ -17,7 +18,14 @@ impl Quorum {
         voters.sort_unstable();
         assert!(!voters.is_empty(), "a cluster has at least one voter");
         assert!(voters.windows(2).all(|pair| pair[0] != pair[1]), "a voter is named twice: {voters:?}");
-        Self { voters }
+        let size = voters.len() / 2 + 1;
+        Self { voters, size }
+    }
+
+    /// The planted bug of that name.
+    #[cfg(feature = "planted-bugs")]
+    pub(crate) fn of_half(self) -> Self {
+        Self { size: (self.voters.len() / 2).max(1), ..self }
     }
 
     /// All voters, in order.
@@ -32,7 +40,7 @@ impl Quorum {
 
     /// How many voters make a quorum: floor(n / 2) + 1.
     pub fn size(&self) -> usize {
-        self.voters.len() / 2 + 1
+        self.size
     }
 
     /// Whether any two quorums still share a voter when one voter that is in both is left out: so it is when the number

@@ -3,9 +3,10 @@
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use crate::mutant::{MUTANTS, Mutant};
-use crate::plan::{Plan, S};
-use crate::world::{Counters, Report, World};
+use crate::core::{Counters, Report, World};
+use crate::mutant::{Bugs, Planted};
+use crate::scenario::draw::{self, Kind, Swarm};
+use crate::scenario::{S, Scenario};
 
 /// What a swarm found.
 #[derive(Debug, Default)]
@@ -22,7 +23,7 @@ pub struct Findings {
 #[derive(Debug)]
 pub struct Hunt {
     /// The bug.
-    pub mutant: Mutant,
+    pub planted: Planted,
     /// How many seeds were played.
     pub seeds: u64,
     /// The seed that found it, and how.
@@ -32,21 +33,53 @@ pub struct Hunt {
 impl Hunt {
     /// Whether it went as it must: a bug is found, a null mutant is not.
     pub fn is_right(&self) -> bool {
-        self.found.is_some() != self.mutant.is_null()
+        self.found.is_some() != self.planted.is_null()
     }
 }
 
-/// Plays one seed.
-pub fn play(seed: u64, nodes: Option<u16>, mutant: Option<Mutant>) -> Report {
-    let plan = Plan::new(seed, nodes);
-    World::new(if mutant.is_some() { plan.harsher() } else { plan }, mutant).run()
+/// Plays one scenario with the noise of one seed.
+pub fn play(scenario: &Scenario, seed: u64, bugs: Bugs) -> Report {
+    World::new(scenario.clone(), seed, bugs).run()
 }
+
+/// Plays what a seed makes.
+pub fn play_seed(seed: u64, swarm: &Swarm, bugs: Bugs) -> Report {
+    World::new(draw::scenario(seed, swarm), seed, bugs).run()
+}
+
+/// Rare branches: over a campaign each must have been taken somewhere.
+pub const BRANCHES: [&str; 24] = [
+    "births",
+    "clients gave up",
+    "deaths between actions",
+    "disk failures",
+    "fetches",
+    "full disks",
+    "gaps",
+    "heads installed",
+    "lease reads",
+    "log reads",
+    "logs gone",
+    "logs trimmed",
+    "masterships lost",
+    "naks",
+    "outcomes unknown",
+    "pauses",
+    "power cuts",
+    "quorum reads",
+    "relaxed reads",
+    "resign messages",
+    "stale copies",
+    "starts on a failing disk",
+    "votes regained",
+    "wipes",
+];
 
 /// Hears how many seeds were played, and of each failure its seed and report.
 pub type Progress<'a> = dyn Fn(u64, Option<(u64, &Report)>) + Sync + 'a;
 
-/// Plays the seeds from `from` on, on `jobs` threads; tells `progress` of each failure and, now and then, how far it is.
-pub fn swarm(from: u64, seeds: u64, jobs: u64, nodes: Option<u16>, progress: &Progress<'_>) -> Findings {
+/// Plays the seeds from `from` on, on `jobs` threads; tells `progress` of each, and what failed.
+pub fn swarm(from: u64, seeds: u64, jobs: u64, swarm: &Swarm, progress: &Progress<'_>) -> Findings {
     let next = AtomicU64::new(0);
     let findings = Mutex::new(Findings::default());
     std::thread::scope(|scope| {
@@ -58,7 +91,7 @@ pub fn swarm(from: u64, seeds: u64, jobs: u64, nodes: Option<u16>, progress: &Pr
                         return;
                     }
                     let seed = from + index;
-                    let report = play(seed, nodes, None);
+                    let report = play_seed(seed, swarm, Bugs::NONE);
                     let mut findings = findings.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
                     findings.seeds += 1;
                     for (what, count) in &report.counters {
@@ -79,23 +112,13 @@ pub fn swarm(from: u64, seeds: u64, jobs: u64, nodes: Option<u16>, progress: &Pr
     findings
 }
 
-/// Plays up to `seeds` seeds against each planted bug, until one finds it.
-pub fn hunt_all(seeds: u64, told: &mut dyn FnMut(&Hunt)) -> Vec<Hunt> {
-    let mut hunts = Vec::new();
-    for mutant in MUTANTS {
-        let hunt = hunt(mutant, seeds);
-        told(&hunt);
-        hunts.push(hunt);
-    }
-    hunts
-}
-
 /// Plays up to `seeds` seeds against one planted bug, until one finds it.
-pub fn hunt(mutant: Mutant, seeds: u64) -> Hunt {
-    let mut hunt = Hunt { mutant, seeds: 0, found: None };
+pub fn hunt(planted: Planted, assertions_off: bool, seeds: u64) -> Hunt {
+    let bugs = Bugs { planted: Some(planted), assertions_off };
+    let mut hunt = Hunt { planted, seeds: 0, found: None };
     for seed in 0..seeds {
         hunt.seeds += 1;
-        let report = play(seed, None, Some(mutant));
+        let report = play_seed(seed, &Swarm { nodes: None, kind: hunting_ground(seed) }, bugs);
         if report.violation.is_some() {
             hunt.found = Some((seed, report));
             break;
@@ -104,20 +127,26 @@ pub fn hunt(mutant: Mutant, seeds: u64) -> Hunt {
     hunt
 }
 
-/// A failure, explained.
-pub fn story(seed: u64, nodes: Option<u16>, report: &Report) -> String {
-    let Some(broken) = &report.violation else { return format!("PASS seed {seed}") };
-    let nodes = nodes.map(|nodes| format!(" --nodes {nodes}")).unwrap_or_default();
+/// Where planted bugs are hunted with this seed.
+pub fn hunting_ground(seed: u64) -> Kind {
+    if seed.is_multiple_of(2) { Kind::Harsh } else { Kind::Churn }
+}
+
+/// A failure, explained. `name` is what was played, as the commands take it.
+pub fn story(name: &str, seed: u64, report: &Report) -> String {
+    let Some(broken) = &report.violation else { return format!("PASS {name} seed {seed}") };
     let (whole, part) = (report.at / S, report.at % S / 1_000_000);
-    let mut text = format!("FAIL seed {seed}  event {}  at {whole}.{part:03}s simulated\n", report.event);
+    let mut text = format!("FAIL {name}  seed {seed}  event {}  at {whole}.{part:03}s simulated\n", report.event);
     text += &format!("  {}: {}\n  faults:", broken.checker, broken.story);
     let recent = report.faults.len().saturating_sub(8);
     for (at, what) in &report.faults[recent..] {
         text += &format!("\n    {}.{:03}s {what}", at / S, at % S / 1_000_000);
     }
     text += &format!(
-        "\n  replay: trialbay-sim replay --seed {seed}{nodes} --around {whole}s    (trace hash {:016x})",
+        "\n  replay: trialbay-sim replay {name} --seed {seed} --around {whole}s    (trace hash {:016x})",
         report.trace_hash
     );
+    text += &format!("\n  shrink: trialbay-sim shrink {name} --seed {seed}");
+    text += &format!("\n  view:   trialbay-sim timeline {name} --seed {seed} > timeline.html");
     text
 }

@@ -1,26 +1,23 @@
-//! The core world: Trialbay's engine played through faults in simulated time, from a seed, by a plain loop over typed
-//! messages, with checkers that trust nothing that an engine says.
+//! Trialbay's simulator: nodes played through faults in simulated time, from a seed, with checkers that trust nothing that
+//! an engine says.
+//!
+//! `scenario` is what can be played; `core` plays engines, logs and the apply code on a plain loop; `check` judges;
+//! `trace` shows what happened; `campaign` plays many.
 
-mod clients;
 mod clock;
-mod disk;
-mod driver;
-mod faults;
-mod network;
-mod node;
+mod core;
 
 pub mod campaign;
 pub mod check;
-pub mod history;
-pub mod ledger;
-pub mod model;
+pub mod explore;
 pub mod mutant;
-pub mod plan;
+pub mod recording;
 pub mod rng;
+pub mod scenario;
+pub mod shrink;
 pub mod sim_disk;
 pub mod stack;
-pub mod world;
+pub mod trace;
 
-pub use mutant::Mutant;
-pub use plan::Plan;
-pub use world::{Report, World};
+pub use core::{Counters, Report, World};
+pub use mutant::{Bugs, Mutant, Planted};

@@ -3,6 +3,10 @@
 //! This crate does for real what `trialbay-engine` decides. With default features it holds the node and the command
 //! line; with `default-features = false` it is the client library alone ([`client`]).
 
+#[cfg(feature = "server")]
+#[macro_use]
+pub mod planted;
+
 pub mod client;
 pub mod config;
 pub mod consistency;
@@ -25,6 +29,8 @@ pub mod net;
 pub mod node;
 #[cfg(feature = "server")]
 pub mod peer;
+#[cfg(feature = "server")]
+pub mod recorder;
 #[cfg(feature = "server")]
 pub mod service;
 #[cfg(feature = "server")]

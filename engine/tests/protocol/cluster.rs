@@ -66,11 +66,10 @@ impl Cluster {
         };
         for id in &voters {
             let config = Config {
-                node: *id,
-                voters: voters.clone(),
                 lease: Duration::from_millis(LEASE_MS),
                 clock_drift_ppm: 0,
                 limits: limits.clone(),
+                ..Config::new(*id, voters.clone())
             };
             cluster.nodes.insert(*id, Node::down(config));
         }

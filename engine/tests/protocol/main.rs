@@ -10,8 +10,11 @@ mod cluster;
 mod dialogues;
 mod documented;
 mod found_by_simulation;
+mod image;
 mod lease;
 mod master;
 mod node;
+#[cfg(feature = "planted-bugs")]
+mod planted;
 mod recall;
 mod transcript;

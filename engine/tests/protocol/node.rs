@@ -5,8 +5,8 @@ use std::time::Duration;
 use bytes::Bytes;
 use trialbay_engine::message::List;
 use trialbay_engine::{
-    Action, Actions, Ballot, Config, Engine, Entry, Event, HistoryHash, Incarnation, Instant, Limits, Memory, Message,
-    NodeId, Offence, PersistId, Record, Recovered, Refusal, Request, RequestId, Role, Slot, SlotEntry, Value,
+    Action, Actions, Ballot, Config, Engine, Entry, Event, HistoryHash, Incarnation, Instant, Memory, Message, NodeId,
+    Offence, PersistId, Record, Recovered, Refusal, Request, RequestId, Role, Slot, SlotEntry, Value,
 };
 
 use crate::cluster::hash_of;
@@ -66,13 +66,7 @@ pub(crate) fn memory(promised: Ballot, decided: &[Value], undecided: Vec<SlotEnt
 }
 
 pub(crate) fn config(count: u16) -> Config {
-    Config {
-        node: ME,
-        voters: (1..=count).map(NodeId).collect(),
-        lease: LEASE,
-        clock_drift_ppm: 0,
-        limits: Limits::default(),
-    }
+    Config { lease: LEASE, clock_drift_ppm: 0, ..Config::new(ME, (1..=count).map(NodeId).collect()) }
 }
 
 impl Node {

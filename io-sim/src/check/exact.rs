@@ -70,8 +70,8 @@ impl Search<'_> {
         false
     }
 
-    /// Places every read that may come next and sees what it was told. A read changes nothing, so as early as possible is
-    /// never wrong.
+    /// Places every read that may come next and sees what it was told. A read changes nothing, so as early as possible
+    /// is never wrong.
     fn place_reads(&mut self, mut done: u64, model: &Model) -> u64 {
         for (index, operation) in self.operations.iter().enumerate() {
             let (Ask::Read { query, .. }, Some(Response::Read(told))) = (&operation.ask, told(operation)) else {

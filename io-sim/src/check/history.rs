@@ -1,13 +1,14 @@
 //! What clients saw, and whether the log explains it: strict serialisability in linear time (K4), and outcomes (K8).
 //!
-//! To find an order that explains a history is hard in general; to check one is not. The log is that order, and is taken
-//! as a *certificate*: a history is accepted only if the log is a legal explanation of it, so an engine that lies can only
-//! get itself rejected. Slots are atomic: a read sees the store after one slot, never between two commands of a slot.
+//! To find an order that explains a history is hard in general; to check one is not. The log is that order, and is
+//! taken as a *certificate*: a history is accepted only if the log is a legal explanation of it, so an engine that lies
+//! can only get itself rejected. Slots are atomic: a read sees the store after one slot, never between two commands of
+//! a slot.
 //!
-//! 1. *Match*: each command in the log is one that a client asked for before the slot was chosen. An acknowledged update
-//!    stands in the log once, one of unknown outcome at most once, a refused one never.
-//! 2. *Replay*: the log runs on the reference model. What clients were told must be what updates give there. Every key's
-//!    versions are kept.
+//! 1. *Match*: each command in the log is one that a client asked for before the slot was chosen. An acknowledged
+//!    update stands in the log once, one of unknown outcome at most once, a refused one never.
+//! 2. *Replay*: the log runs on the reference model. What clients were told must be what updates give there. Every
+//!    key's versions are kept.
 //! 3. *Sweep*: over the events in their order. Each response gets the earliest place that explains it, 2·slot for
 //!    an update and 2·r + 1 for a read of the state after slot r; what an operation sees may not be before the place of
 //!    anything that had ended when it began. Earliest is best, because a read bounds later ones only from below.
@@ -16,11 +17,10 @@
 //! value that names its operation. One that writes no value (`Delete`, `DeletePrefix`, `Nop`, an assertion by itself)
 //! goes into a `Sequence` together with a `Set` that does.
 
+use bytes::Bytes;
 use trialbay::update::{Update, UpdateResult};
 use trialbay_engine::{Slot, Value};
 use xxhash_rust::xxh3::xxh3_64;
-
-use bytes::Bytes;
 
 use super::model::{Model, agrees};
 use super::query::{Query, QueryResult};
@@ -39,7 +39,7 @@ pub struct Operation {
     pub invoked: u64,
     /// The event of its response, and the response. `None`: nobody knows what became of it.
     pub response: Option<(u64, Response)>,
-    /// Of a relaxed read: the last slot that the replica which served it had applied when it responded. `None`: not known,
+    /// Of a relaxed read: the last slot that the node which served it had applied when it responded. `None`: not known,
     /// so whatever was chosen by then.
     pub applied: Option<Slot>,
 }
@@ -73,7 +73,7 @@ pub enum Freshness {
     },
     /// It sees this slot, and perhaps more.
     AtLeast(Slot),
-    /// It sees some state that the replica had.
+    /// It sees some state that the node had.
     NoGuarantees,
 }
 
@@ -114,7 +114,8 @@ pub struct Stats {
     pub unknown_that_happened: u64,
 }
 
-/// Checks a whole history against the log that explains it. The log must reach as far as anything that a client was told.
+/// Checks a whole history against the log that explains it. The log must reach as far as anything that a client was
+/// told.
 ///
 /// # Errors
 /// K4: the log does not explain what a client was told. K8: an update happened that was refused or that nobody asked
@@ -161,7 +162,7 @@ fn replay(operations: &[Operation], log: &[Certified]) -> Result<Replayed, Viola
             let Ok(command) = command else {
                 return violation("K8", format!("slot {slot} holds bytes that are no batch of commands"));
             };
-            let Some((index, update)) = asked.find(&command) else {
+            let Ok((index, update)) = asked.look(&command) else {
                 let bytes = story::bytes(&command);
                 return violation("K8", format!("slot {slot} holds a command that no client asked for: {bytes}"));
             };
@@ -176,8 +177,8 @@ fn replay(operations: &[Operation], log: &[Certified]) -> Result<Replayed, Viola
                 let (name, given) = (story::name(index, operation), story::update_result(&given));
                 return violation("K4", format!("{name} gives {given} in slot {slot}, where the log has it"));
             }
-            for key in model.written() {
-                replayed.versions.record(key, slot, model.get(key), index);
+            for (key, value) in model.written() {
+                replayed.versions.record(key, slot, value, index);
             }
         }
     }
@@ -203,33 +204,40 @@ fn may_stand(index: usize, operation: &Operation, slot: u64, chosen_at: u64, bef
 
 /// The updates that clients asked for, found by their bytes.
 struct Asked<'a> {
-    /// Hash of the command, its operation, its bytes, and the update; by hash.
-    by_hash: Vec<(u64, usize, &'a Bytes, &'a Update)>,
+    operations: &'a [Operation],
+    /// A hash table, half empty: an operation stands at the hash of its command, or at the next free place.
+    table: Vec<Option<usize>>,
 }
 
 impl<'a> Asked<'a> {
     fn new(operations: &'a [Operation]) -> Result<Self, Violation> {
-        let updates = operations.iter().enumerate().filter_map(|(index, operation)| match &operation.ask {
-            Ask::Update { update, command } => Some((xxh3_64(command), index, command, update)),
-            Ask::Read { .. } => None,
-        });
-        let mut by_hash: Vec<_> = updates.collect();
-        by_hash.sort_unstable_by_key(|(hash, index, command, _)| (*hash, *command, *index));
-        match by_hash.windows(2).find(|pair| pair[0].2 == pair[1].2) {
-            Some(pair) => {
-                let name = |of: usize| story::name(pair[of].1, &operations[pair[of].1]);
-                let advice = "write a value that names the operation, in a sequence if need be";
-                violation("history", format!("the log cannot tell {} from {}: {advice}", name(0), name(1)))
+        let table = vec![None; (2 * operations.len()).max(1).next_power_of_two()];
+        let mut asked = Self { operations, table };
+        for (index, operation) in operations.iter().enumerate() {
+            let Ask::Update { command, .. } = &operation.ask else { continue };
+            match asked.look(command) {
+                Ok((other, _)) => {
+                    let names = [other, index].map(|index| story::name(index, &operations[index])).join(" from ");
+                    let advice = "write a value that names the operation, in a sequence if need be";
+                    return violation("history", format!("the log cannot tell {names}: {advice}"));
+                }
+                Err(free) => asked.table[free] = Some(index),
             }
-            None => Ok(Self { by_hash }),
         }
+        Ok(asked)
     }
 
-    fn find(&self, command: &Bytes) -> Option<(usize, &'a Update)> {
-        let hash = xxh3_64(command);
-        let begin = self.by_hash.partition_point(|(other, ..)| *other < hash);
-        let mut same = self.by_hash[begin..].iter().take_while(|(other, ..)| *other == hash);
-        same.find(|(_, _, bytes, _)| *bytes == command).map(|(_, index, _, update)| (*index, *update))
+    /// The operation with this command; or else its place in the table.
+    fn look(&self, command: &Bytes) -> Result<(usize, &'a Update), usize> {
+        let mask = self.table.len() - 1;
+        let mut place = xxh3_64(command) as usize & mask;
+        while let Some(index) = self.table[place] {
+            match &self.operations[index].ask {
+                Ask::Update { update, command: same } if same == command => return Ok((index, update)),
+                Ask::Update { .. } | Ask::Read { .. } => place = (place + 1) & mask,
+            }
+        }
+        Err(place)
     }
 }
 
@@ -337,13 +345,13 @@ impl<'a> Sweep<'a> {
 
     /// Explains a relaxed read, which gets no place: nobody else need see what it saw.
     ///
-    /// The search goes back from the replica's state, which is where such a read usually was.
+    /// The search goes back from the node's state, which is where such a read usually was.
     fn relaxed_read(&mut self, index: usize, query: &Query, result: &QueryResult, from: u64) -> Result<u64, Violation> {
         let applied = self.operations[index].applied.map_or(u64::MAX, |applied| applied.0);
         let upto = self.chosen.min(applied);
         let needs = self.replayed.versions.needs(query, result);
         let needs = needs.or_else(|why| violation("K4", format!("{}: {why}", self.name(index))))?;
-        let bounds = format!("had to see a state from slot {from} to slot {upto}, the last that its replica had");
+        let bounds = format!("had to see a state from slot {from} to slot {upto}, the last that its node had");
         if from > upto {
             return violation("K4", format!("{} {bounds}: there is none", self.name(index)));
         }

@@ -13,7 +13,7 @@ use super::query::{Query, QueryResult, Scan};
 use crate::rng::Rng;
 
 /// How many copies of the store there are. The first is the master's.
-const REPLICAS: usize = 3;
+const NODES: usize = 3;
 
 /// No range goes over more keys than this.
 const SPAN_MAX: u64 = 20;
@@ -41,7 +41,7 @@ pub fn history(rng: &mut Rng, shape: Shape) -> (Vec<Operation>, Vec<Certified>) 
         results: Vec::with_capacity(shape.operations),
         slots: Vec::new(),
         chosen: 0,
-        replicas: vec![(Model::default(), 0); REPLICAS],
+        nodes: vec![(Model::default(), 0); NODES],
     };
     while cluster.operations.len() < shape.operations {
         cluster.step();
@@ -70,13 +70,13 @@ struct Cluster<'a> {
     /// How many slots are chosen without a gap.
     chosen: usize,
     /// The stores, and how many slots are in each.
-    replicas: Vec<(Model, usize)>,
+    nodes: Vec<(Model, usize)>,
 }
 
 #[derive(Clone, Debug)]
 struct Flight {
     operation: usize,
-    /// Of a read that was served: what it saw, and which replica served it.
+    /// Of a read that was served: what it saw, and which node served it.
     seen: Option<(QueryResult, usize)>,
 }
 
@@ -96,8 +96,8 @@ impl Cluster<'_> {
             6 | 7 => self.choose(),
             8 => self.apply(0),
             _ => {
-                let replica = self.below(REPLICAS);
-                self.apply(replica);
+                let node = self.below(NODES);
+                self.apply(node);
             }
         }
     }
@@ -144,22 +144,22 @@ impl Cluster<'_> {
     }
 
     fn read_step(&mut self, client: usize, flight: &Flight, query: &Query, freshness: Freshness) {
-        if let Some((result, replica)) = flight.seen.clone() {
+        if let Some((result, node)) = flight.seen.clone() {
             if !matches!(freshness, Freshness::Consistent { .. }) {
-                self.operations[flight.operation].applied = Some(Slot(self.replicas[replica].1 as u64));
+                self.operations[flight.operation].applied = Some(Slot(self.nodes[node].1 as u64));
             }
             return self.respond(client, flight.operation, Response::Read(result));
         }
-        let (replica, at_least) = match freshness {
+        let (node, at_least) = match freshness {
             Freshness::Consistent { .. } => (0, 0),
-            Freshness::NoGuarantees => (self.below(REPLICAS), 0),
-            Freshness::AtLeast(slot) => (self.below(REPLICAS), slot.0),
+            Freshness::NoGuarantees => (self.below(NODES), 0),
+            Freshness::AtLeast(slot) => (self.below(NODES), slot.0),
         };
-        let (model, applied) = &self.replicas[replica];
+        let (model, applied) = &self.nodes[node];
         if (*applied as u64) < at_least {
             return self.respond(client, flight.operation, Response::Refused);
         }
-        let seen = Some((model.read(query), replica));
+        let seen = Some((model.read(query), node));
         self.flights[client] = Some(Flight { operation: flight.operation, seen });
     }
 
@@ -198,15 +198,15 @@ impl Cluster<'_> {
         }
     }
 
-    fn apply(&mut self, replica: usize) {
-        let (model, applied) = &mut self.replicas[replica];
+    fn apply(&mut self, node: usize) {
+        let (model, applied) = &mut self.nodes[node];
         if *applied == self.chosen {
             return;
         }
         for operation in &self.slots[*applied].commands {
             if let Ask::Update { update, .. } = &self.operations[*operation].ask {
                 let result = model.run(update);
-                if replica == 0 {
+                if node == 0 {
                     self.results[*operation] = Some(result);
                 }
             }
@@ -240,8 +240,7 @@ impl Cluster<'_> {
             4 => Update::DeletePrefix { prefix: prefix_of(&key) },
             5 => {
                 let prefix = prefix_of(&key);
-                let keys =
-                    Scan::prefix(&prefix, None).of(self.replicas[0].0.map()).map(|(key, _)| key.clone()).collect();
+                let keys = Scan::prefix(&prefix, None).of(self.nodes[0].0.map()).map(|(key, _)| key.clone()).collect();
                 Update::AssertRange { prefix, keys }
             }
             6 => Update::TestAndSet { expected: self.any_value(&key), key, wanted: None },
@@ -277,7 +276,7 @@ impl Cluster<'_> {
     fn any_freshness(&mut self) -> Freshness {
         match self.rng.below(8) {
             0 => Freshness::NoGuarantees,
-            1 => Freshness::AtLeast(Slot(self.rng.below(self.replicas[0].1 as u64 + 1))),
+            1 => Freshness::AtLeast(Slot(self.rng.below(self.nodes[0].1 as u64 + 1))),
             other => Freshness::Consistent { by_lease: other % 2 == 0 },
         }
     }
@@ -288,7 +287,7 @@ impl Cluster<'_> {
 
     /// Mostly what the key has now.
     fn any_value(&mut self, key: &Bytes) -> Option<Bytes> {
-        if self.rng.chance(0.7) { self.replicas[0].0.get(key) } else { None }
+        if self.rng.chance(0.7) { self.nodes[0].0.get(key) } else { None }
     }
 
     fn below(&mut self, end: usize) -> usize {

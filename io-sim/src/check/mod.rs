@@ -4,9 +4,12 @@
 //! when), `story` (what a violation says), `exact` (the ground truth for small histories), `honest` (histories that
 //! nobody may complain about); `scrub` and `frame` (the transaction log as durable bytes tell it).
 
+pub mod campaigns;
 pub mod exact;
 pub mod history;
 pub mod honest;
+pub mod leases;
+pub mod ledger;
 pub mod model;
 pub mod query;
 pub mod scrub;
@@ -26,6 +29,9 @@ pub struct Violation {
     /// What happened.
     pub story: String,
 }
+
+/// What a checker says.
+pub type Checked = Result<(), Violation>;
 
 /// A violation found by `checker`.
 pub(crate) fn violation<T>(checker: &'static str, story: impl Into<String>) -> Result<T, Violation> {

@@ -14,8 +14,15 @@ const SHOWN_BYTES_MAX: usize = 256;
 #[derive(Clone, Debug, Default)]
 pub struct Model {
     map: BTreeMap<Bytes, Bytes>,
-    /// What the last update wrote, and what was there before each write.
-    written: Vec<(Bytes, Option<Bytes>)>,
+    /// What the last update wrote.
+    written: Vec<Written>,
+}
+
+#[derive(Clone, Debug)]
+struct Written {
+    key: Bytes,
+    before: Option<Bytes>,
+    after: Option<Bytes>,
 }
 
 impl Model {
@@ -24,16 +31,17 @@ impl Model {
         self.written.clear();
         let result = self.perform(update);
         if result.is_err() {
-            while let Some((key, before)) = self.written.pop() {
-                self.restore(key, before);
+            while let Some(undone) = self.written.pop() {
+                self.put(undone.key, undone.before);
             }
         }
         result
     }
 
-    /// The keys that the last update wrote or deleted. One that it wrote twice comes twice.
-    pub fn written(&self) -> impl Iterator<Item = &Bytes> {
-        self.written.iter().map(|(key, _)| key)
+    /// The keys that the last update wrote, each with its new value, or deleted, in that order. One that it wrote twice
+    /// comes twice.
+    pub fn written(&self) -> impl Iterator<Item = (&Bytes, Option<&Bytes>)> {
+        self.written.iter().map(|written| (&written.key, written.after.as_ref()))
     }
 
     /// All keys and their values.
@@ -122,12 +130,12 @@ impl Model {
 
     /// Gives the value before.
     fn write(&mut self, key: &Bytes, value: Option<&Bytes>) -> Option<Bytes> {
-        let before = self.restore(key.clone(), value.cloned());
-        self.written.push((key.clone(), before.clone()));
+        let before = self.put(key.clone(), value.cloned());
+        self.written.push(Written { key: key.clone(), before: before.clone(), after: value.cloned() });
         before
     }
 
-    fn restore(&mut self, key: Bytes, value: Option<Bytes>) -> Option<Bytes> {
+    fn put(&mut self, key: Bytes, value: Option<Bytes>) -> Option<Bytes> {
         match value {
             Some(value) => self.map.insert(key, value),
             None => self.map.remove(&key),
@@ -249,10 +257,14 @@ mod tests {
                 let before = model.map.clone();
                 prop_assert_eq!(model.run(update), in_production(update, &mut production), "{:?}", update);
                 prop_assert_eq!(&model.map, &production.0, "{:?}", update);
-                let written: std::collections::BTreeSet<&Bytes> = model.written().collect();
-                for key in before.keys().chain(model.map.keys()) {
-                    prop_assert!(before.get(key) == model.map.get(key) || written.contains(key), "{:?}", key);
+                let mut with_what_it_wrote = before;
+                for (key, value) in model.written() {
+                    match value {
+                        Some(value) => with_what_it_wrote.insert(key.clone(), value.clone()),
+                        None => with_what_it_wrote.remove(key),
+                    };
                 }
+                prop_assert_eq!(&with_what_it_wrote, &model.map, "{:?}", update);
             }
         }
     }

@@ -337,7 +337,9 @@ mod tests {
     fn log(sealed: bool) -> SimDisk {
         let disk = SimDisk::new(Rng::new(1, 1));
         disk.create_dir(Path::new("home")).unwrap();
-        let (options, store) = (TlogOptions { segment_bytes: 4096 }, (Slot::ZERO, HistoryHash::default()));
+        let mut options = TlogOptions::default();
+        options.segment_bytes = 4096;
+        let store = (Slot::ZERO, HistoryHash::default());
         let process = Arc::new(disk.for_process());
         let (mut tlog, _) = Tlog::open(process, Path::new("home"), identity(), options, store).unwrap();
         for group in groups() {

@@ -55,8 +55,8 @@ static NEVER: [Version; 1] = [Version { slot: 0, value: None, by: None }];
 
 impl Versions {
     /// In `slot`, `by` made `key` what it is.
-    pub(super) fn record(&mut self, key: &Bytes, slot: u64, value: Option<Bytes>, by: usize) {
-        let version = Version { slot, value, by: Some(by) };
+    pub(super) fn record(&mut self, key: &Bytes, slot: u64, value: Option<&Bytes>, by: usize) {
+        let version = Version { slot, value: value.cloned(), by: Some(by) };
         match self.0.get_mut(key) {
             Some(versions) => match versions.last_mut() {
                 // Nobody sees a state between two commands of one slot.

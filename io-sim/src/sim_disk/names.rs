@@ -65,7 +65,7 @@ impl Names {
     }
 
     pub(super) fn list_durable(&self, dir: &Path) -> Vec<String> {
-        names_in(&self.durable, dir)
+        if has_directories(&self.durable, &dir.join("x")) { names_in(&self.durable, dir) } else { Vec::new() }
     }
 
     /// All files, by name.
@@ -109,16 +109,18 @@ impl Names {
         Ok(())
     }
 
-    /// Makes the pending changes in this directory durable: those that `is_kept`. The others are forgotten, though
-    /// readers go on seeing them.
+    /// Makes the pending changes in this directory durable, in their order, up to the first one that is not `is_kept`. That
+    /// one and those behind it stay pending: file systems journal names, and forget none of them after an error.
     pub(super) fn sync(&mut self, dir: &Path, mut is_kept: impl FnMut() -> bool) {
         let Self { pending, durable, .. } = self;
+        let mut goes_on = true;
         pending.retain(|change| {
-            let is_here = change.directory() == dir;
-            if is_here && is_kept() {
+            goes_on = goes_on && (change.directory() != dir || is_kept());
+            let is_done = goes_on && change.directory() == dir;
+            if is_done {
                 change.make(durable);
             }
-            !is_here
+            !is_done
         });
         self.durable_version += 1;
     }

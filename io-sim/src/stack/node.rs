@@ -190,5 +190,10 @@ fn options(plan: &StackPlan, id: u16) -> NodeOptions {
         reads: plan.reads,
         limits: Limits::default(),
         connections_max: Some(1_000),
+        #[cfg(feature = "planted-bugs")]
+        planted: None,
+        #[cfg(feature = "planted-bugs")]
+        planted_in_engine: None,
+        recorder_bytes_max: None,
     }
 }

@@ -101,6 +101,11 @@ impl NodePlan {
             reads: self.config.reads,
             limits: self.config.limits.updates,
             connections_max: Some(self.config.limits.connections_max),
+            #[cfg(feature = "planted-bugs")]
+            planted: None,
+            #[cfg(feature = "planted-bugs")]
+            planted_in_engine: None,
+            recorder_bytes_max: self.config.recorder.then_some(self.config.recorder_mib << 20),
         }
     }
 }

@@ -36,4 +36,12 @@ pub struct NodeOptions {
     pub limits: Limits,
     /// Client connections at a time; `None`: as many as the limit on open files allows.
     pub connections_max: Option<usize>,
+    /// The planted bug that this node's log, store or driver has.
+    #[cfg(feature = "planted-bugs")]
+    pub planted: Option<crate::planted::PlantedBug>,
+    /// The planted bug that this node's engine has.
+    #[cfg(feature = "planted-bugs")]
+    pub planted_in_engine: Option<trialbay_engine::PlantedBug>,
+    /// How many bytes of recordings of the engine's inputs to keep in the home; `None`: nothing is recorded.
+    pub recorder_bytes_max: Option<u64>,
 }

@@ -16,6 +16,8 @@ pub(crate) struct Serving {
     until: AtomicU64,
     /// How often serving has ended.
     ended: AtomicU64,
+    #[cfg(feature = "planted-bugs")]
+    pub(super) planted: Option<crate::planted::PlantedBug>,
 }
 
 /// A first look, which found the node serving.
@@ -25,6 +27,12 @@ pub(crate) struct FirstLook {
 }
 
 impl Serving {
+    /// With this planted bug.
+    #[cfg(feature = "planted-bugs")]
+    pub(crate) fn with_planted(planted: Option<crate::planted::PlantedBug>) -> Self {
+        Self { planted, ..Self::default() }
+    }
+
     /// Makes known until when the node serves; `None` ends it. Must be called before anybody can hear of the end.
     pub(crate) fn publish(&self, until: Option<Instant>) {
         let until = until.map_or(0, |until| until.0);
@@ -50,7 +58,7 @@ impl Serving {
 
     /// To be called after the snapshot was taken, with the time after that: whether it may be served.
     pub(crate) fn held_since(&self, first: FirstLook, now: Instant) -> bool {
-        self.is_on(now) && self.ended.load(Ordering::SeqCst) == first.ended
+        planted!(self.planted, LeaseCheckedFirst) || self.is_on(now) && self.ended.load(Ordering::SeqCst) == first.ended
     }
 }
 
@@ -73,6 +81,16 @@ mod tests {
         assert!(!serving.held_since(look, Instant(100)));
         serving.publish(Some(Instant(200)));
         assert!(serving.held_since(look, Instant(100)), "a renewed lease goes on");
+    }
+
+    #[cfg(feature = "planted-bugs")]
+    #[test]
+    fn the_planted_bug_forgets_to_look_again() {
+        let serving = Serving::with_planted(Some(crate::planted::PlantedBug::LeaseCheckedFirst));
+        serving.publish(Some(Instant(100)));
+        let look = serving.look().unwrap();
+        serving.publish(None);
+        assert!(serving.held_since(look, Instant(100)));
     }
 
     #[test]

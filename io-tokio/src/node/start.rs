@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
-use trialbay_engine::{Actions, Config, Engine, HistoryHash, Limits, PersistId, Recovered, Slot};
+use trialbay_engine::{Actions, Config, Engine, HistoryHash, PersistId, Recovered, Slot};
 
 use super::driver::{Driver, Ended, Inboxes, Reply, StorageEvent, Waiting};
 use super::error::NodeError;
@@ -23,6 +23,7 @@ use crate::identity::Identity;
 use crate::net::Network;
 use crate::peer::handshake::Terms;
 use crate::peer::{PeerLimits, PeerNetwork, PeerOptions, PeerTiming};
+use crate::recorder::Recorder;
 use crate::service::{self, ServiceOptions};
 use crate::store::{self, Applied, CommitPolicy, Decided, Store, StoreError, StoreReader, StoreWriter, WriterLimits};
 use crate::tlog::{LogEvent, LogReader, LogWriter, RecoveredLog, Tlog, TlogOptions};
@@ -101,6 +102,9 @@ impl RunningNode {
         let shared = Arc::new(share(&options, clock.clone(), store_reader, asks_sender, applied));
         let mut engine = Engine::new(clock.now(), engine_config(&options), files.recovered, seed);
         respect_earlier_leases(&mut engine, disk, &files.home, &engine_config(&options), &workers)?;
+        let recorder = options.recorder_bytes_max.and_then(|bytes_max| {
+            Recorder::start(&files.home.recorder_dir(), bytes_max, options.node, clock.now(), &engine)
+        });
         let standing = Standing::at_start(&engine, !files.damage.is_empty());
         let driver = Driver {
             engine,
@@ -114,6 +118,7 @@ impl RunningNode {
             lease: options.lease,
             damage: files.damage,
             standing,
+            recorder,
             waiting: Waiting::default(),
             actions: Actions::new(),
         };
@@ -230,8 +235,13 @@ fn open_files(disk: Arc<dyn HomeDisk>, options: &NodeOptions) -> Result<Files, N
     let identity = Identity { cluster_id: options.cluster_id.clone(), node: options.node, name: options.name.clone() };
     let home = Home::open(disk.clone(), &options.home, &identity)?;
     let path = home.db_dir().join(format!("{}.db", options.name));
-    let mut store = Store::open(&*disk, &path, &identity, store::Options::default())?;
-    let (tlog, log) = Tlog::open(disk, home.path(), identity, TlogOptions::default(), store.applied())?;
+    let (store_options, tlog_options) = (store::Options::default(), TlogOptions::default());
+    #[cfg(feature = "planted-bugs")]
+    let store_options = store::Options { planted: options.planted, ..store_options };
+    #[cfg(feature = "planted-bugs")]
+    let tlog_options = TlogOptions { planted: options.planted, ..tlog_options };
+    let mut store = Store::open(&*disk, &path, &identity, store_options)?;
+    let (tlog, log) = Tlog::open(disk, home.path(), identity, tlog_options, store.applied())?;
     let RecoveredLog { recovered, damage, notes } = log;
     for note in notes {
         tracing::info!(%note, "while opening the log");
@@ -354,7 +364,10 @@ fn share(
         clock,
         store,
         asks,
+        #[cfg(not(feature = "planted-bugs"))]
         serving: Serving::default(),
+        #[cfg(feature = "planted-bugs")]
+        serving: Serving::with_planted(options.planted),
         master: AtomicU32::new(0),
         applied,
     }
@@ -385,11 +398,11 @@ fn terms(options: &NodeOptions) -> Terms {
 fn engine_config(options: &NodeOptions) -> Config {
     let voters = options.peers.iter().map(|peer| peer.node).chain([options.node]).collect();
     Config {
-        node: options.node,
-        voters,
         lease: options.lease,
         clock_drift_ppm: options.clock_drift_ppm,
-        limits: Limits::default(),
+        #[cfg(feature = "planted-bugs")]
+        planted: options.planted_in_engine,
+        ..Config::new(options.node, voters)
     }
 }
 
@@ -397,30 +410,58 @@ fn engine_config(options: &NodeOptions) -> Config {
 mod tests {
     use super::*;
     use crate::config::Reads;
+    #[cfg(feature = "planted-bugs")]
+    use crate::consistency::Consistency;
+    #[cfg(feature = "planted-bugs")]
+    use crate::peer::PeerAddress;
     use crate::update;
 
-    #[tokio::test]
-    async fn a_node_whose_client_service_ended_ends_with_the_reason() {
-        let home = tempfile::tempdir().unwrap();
-        let options = NodeOptions {
+    fn alone(home: &std::path::Path) -> NodeOptions {
+        NodeOptions {
             cluster_id: "tests".into(),
             node: trialbay_engine::NodeId(1),
             name: "n1".into(),
             peers: Vec::new(),
             client_listen: "127.0.0.1:0".into(),
             peer_listen: "127.0.0.1:0".into(),
-            home: home.path().join("n1"),
+            home: home.join("n1"),
             lease: Duration::from_millis(800),
             clock_drift_ppm: 10_000,
             reads: Reads::Lease,
             limits: update::Limits::default(),
             connections_max: None,
-        };
+            #[cfg(feature = "planted-bugs")]
+            planted: None,
+            #[cfg(feature = "planted-bugs")]
+            planted_in_engine: None,
+            recorder_bytes_max: None,
+        }
+    }
+
+    #[tokio::test]
+    async fn a_node_whose_client_service_ended_ends_with_the_reason() {
+        let home = tempfile::tempdir().unwrap();
+        let options = alone(home.path());
         let node = RunningNode::start(options.clone()).await.unwrap();
         node.service.abort();
         let ended = node.run_until(std::future::pending()).await.unwrap_err();
         assert!(ended.to_string().contains("the client service ended"), "{ended}");
         let node = RunningNode::start(options).await.unwrap();
         node.run_until(std::future::ready(())).await.unwrap();
+    }
+
+    /// A slave whose only peer is not there: what it is asked to read, it must refuse.
+    #[cfg(feature = "planted-bugs")]
+    #[tokio::test]
+    async fn the_planted_bug_answers_the_reads_of_a_node_that_is_not_master() {
+        for (planted, answers) in [(None, false), (Some(crate::planted::PlantedBug::DeposedAnswers), true)] {
+            let home = tempfile::tempdir().unwrap();
+            let peer =
+                PeerAddress { node: trialbay_engine::NodeId(2), name: "n2".into(), address: "127.0.0.1:1".into() };
+            let options = NodeOptions { planted, reads: Reads::Quorum, peers: vec![peer], ..alone(home.path()) };
+            let node = RunningNode::start(options).await.unwrap();
+            assert_eq!(node.handle().snapshot(Consistency::Consistent).await.is_ok(), answers);
+            node.run_until(std::future::ready(())).await.unwrap();
+        }
     }
 }

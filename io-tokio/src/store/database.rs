@@ -24,6 +24,8 @@ use super::old_values::{OLD_VALUES_BYTES_MAX, OldValues};
 use super::range::KeyRange;
 use super::reader::StoreReader;
 use crate::identity::Identity;
+#[cfg(feature = "planted-bugs")]
+use crate::planted::PlantedBug;
 use crate::update::{Outcome, UpdateResult};
 use crate::wire::{Reader, Writer as _};
 
@@ -56,6 +58,8 @@ pub struct Store {
     old_values: OldValues,
     has_undurable: bool,
     has_failed: bool,
+    #[cfg(feature = "planted-bugs")]
+    pub(super) planted: Option<PlantedBug>,
 }
 
 impl Store {
@@ -77,7 +81,24 @@ impl Store {
         let database = Arc::new(database);
         let reader = StoreReader::new(database.clone());
         let old_values = OldValues::new(OLD_VALUES_BYTES_MAX);
-        Ok(Self { database, reader, applied, old_values, has_undurable: false, has_failed: false })
+        Ok(Self {
+            database,
+            reader,
+            applied,
+            old_values,
+            has_undurable: false,
+            has_failed: false,
+            #[cfg(feature = "planted-bugs")]
+            planted: None,
+        })
+    }
+
+    /// With this planted bug.
+    #[cfg(feature = "planted-bugs")]
+    pub(super) fn with_planted(mut self, planted: Option<PlantedBug>) -> Self {
+        self.planted = planted;
+        self.reader.plant(planted);
+        self
     }
 
     /// The last applied slot and the history hash there.
@@ -126,17 +147,28 @@ impl Store {
         }
         let mut old_values = std::mem::replace(&mut self.old_values, OldValues::new(OLD_VALUES_BYTES_MAX));
         old_values.tidy();
-        let results = self.write(durable, |transaction| {
-            let mut data = DataTable(transaction.open_table(DATA)?);
+        let apart = planted!(self.planted, AppliedApart);
+        #[cfg(feature = "planted-bugs")]
+        let planted = self.planted;
+        let results = self.write(durable || apart, |transaction| {
+            let mut data = DataTable {
+                table: transaction.open_table(DATA)?,
+                #[cfg(feature = "planted-bugs")]
+                planted,
+            };
             let mut results = Vec::with_capacity(batch.len());
             for (index, decided) in batch.iter().enumerate() {
                 let old_values = is_awaited(index).then_some(&mut old_values);
                 results.push(apply_value(&decided.value, &mut data, old_values)?);
             }
-            let mut meta = transaction.open_table(META)?;
-            meta.insert(APPLIED, encode_applied(applied).as_slice())?;
+            if !apart {
+                write_applied(transaction, applied)?;
+            }
             Ok(results)
         })?;
+        if apart {
+            self.write(durable, |transaction| write_applied(transaction, applied))?;
+        }
         self.old_values = old_values;
         self.applied = applied;
         Ok(results)
@@ -249,6 +281,11 @@ fn initialise(database: &Database, identity: &Identity) -> Result<(), StoreError
     .map_err(StoreError::from_redb)
 }
 
+fn write_applied(transaction: &WriteTransaction, applied: (Slot, HistoryHash)) -> Result<(), redb::Error> {
+    transaction.open_table(META)?.insert(APPLIED, encode_applied(applied).as_slice())?;
+    Ok(())
+}
+
 fn encode_identity(identity: &Identity) -> Vec<u8> {
     let mut out = Vec::new();
     out.i32(FORMAT);
@@ -295,42 +332,51 @@ pub(super) fn decode_applied(bytes: &[u8]) -> Result<(Slot, HistoryHash), StoreE
 }
 
 /// The clients' keys, as updates change them.
-struct DataTable<'t>(Table<'t, &'static [u8], &'static [u8]>);
+struct DataTable<'t> {
+    table: Table<'t, &'static [u8], &'static [u8]>,
+    #[cfg(feature = "planted-bugs")]
+    planted: Option<PlantedBug>,
+}
 
 impl KeyValue for DataTable<'_> {
     type Error = StorageError;
 
+    #[cfg(feature = "planted-bugs")]
+    fn planted(&self) -> Option<PlantedBug> {
+        self.planted
+    }
+
     fn get(&self, key: &[u8]) -> Result<Option<Bytes>, StorageError> {
-        Ok(self.0.get(key)?.map(|value| Bytes::copy_from_slice(value.value())))
+        Ok(self.table.get(key)?.map(|value| Bytes::copy_from_slice(value.value())))
     }
 
     fn contains(&self, key: &[u8]) -> Result<bool, StorageError> {
-        Ok(self.0.get(key)?.is_some())
+        Ok(self.table.get(key)?.is_some())
     }
 
     fn has(&self, key: &[u8], value: &[u8]) -> Result<bool, StorageError> {
-        Ok(self.0.get(key)?.is_some_and(|found| found.value() == value))
+        Ok(self.table.get(key)?.is_some_and(|found| found.value() == value))
     }
 
     fn next_key(&self, from: &[u8]) -> Result<Option<Bytes>, StorageError> {
         let bounds = (Bound::Included(from), Bound::<&[u8]>::Unbounded);
-        let next = self.0.range::<&[u8]>(bounds)?.next().transpose()?;
+        let next = self.table.range::<&[u8]>(bounds)?.next().transpose()?;
         Ok(next.map(|(key, _)| Bytes::copy_from_slice(key.value())))
     }
 
     fn insert(&mut self, key: &[u8], value: &[u8]) -> Result<(), StorageError> {
-        self.0.insert(key, value).map(drop)
+        self.table.insert(key, value).map(drop)
     }
 
     fn remove(&mut self, key: &[u8]) -> Result<(), StorageError> {
-        self.0.remove(key).map(drop)
+        self.table.remove(key).map(drop)
     }
 
     fn remove_prefix(&mut self, prefix: &[u8]) -> Result<u64, StorageError> {
         let range = KeyRange::prefix(prefix);
         let bounds = range.bounds().expect("a prefix is within its own bounds");
         let mut count = 0;
-        self.0.retain_in::<&[u8], _>(bounds, |_, _| {
+        self.table.retain_in::<&[u8], _>(bounds, |_, _| {
             count += 1;
             false
         })?;

@@ -21,11 +21,19 @@ pub struct Options {
     /// Whether to read the whole file and verify the checksum of each page before anything is served. Otherwise only
     /// what a crash can leave behind is repaired, and damage is found when (and if) a page makes no sense.
     pub check_on_open: bool,
+    /// The planted bug that it has.
+    #[cfg(feature = "planted-bugs")]
+    pub planted: Option<crate::planted::PlantedBug>,
 }
 
 impl Default for Options {
     fn default() -> Self {
-        Self { cache_bytes: 256 << 20, check_on_open: false }
+        Self {
+            cache_bytes: 256 << 20,
+            check_on_open: false,
+            #[cfg(feature = "planted-bugs")]
+            planted: None,
+        }
     }
 }
 
@@ -60,7 +68,11 @@ impl Store {
         identity: &Identity,
         options: Options,
     ) -> Result<Self, StoreError> {
-        guarded(|| Self::new(builder(options).create_with_backend(backend).map_err(StoreError::from_redb)?, identity))
+        let open = || builder(options).create_with_backend(backend).map_err(StoreError::from_redb);
+        let store = guarded(|| Self::new(open()?, identity))?;
+        #[cfg(feature = "planted-bugs")]
+        let store = store.with_planted(options.planted);
+        Ok(store)
     }
 }
 

@@ -9,6 +9,8 @@ use trialbay_engine::Slot;
 use super::database::{APPLIED, DATA, META, decode_applied};
 use super::error::{StoreError, damaged, guarded};
 use super::range::{Direction, KeyRange};
+#[cfg(feature = "planted-bugs")]
+use crate::planted::PlantedBug;
 
 /// Reads the store while one writer writes it. Cheap to clone.
 #[derive(Clone)]
@@ -20,6 +22,8 @@ struct Reading {
     database: Option<Arc<Database>>,
     /// The view after the last commit, made by the first who asked for it.
     view: Option<Arc<View>>,
+    #[cfg(feature = "planted-bugs")]
+    planted: Option<PlantedBug>,
 }
 
 /// One consistent view of the store. Cheap to clone; while it lives, the space of what it sees cannot be used again.
@@ -29,6 +33,9 @@ pub struct Snapshot(Arc<View>);
 struct View {
     applied: Slot,
     data: ReadOnlyTable<&'static [u8], &'static [u8]>,
+    /// Where the planted `RangeMixed` finds newer views. A circle, until the next commit.
+    #[cfg(feature = "planted-bugs")]
+    newest: Option<StoreReader>,
 }
 
 /// The keys and values of a range, one after the other.
@@ -38,11 +45,29 @@ pub struct Entries(Walk);
 pub struct Keys(Walk);
 
 /// `None` for a range that holds nothing.
-type Walk = Option<(OwnedRange<&'static [u8], &'static [u8]>, Direction)>;
+type Walk = Option<Walking>;
+
+struct Walking {
+    range: OwnedRange<&'static [u8], &'static [u8]>,
+    direction: Direction,
+    /// For the planted `RangeMixed`: newer views, and what is left of the range.
+    #[cfg(feature = "planted-bugs")]
+    newest: Option<(StoreReader, KeyRange)>,
+}
 
 impl StoreReader {
     pub(super) fn new(database: Arc<Database>) -> Self {
-        Self(Arc::new(Mutex::new(Reading { database: Some(database), view: None })))
+        Self(Arc::new(Mutex::new(Reading {
+            database: Some(database),
+            view: None,
+            #[cfg(feature = "planted-bugs")]
+            planted: None,
+        })))
+    }
+
+    #[cfg(feature = "planted-bugs")]
+    pub(super) fn plant(&self, planted: Option<PlantedBug>) {
+        self.lock().planted = planted;
     }
 
     /// The state after the last applied batch.
@@ -57,7 +82,10 @@ impl StoreReader {
             return Ok(Snapshot(view.clone()));
         }
         let database = reading.database.as_ref().ok_or(StoreError::Closed)?;
-        let view = Arc::new(guarded(|| View::open(database))?);
+        let view = guarded(|| View::open(database))?;
+        #[cfg(feature = "planted-bugs")]
+        let view = View { newest: planted!(reading.planted, RangeMixed).then(|| self.clone()), ..view };
+        let view = Arc::new(view);
         reading.view = Some(view.clone());
         Ok(Snapshot(view))
     }
@@ -91,7 +119,12 @@ impl View {
         let applied = applied.ok_or_else(|| damaged("it does not say what it has applied"))?;
         let (applied, _) = decode_applied(applied.value())?;
         let data = transaction.open_table(DATA).map_err(StoreError::from_redb)?;
-        Ok(Self { applied, data })
+        Ok(Self {
+            applied,
+            data,
+            #[cfg(feature = "planted-bugs")]
+            newest: None,
+        })
     }
 }
 
@@ -169,8 +202,33 @@ impl Snapshot {
 
     fn walk(&self, range: &KeyRange, direction: Direction) -> Result<Walk, StoreError> {
         let Some(bounds) = range.bounds() else { return Ok(None) };
+        #[cfg(feature = "planted-bugs")]
+        let whole = range.clone();
         let range = guarded(|| self.0.data.range_owned::<&[u8]>(bounds).map_err(StoreError::from_redb))?;
-        Ok(Some((range, direction)))
+        Ok(Some(Walking {
+            range,
+            direction,
+            #[cfg(feature = "planted-bugs")]
+            newest: self.0.newest.clone().map(|newest| (newest, whole)),
+        }))
+    }
+}
+
+#[cfg(feature = "planted-bugs")]
+impl Walking {
+    /// Goes on behind `key` in the newest view.
+    fn mix(&mut self, key: &[u8]) -> Result<(), StoreError> {
+        let Some((newest, rest)) = &mut self.newest else { return Ok(()) };
+        let key = Some(Bytes::copy_from_slice(key));
+        match self.direction {
+            Direction::Ascending => (rest.first, rest.first_inclusive) = (key, false),
+            Direction::Descending => (rest.last, rest.last_inclusive) = (key, false),
+        }
+        if let Some(bounds) = rest.bounds() {
+            let view = newest.snapshot()?.0;
+            self.range = view.data.range_owned::<&[u8]>(bounds).map_err(StoreError::from_redb)?;
+        }
+        Ok(())
     }
 }
 
@@ -191,13 +249,17 @@ impl Iterator for Keys {
 }
 
 fn step<T>(walk: &mut Walk, copy: impl FnOnce(&[u8], &[u8]) -> T) -> Option<Result<T, StoreError>> {
-    let (range, direction) = walk.as_mut()?;
+    let walking = walk.as_mut()?;
     let step = guarded(|| {
-        let entry = match direction {
-            Direction::Ascending => range.next(),
-            Direction::Descending => range.next_back(),
+        let entry = match walking.direction {
+            Direction::Ascending => walking.range.next(),
+            Direction::Descending => walking.range.next_back(),
         };
         let entry = entry.transpose().map_err(StoreError::from_redb)?;
+        #[cfg(feature = "planted-bugs")]
+        if let Some((key, _)) = &entry {
+            walking.mix(key.value())?;
+        }
         Ok(entry.map(|(key, value)| copy(key.value(), value.value())))
     });
     if !matches!(step, Ok(Some(_))) {

@@ -1,5 +1,8 @@
 //! The store as a whole.
 
+#[cfg(feature = "planted-bugs")]
+mod planted;
+
 use std::collections::BTreeMap;
 use std::io;
 use std::path::Path;
@@ -17,7 +20,12 @@ use crate::identity::Identity;
 use crate::update::{Failure, Outcome, Update, encode_command};
 use crate::workers::Workers;
 
-const OPTIONS: Options = Options { cache_bytes: 8 << 20, check_on_open: false };
+const OPTIONS: Options = Options {
+    cache_bytes: 8 << 20,
+    check_on_open: false,
+    #[cfg(feature = "planted-bugs")]
+    planted: None,
+};
 
 fn identity() -> Identity {
     Identity { cluster_id: "tests".to_string(), name: "n1".to_string(), node: NodeId(1) }

@@ -194,7 +194,8 @@ impl<R> Writer<R> {
                 Next::HungUp => return Ok(()),
             }
             // After the results are out: those who wait for them do not wait for the disk.
-            if self.policy.is_due(self.clock.now()) && self.is_logged() {
+            let is_due = self.policy.is_due(self.clock.now()) || planted!(self.store.planted, NullFlushedAlways);
+            if is_due && self.is_logged() {
                 queue.pass(Work::StoreSync).await;
                 self.store.flush()?;
                 self.policy.flushed();
@@ -203,7 +204,7 @@ impl<R> Writer<R> {
     }
 
     fn is_logged(&self) -> bool {
-        (self.is_durable)(self.logged_by)
+        (self.is_durable)(self.logged_by) || planted!(self.store.planted, AheadOfLog)
     }
 
     /// Applies this job, and as many of those behind it as fit into one transaction.

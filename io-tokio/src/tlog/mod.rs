@@ -52,6 +52,9 @@ const RESERVE_BYTES: u64 = 8 << 20;
 pub struct TlogOptions {
     /// A segment that would grow longer is closed first, and a new one begun. At most 1 GiB.
     pub segment_bytes: u64,
+    /// The planted bug that it has.
+    #[cfg(feature = "planted-bugs")]
+    pub planted: Option<crate::planted::PlantedBug>,
 }
 
 /// A transaction log, opened for writing. Single-threaded and blocking: [`LogWriter`] gives it a worker.
@@ -72,7 +75,11 @@ pub struct Tlog {
 
 impl Default for TlogOptions {
     fn default() -> Self {
-        Self { segment_bytes: 64 << 20 }
+        Self {
+            segment_bytes: 64 << 20,
+            #[cfg(feature = "planted-bugs")]
+            planted: None,
+        }
     }
 }
 
@@ -98,7 +105,14 @@ impl Tlog {
         disk.create_dir(&dir).map_err(io_error("create", &dir))?;
         disk.sync_dir(home).map_err(io_error("sync", home))?;
         let segment_bytes = options.segment_bytes.min(UNSYNCED_BYTES_MAX as u64);
-        let place = Arc::new(Place { disk, dir, identity, reserve_bytes: segment_bytes.min(RESERVE_BYTES) });
+        let place = Arc::new(Place {
+            disk,
+            dir,
+            identity,
+            reserve_bytes: segment_bytes.min(RESERVE_BYTES),
+            #[cfg(feature = "planted-bugs")]
+            planted: options.planted,
+        });
 
         let mut survey = recovery::survey(&place, store_applied)?;
         let mut segments = survey.take_segments();
@@ -142,7 +156,8 @@ impl Tlog {
     /// When the disk fails, or the log failed before. Any error is final.
     pub fn sync(&mut self) -> Result<(), TlogError> {
         self.write()?;
-        self.guarded(Self::sync_group)
+        self.guarded(Self::sync_group)?;
+        if planted!(self.place.planted, NullSealedAlways) { self.seal() } else { Ok(()) }
     }
 
     /// Writes down, without a sync, that everything in the log was synced. For when nothing else is to be written soon:
@@ -240,7 +255,10 @@ impl Tlog {
 /// Opens the segment that the log goes on in, durable as it is, and says whether it is sealed. Keeps `segments` right.
 fn open_tail(place: &Place, tail: Tail, segments: &mut BTreeMap<u32, u64>) -> Result<(Segment, bool), TlogError> {
     let (segment, sealed) = match tail {
-        Tail::Continue { number, end, cut, sealed } => (Segment::reopen(place, number, end, cut)?, sealed),
+        Tail::Continue { number, end, cut, sealed } => {
+            let cut = cut && !planted!(place.planted, TornTailLeft);
+            (Segment::reopen(place, number, end, cut)?, sealed)
+        }
         Tail::Fresh { number, last } => {
             if let Some((last, end)) = last {
                 let segment = Segment::reopen(place, last, end.unwrap_or(0), end.is_some())?;

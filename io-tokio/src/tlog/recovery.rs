@@ -162,6 +162,8 @@ struct Findings {
     damage_unlisted: u64,
     last_damage: Option<(u32, u64)>,
     notes: Vec<Note>,
+    #[cfg(feature = "planted-bugs")]
+    planted: Option<crate::planted::PlantedBug>,
 }
 
 /// Hears what one segment holds.
@@ -176,6 +178,8 @@ struct Listener<'a> {
 pub(super) fn survey(place: &Place, store: (Slot, HistoryHash)) -> Result<Survey, TlogError> {
     let numbers = numbers_in(place)?;
     let mut findings = Findings::new(store);
+    #[cfg(feature = "planted-bugs")]
+    (findings.planted = place.planted);
     let mut segments = BTreeMap::new();
     let mut tail = Tail::Fresh { number: 0, last: None };
     let mut expected = Some(0);
@@ -209,7 +213,10 @@ fn survey_segment(
         // not the last was closed, and its sync succeeded.
         file.settle().map_err(io_error("sync", &path))?;
     }
-    let mut scan = Scan::new(file, &path, place.salt(number))?;
+    let scan = Scan::new(file, &path, place.salt(number))?;
+    #[cfg(feature = "planted-bugs")]
+    let scan = scan.with_planted(place.planted);
+    let mut scan = scan;
     let bytes = scan.file_bytes();
     let header = place.identity.check_header(scan.header_bytes()?, number, &path)?;
     match header {
@@ -284,7 +291,7 @@ impl Survey {
 
         let (mut decided_upto, mut decided_hash) = if findings.decided.0 > store.0 { findings.decided } else { store };
         let replay_end = reader.stretch_end(store.0);
-        if decided_upto > replay_end {
+        if decided_upto > replay_end && !planted!(findings.planted, DecidedBelieved) {
             decided_upto = replay_end;
             decided_hash = reader.entries(store.0.next(), replay_end).try_fold(store.1, |hash, slot_entry| {
                 slot_entry.map(|slot_entry| hash.extend(slot_entry.slot, &slot_entry.entry.value))
@@ -307,7 +314,9 @@ impl Survey {
             reader.forget_after(usable_upto);
         }
 
-        let lost = store.0 > log_end || has_gap || findings.last_damage > findings.began_at;
+        let has_damage = findings.last_damage > findings.began_at;
+        let ends_early = store.0 > log_end && !planted!(findings.planted, LostTailForgiven);
+        let lost = (ends_early || has_gap || has_damage) && !planted!(findings.planted, DamageForgiven);
         let recovered = Recovered {
             promised: findings.promised,
             decided_upto,
@@ -336,6 +345,8 @@ impl Findings {
             damage_unlisted: 0,
             last_damage: None,
             notes: Vec::new(),
+            #[cfg(feature = "planted-bugs")]
+            planted: None,
         }
     }
 

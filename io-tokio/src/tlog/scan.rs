@@ -90,6 +90,8 @@ pub(super) struct Scan<'a> {
     pub(super) salt: Salt,
     window: Window,
     search_bytes_left: u64,
+    #[cfg(feature = "planted-bugs")]
+    planted: Option<crate::planted::PlantedBug>,
 }
 
 enum Check {
@@ -175,7 +177,20 @@ impl Window {
 impl<'a> Scan<'a> {
     pub(super) fn new(file: Box<dyn DiskFile>, path: &'a Path, salt: Salt) -> Result<Self, TlogError> {
         let window = Window::new(file, CHUNK_BYTES).map_err(io_error("read", path))?;
-        Ok(Self { path, salt, window, search_bytes_left: SEARCH_BYTES_MAX })
+        Ok(Self {
+            path,
+            salt,
+            window,
+            search_bytes_left: SEARCH_BYTES_MAX,
+            #[cfg(feature = "planted-bugs")]
+            planted: None,
+        })
+    }
+
+    /// With this planted bug.
+    #[cfg(feature = "planted-bugs")]
+    pub(super) fn with_planted(self, planted: Option<crate::planted::PlantedBug>) -> Self {
+        Self { planted, ..self }
     }
 
     pub(super) fn file_bytes(&self) -> u64 {
@@ -209,6 +224,9 @@ impl<'a> Scan<'a> {
             };
             if is_last && self.is_zero_from(offset)? {
                 return Ok(Scanned { end: offset, ending: Ending::Clean, sealed });
+            }
+            if planted!(self.planted, MiddleTakenForEnd) {
+                return Ok(Scanned { end: offset, ending: Ending::Torn, sealed });
             }
             let behind = self.look_behind(offset, last_synced, is_last)?;
             if is_last && !behind.was_durable && !behind.given_up {

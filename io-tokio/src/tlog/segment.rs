@@ -46,6 +46,8 @@ pub(super) struct Place {
     pub(super) identity: Identity,
     /// How much of a segment is reserved at a time.
     pub(super) reserve_bytes: u64,
+    #[cfg(feature = "planted-bugs")]
+    pub(super) planted: Option<crate::planted::PlantedBug>,
 }
 
 /// What a sound header says beyond the identity.
@@ -64,6 +66,8 @@ pub(super) struct Segment {
     synced: u64,
     reserved: u64,
     reserve_bytes: u64,
+    #[cfg(feature = "planted-bugs")]
+    planted: Option<crate::planted::PlantedBug>,
 }
 
 impl Identity {
@@ -159,10 +163,13 @@ impl Segment {
         file.allocate(0, reserve_bytes).map_err(io_error("reserve space in", &path))?;
         let header = place.identity.header(number, previous_bytes);
         file.write_at(&header, 0).map_err(io_error("write", &path))?;
-        file.sync_all().map_err(io_error("sync", &path))?;
-        place.sync_names()?;
-        let (salt, written, reserved) = (place.salt(number), HEADER_BYTES, reserve_bytes);
-        Ok(Self { number, salt, path, file, written, synced: written, reserved, reserve_bytes })
+        if !planted!(place.planted, NullHeaderUnsynced) {
+            file.sync_all().map_err(io_error("sync", &path))?;
+        }
+        if !planted!(place.planted, NameNotSynced) {
+            place.sync_names()?;
+        }
+        Ok(Self::at(place, number, path, file, HEADER_BYTES, reserve_bytes))
     }
 
     /// Opens a segment again whose records end at `written`, and cuts off what lies behind if `cut` says so. All of it
@@ -175,8 +182,23 @@ impl Segment {
         }
         file.sync_all().map_err(io_error("sync", &path))?;
         let reserved = file.size().map_err(io_error("read", &path))?;
-        let (salt, reserve_bytes) = (place.salt(number), place.reserve_bytes);
-        Ok(Self { number, salt, path, file, written, synced: written, reserved, reserve_bytes })
+        Ok(Self::at(place, number, path, file, written, reserved))
+    }
+
+    /// A segment that is durable up to `written`.
+    fn at(place: &Place, number: u32, path: PathBuf, file: Box<dyn DiskFile>, written: u64, reserved: u64) -> Self {
+        Self {
+            number,
+            salt: place.salt(number),
+            path,
+            file,
+            written,
+            synced: written,
+            reserved,
+            reserve_bytes: place.reserve_bytes,
+            #[cfg(feature = "planted-bugs")]
+            planted: place.planted,
+        }
     }
 
     /// Where the next group begins.
@@ -206,7 +228,14 @@ impl Segment {
 
     /// Makes what was written durable.
     pub(super) fn sync(&mut self) -> Result<(), TlogError> {
-        self.file.sync_data().map_err(io_error("sync", &self.path))?;
+        if planted!(self.planted, SyncLeftOut) {
+            return Ok(());
+        }
+        let mut outcome = self.file.sync_data();
+        if planted!(self.planted, SyncErrorBelieved) {
+            outcome = outcome.or_else(|_| self.file.sync_data());
+        }
+        outcome.map_err(io_error("sync", &self.path))?;
         self.synced = self.written;
         Ok(())
     }

@@ -29,6 +29,8 @@ struct Inner {
     durable_names: BTreeSet<PathBuf>,
     calls: Vec<String>,
     failing: Option<(&'static str, io::ErrorKind)>,
+    /// Whether the disk works again after it failed.
+    fails_once: bool,
     /// After so many further changes the power is out.
     changes_left: Option<u64>,
 }
@@ -88,6 +90,13 @@ impl MemDisk {
         self.inner().failing = Some((call, kind));
     }
 
+    /// The next call of this kind fails.
+    #[cfg(feature = "planted-bugs")]
+    pub(super) fn fail_once(&self, call: &'static str, kind: io::ErrorKind) {
+        self.fail(call, kind);
+        self.inner().fails_once = true;
+    }
+
     /// The disk works again.
     pub(super) fn mend(&self) {
         self.inner().failing = None;
@@ -127,6 +136,9 @@ impl MemDisk {
         if let Some((failing, kind)) = inner.failing
             && failing == call
         {
+            if std::mem::take(&mut inner.fails_once) {
+                inner.failing = None;
+            }
             return Err(kind.into());
         }
         match &mut inner.changes_left {
@@ -301,7 +313,11 @@ pub(super) fn open(
     segment_bytes: u64,
     store_applied: (Slot, HistoryHash),
 ) -> Result<(Tlog, RecoveredLog), TlogError> {
-    let options = TlogOptions { segment_bytes };
+    let options = TlogOptions {
+        segment_bytes,
+        #[cfg(feature = "planted-bugs")]
+        planted: None,
+    };
     Tlog::open(Arc::new(disk.clone()), Path::new("home"), identity(), options, store_applied)
 }
 

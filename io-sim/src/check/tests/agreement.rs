@@ -73,7 +73,7 @@ fn what_cannot_be_explained_is_never_believed_and_the_log_is_believed_exactly_wh
 }
 
 /// Changes one thing, in a history or in its log. Not every change is a lie.
-fn tamper(rng: &mut Rng, operations: &mut [Operation], log: &mut Vec<Certified>) {
+fn tamper(rng: &mut Rng, operations: &mut [Operation], log: &mut [Certified]) {
     let (one, other) = (below(rng, operations.len()), below(rng, operations.len()));
     match rng.below(10) {
         0..=2 => read_elsewhen(rng, operations, log),

@@ -1,5 +1,5 @@
-//! The checker's own question, answered by force: does *this* log explain the history, by any choice of a state for each
-//! read? It keeps the whole store for each slot and compares all pairs of operations.
+//! The checker's own question, answered by force: does *this* log explain the history, by any choice of a state for
+//! each read? It keeps the whole store for each slot and compares all pairs of operations.
 
 use crate::check::history::{Ask, Certified, Freshness, Operation, Response};
 use crate::check::model::{Model, agrees};

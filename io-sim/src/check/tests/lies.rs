@@ -241,7 +241,7 @@ fn a_command_that_nobody_asked_for_is_caught() {
 }
 
 #[test]
-fn a_relaxed_read_of_what_its_replica_did_not_have_is_caught() {
+fn a_relaxed_read_of_what_its_node_did_not_have_is_caught() {
     let story = ["operation 8", "from slot 2 to slot 2", "It became \"3\" from slot 3"];
     caught("K4", &story, false, |history| {
         answer(history, 8, value("3"));

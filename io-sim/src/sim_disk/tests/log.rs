@@ -74,7 +74,8 @@ fn identity() -> Identity {
 }
 
 fn open(disk: &SimDisk) -> (Tlog, RecoveredLog) {
-    let options = TlogOptions { segment_bytes: SEGMENT_BYTES };
+    let mut options = TlogOptions::default();
+    options.segment_bytes = SEGMENT_BYTES;
     let process = Arc::new(disk.for_process());
     Tlog::open(process, Path::new("home"), identity(), options, (Slot::ZERO, HistoryHash::default())).unwrap()
 }

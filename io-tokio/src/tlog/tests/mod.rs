@@ -2,6 +2,8 @@
 
 mod damage;
 mod io;
+#[cfg(feature = "planted-bugs")]
+mod planted;
 mod power;
 mod store;
 

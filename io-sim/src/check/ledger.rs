@@ -5,22 +5,10 @@ use std::collections::BTreeMap;
 
 use trialbay_engine::{Ballot, HistoryHash, Message, NodeId, Record, Slot, SlotEntry, Value};
 
-/// A rule that was broken: by which checker, and the story.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Violation {
-    /// `K1` to `K14`, as in the documentation of the simulator.
-    pub checker: &'static str,
-    /// What happened.
-    pub story: String,
-}
-
-/// What a ledger entry gives.
-pub type Checked = Result<(), Violation>;
-
-/// A violation found by `checker`.
-pub fn violation(checker: &'static str, story: impl Into<String>) -> Checked {
-    Err(Violation { checker, story: story.into() })
-}
+use super::campaigns::Campaigns;
+use super::history::Certified;
+use super::leases::Leases;
+use super::{Checked, violation};
 
 /// The books.
 #[derive(Debug)]
@@ -28,11 +16,9 @@ pub struct Ledger {
     quorum: u32,
     slots: BTreeMap<Slot, SlotBook>,
     nodes: BTreeMap<NodeId, NodeBook>,
-    /// The shortest true time that a granted lease can last on any clock.
-    lease_min: u64,
-    /// By node: the ballot to whose owner it granted last, and until when that binds it, in true time, whatever becomes
-    /// of its memory.
-    grants: BTreeMap<NodeId, (Ballot, u64)>,
+    campaigns: Campaigns,
+    /// Who may count on whose lease.
+    pub leases: Leases,
 }
 
 #[derive(Debug, Default)]
@@ -77,21 +63,12 @@ impl Default for Ballot0 {
     }
 }
 
-/// A slot of the log that explains everything: its value, and the event at which it was chosen.
-#[derive(Clone, Debug)]
-pub struct Certified {
-    /// The value.
-    pub value: Value,
-    /// The event.
-    pub chosen_at: u64,
-}
-
 impl Ledger {
     /// Empty books of a cluster of `nodes`, whose leases last at least `lease_min` nanoseconds of true time.
     pub fn new(nodes: u16, lease_min: u64) -> Self {
         Self {
-            lease_min,
-            grants: BTreeMap::new(),
+            campaigns: Campaigns::new(nodes),
+            leases: Leases::new(nodes, lease_min),
             quorum: u32::from(nodes / 2 + 1),
             slots: BTreeMap::new(),
             nodes: (1..=nodes).map(|node| (NodeId(node), NodeBook::default())).collect(),
@@ -202,6 +179,12 @@ impl Ledger {
         self.slots.get(&slot)?.applied.as_ref().map(|(_, hash, _)| *hash)
     }
 
+    /// The last slot of which `node` has an entry that survives a power cut.
+    pub fn durable_upto(&self, node: NodeId) -> Slot {
+        let book = self.nodes.get(&node);
+        book.and_then(|book| book.entries.keys().next_back().copied()).unwrap_or(Slot::ZERO)
+    }
+
     /// `from` sends `message`, at this true time and event.
     ///
     /// # Errors
@@ -214,32 +197,30 @@ impl Ledger {
         }
         match message {
             Message::Granted { ballot, votes: true, .. } => {
-                self.grants.insert(from, (*ballot, now.saturating_add(self.lease_min)));
+                self.leases.granted(from, *ballot, now);
                 Ok(())
             }
             Message::Resign { ballot, .. } => {
-                self.grants.retain(|_, (granted, _)| granted != ballot);
+                self.leases.resigned(*ballot);
                 Ok(())
             }
-            Message::Prepare { ballot, .. } => self.is_promised(from, *ballot, "prepares"),
-            Message::Promise { ballot, .. } => {
+            Message::Prepare { ballot, decided_upto } => {
+                let book = self.nodes.entry(from).or_default();
+                let own = book.entries.range(decided_upto.next()..);
+                self.campaigns.prepared(*ballot, own.map(|(slot, entry)| (*slot, entry.clone())).collect());
+                self.is_promised(from, *ballot, "prepares")
+            }
+            Message::Promise { ballot, accepted, .. } => {
                 self.is_promised(from, *ballot, "promises")?;
                 self.is_not_below(from, *ballot, "promises")?;
-                match self.grants.get(&from) {
-                    Some((granted, until)) if granted.node != ballot.node && now < *until => violation(
-                        "K2",
-                        format!(
-                            "{from} promises {ballot} inside the lease of {granted}, {} us early",
-                            (until - now) / 1_000
-                        ),
-                    ),
-                    _ => Ok(()),
-                }
+                self.campaigns.promised(from, *ballot, &accepted.0);
+                self.leases.promised(from, *ballot, now)
             }
             Message::Accept { ballot, first, values, .. } => {
                 self.is_promised(from, *ballot, "proposes in")?;
                 for (value, slot) in values.0.iter().zip(first.0..) {
                     self.proposed(from, Slot(slot), *ballot, value)?;
+                    self.campaigns.proposed(*ballot, Slot(slot), value)?;
                 }
                 Ok(())
             }

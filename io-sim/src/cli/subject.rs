@@ -1,0 +1,82 @@
+//! From a name on the command line to what is played.
+
+use std::path::{Path, PathBuf};
+
+use trialbay_sim::scenario::draw::{self, Kind, Swarm};
+use trialbay_sim::scenario::{Scenario, file};
+use trialbay_sim::{Bugs, Planted};
+
+use super::Subject;
+
+/// What is played, ready.
+pub(super) struct Ready {
+    /// What the commands that go on from here take for it.
+    pub(super) label: String,
+    pub(super) scenario: Scenario,
+    pub(super) seed: u64,
+    pub(super) bugs: Bugs,
+}
+
+impl Subject {
+    pub(super) fn ready(&self) -> Result<Ready, String> {
+        let drawn = Kind::NAMES.iter().find(|(name, _)| *name == self.name);
+        let drawn = drawn.map(|(_, kind)| Swarm { nodes: self.nodes, kind: *kind });
+        let (scenario, first_seed) = match drawn {
+            Some(swarm) => (draw::scenario(self.seed.unwrap_or(0), &swarm), 0),
+            None => {
+                let mut scenario = self.load()?;
+                scenario.cluster.nodes = self.nodes.unwrap_or(scenario.cluster.nodes);
+                let first_seed = scenario.first_seed;
+                (scenario, first_seed)
+            }
+        };
+        let planted = self.planted.as_deref().or(scenario.planted.as_deref());
+        let planted = planted.map(find_planted).transpose()?;
+        let mut label = self.name.clone();
+        if let Some(nodes) = self.nodes {
+            label += &format!(" --nodes {nodes}");
+        }
+        if let Some(planted) = &self.planted {
+            label += &format!(" --planted {planted}");
+        }
+        Ok(Ready {
+            label,
+            scenario,
+            seed: self.seed.unwrap_or(first_seed),
+            bugs: Bugs { planted, assertions_off: false },
+        })
+    }
+
+    fn load(&self) -> Result<Scenario, String> {
+        let path = Path::new(&self.name);
+        if path.extension().is_some_and(|extension| extension == "toml") {
+            return file::load(path);
+        }
+        let dir = folder(self.scenarios.as_deref());
+        let all = file::all(&dir)?;
+        match all.iter().find(|(name, _)| *name == self.name) {
+            Some((_, path)) => file::load(path),
+            None => Err(format!(
+                "there is no scenario `{}` in {}: see `trialbay-sim list`, or name a file, or `swarm`",
+                self.name,
+                dir.display()
+            )),
+        }
+    }
+}
+
+pub(super) fn find_planted(name: &str) -> Result<Planted, String> {
+    let hint = if cfg!(feature = "planted-bugs") {
+        ""
+    } else {
+        "; those of engine and node need a build with `--features planted-bugs`"
+    };
+    Planted::find(name).ok_or_else(|| format!("there is no planted bug `{name}`: see `trialbay-sim mutants`{hint}"))
+}
+
+/// Where the scenarios are: as said, or in the folder that the command runs in, or where it was built.
+pub(super) fn folder(said: Option<&Path>) -> PathBuf {
+    let here = PathBuf::from("scenarios");
+    let built = Path::new(env!("CARGO_MANIFEST_DIR")).join("../scenarios");
+    said.map_or_else(|| if here.is_dir() { here } else { built }, Path::to_owned)
+}

@@ -1,0 +1,301 @@
+//! A node's disk side: opening its log, writing to it, and what the checkers read off the disk by themselves.
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use trialbay::identity::Identity;
+use trialbay::tlog::{RecoveredLog, Tlog, TlogOptions};
+use trialbay_engine::{Event, NodeId, PersistId, Record, Recovered, Slot};
+use xxhash_rust::xxh3::xxh3_64_with_seed;
+
+use super::node::Known;
+use super::store::Store;
+use super::{Happening, World};
+use crate::check::{Checked, violation};
+use crate::mutant::Mutant;
+use crate::scenario::{MS, S};
+
+/// How many bytes of values are read from a log at a time.
+const REPLAY_BYTES: usize = 1 << 20;
+
+/// A log that was opened, and the store that was brought up to it.
+pub(super) struct Opened {
+    pub(super) tlog: Tlog,
+    pub(super) recovered: Recovered,
+    pub(super) store: Store,
+}
+
+/// Whose logs these are.
+pub(crate) fn identity(id: NodeId) -> Identity {
+    Identity { cluster_id: "sim".into(), node: id, name: id.to_string() }
+}
+
+/// Where a node's files are on its disk.
+pub(crate) fn home(id: NodeId) -> PathBuf {
+    Path::new("/").join(id.to_string())
+}
+
+impl World {
+    /// Opens a node's log and brings its store to the end of the decided prefix. `None`: the disk does not let it.
+    pub(super) fn open(&mut self, id: NodeId) -> Result<Option<Opened>, crate::check::Violation> {
+        let segment_bytes = self.scenario.disk.segment_bytes;
+        let bugs = self.bugs;
+        let replays = self.mutant != Some(Mutant::ReplaySkipped);
+        let node = self.node(id);
+        let lost_upto = node.lost_upto;
+        let mut store = node.durable_store.clone();
+        store.map.bugs = bugs;
+        let options = TlogOptions {
+            segment_bytes,
+            #[cfg(feature = "planted-bugs")]
+            planted: bugs.in_node(),
+        };
+        let disk = Arc::new(node.disk.for_process());
+        let opened = Tlog::open(disk, &home(id), identity(id), options, (store.applied, store.hash));
+        let (tlog, RecoveredLog { mut recovered, .. }) = match opened {
+            Ok(opened) => opened,
+            // A full or failing disk: a later start may do better.
+            Err(_) if node.disk_is_troubled => return Ok(None),
+            Err(error) => return violation("K13", format!("{id} cannot open its log: {error}")),
+        };
+        node.disk_is_troubled = node.disk_is_full;
+        let log = tlog.reader();
+        while store.applied < recovered.decided_upto {
+            let entries = log.read(store.applied.next(), recovered.decided_upto, REPLAY_BYTES);
+            let entries = match entries {
+                Ok(entries) if !entries.is_empty() => entries,
+                outcome => return violation("K6", format!("{id} cannot replay its log: {outcome:?}")),
+            };
+            for found in entries {
+                let replays = replays && found.slot > lost_upto;
+                let hash = store.hash.extend(found.slot, &found.entry.value);
+                if replays {
+                    store.apply(found.slot, hash, &found.entry.value);
+                } else {
+                    (store.applied, store.hash) = (found.slot, hash);
+                }
+            }
+        }
+        if store.hash != recovered.decided_hash {
+            return violation("K5", format!("{id} replays another history than its log has recorded"));
+        }
+        let node = self.node(id);
+        recovered.log_start = recovered.log_start.max(node.trimmed_upto.next()).min(recovered.decided_upto.next());
+        Ok(Some(Opened { tlog, recovered, store }))
+    }
+
+    /// K6: what the checkers knew to be durable is still there, unless something took it. What else is there they learn now.
+    pub(super) fn examine(&mut self, id: NodeId, recovered: &Recovered) -> Checked {
+        let event = self.event;
+        let node = self.node(id);
+        node.scrub = super::node::new_scrub(id);
+        let records = match node.scrub.advance(&node.disk) {
+            Ok(records) => records,
+            Err(error) => return violation("K6", format!("the log of {id} makes no sense: {error}")),
+        };
+        let records: Vec<Record> = records.into_iter().map(|(_, record)| record).collect();
+        let before = node.known;
+        let mut known = Known::default();
+        let mut is_kept = before.records == 0;
+        for record in &records {
+            known.add(record);
+            is_kept |= known == before;
+        }
+        node.known = known;
+        let harmed = std::mem::take(&mut node.disk_was_harmed);
+        if !is_kept && !harmed {
+            return violation("K6", format!("{id} had {} records durable, and they are gone", before.records));
+        }
+        let votes = recovered.memory.as_ref().is_some_and(|memory| memory.votes);
+        if harmed {
+            self.ledger.forgotten(id, &records, votes, event)?;
+        } else {
+            let new = usize::try_from(before.records).unwrap_or(0);
+            for record in &records[new.min(records.len())..] {
+                self.ledger.durable(id, record, event)?;
+            }
+        }
+        if self.ledger.votes(id) && !votes {
+            return violation("K6", format!("{id} gives up its vote, and nothing was taken from it"));
+        }
+        Ok(())
+    }
+
+    pub(super) fn persist(&mut self, id: NodeId, batch: PersistId, records: Vec<Record>) {
+        let early = self.mutant == Some(Mutant::PersistedEarly);
+        let node = self.node(id);
+        let life = node.life;
+        if let Some(process) = &mut node.process {
+            process.ordered = batch;
+            process.unwritten.push_back((batch, records));
+        }
+        if early {
+            self.schedule(0, Happening::SyncClaimed { node: id, life, id: batch });
+        }
+        self.begin_sync(id);
+    }
+
+    /// Begins a sync of some of what waits, one batch or a group.
+    fn begin_sync(&mut self, id: NodeId) {
+        let node = self.node(id);
+        let Some(process) = &mut node.process else { return };
+        if process.syncing > 0 || process.unwritten.is_empty() {
+            return;
+        }
+        let waiting = process.unwritten.len() as u64;
+        let group = if node.rng.chance(0.7) { waiting } else { node.rng.between(1, waiting) };
+        process.syncing = usize::try_from(group).unwrap_or(1);
+        let (life, delay) = self.disk_delay(id);
+        self.schedule(delay, Happening::Synced { node: id, life });
+    }
+
+    /// A sync comes to its end.
+    pub(super) fn synced(&mut self, id: NodeId) -> Checked {
+        let event = self.event;
+        let last = match self.write_group(id) {
+            Ok(last) => last,
+            Err(last) if self.mutant == Some(Mutant::FailedSyncBelieved) => last,
+            Err(_) => {
+                self.mark("disk failures");
+                return self.step(id, Event::StorageFailed);
+            }
+        };
+        let node = self.node(id);
+        let records = match node.scrub.advance(&node.disk) {
+            Ok(records) => records,
+            Err(error) => return violation("K6", format!("the log of {id} makes no sense: {error}")),
+        };
+        for (_, record) in &records {
+            node.known.add(record);
+        }
+        for (_, record) in &records {
+            self.ledger.durable(id, record, event)?;
+            if let Record::VoteRegained { genesis, .. } = record {
+                self.mark(if genesis.is_empty() { "votes regained" } else { "births" });
+            }
+        }
+        self.checkpoint_if_logged(id);
+        self.begin_sync(id);
+        if self.mutant == Some(Mutant::NullPersistedTwice) {
+            let life = self.node(id).life;
+            self.schedule(MS, Happening::SyncClaimed { node: id, life, id: last });
+        }
+        self.trace(5, u64::from(id.0), last.0);
+        self.step(id, Event::Persisted(last))
+    }
+
+    /// Writes and syncs the group, and gives its last batch: as an error when the disk fails.
+    fn write_group(&mut self, id: NodeId) -> Result<PersistId, PersistId> {
+        let Some(process) = &mut self.node(id).process else { return Err(PersistId::default()) };
+        let group: Vec<_> = process.unwritten.drain(..std::mem::take(&mut process.syncing)).collect();
+        let last = group.last().map_or(process.persisted, |(last, _)| *last);
+        let tlog = &mut process.tlog;
+        let written = group.iter().try_for_each(|(_, records)| tlog.append(records)).and_then(|()| tlog.sync());
+        let is_idle = process.unwritten.is_empty();
+        written.and_then(|()| if is_idle { tlog.seal() } else { Ok(()) }).map_err(|_| last)?;
+        process.persisted = last;
+        Ok(last)
+    }
+
+    /// The store is due to be made durable: as soon as the log holds what it rests on.
+    pub(super) fn checkpoint(&mut self, id: NodeId) {
+        let early = self.mutant == Some(Mutant::StoreAheadOfLog);
+        let mean = self.scenario.disk.checkpoint.0;
+        let node = self.node(id);
+        if let Some(process) = &mut node.process
+            && process.checkpoint.is_none()
+        {
+            let rests_on = if early { PersistId::default() } else { process.ordered };
+            process.checkpoint = Some((process.store.clone(), rests_on));
+        }
+        let (life, delay) = (node.life, node.rng.below(2 * mean));
+        self.checkpoint_if_logged(id);
+        self.schedule(delay, Happening::Checkpoint { node: id, life });
+    }
+
+    fn checkpoint_if_logged(&mut self, id: NodeId) {
+        let without_data = self.mutant == Some(Mutant::AppliedBeforeData);
+        let node = self.node(id);
+        let Some(process) = &mut node.process else { return };
+        if let Some((mut store, _)) = process.checkpoint.take_if(|(_, rests_on)| *rests_on <= process.persisted) {
+            let applied = store.applied;
+            if without_data {
+                store.map = std::mem::take(&mut node.durable_store.map);
+            }
+            node.durable_store = store;
+            self.ledger.stored(id, applied);
+        }
+    }
+
+    /// What a peer asks the log for. What counts as removed is not there.
+    pub(super) fn read_log(&mut self, id: NodeId, peer: NodeId, from: Slot, upto: Slot, bytes_max: usize) -> Checked {
+        let node = self.node(id);
+        let Some(process) = &node.process else { return Ok(()) };
+        let entries = if from <= node.trimmed_upto {
+            Vec::new()
+        } else {
+            process.log.read(from, upto, bytes_max).unwrap_or_default()
+        };
+        self.step(id, Event::LogRead { peer, entries })
+    }
+
+    pub(super) fn fetch_head(&mut self, id: NodeId, from: NodeId) -> Checked {
+        let head = self.node(from).process.as_ref().map(|peer| peer.store.clone());
+        let in_part = self.mutant == Some(Mutant::HeadInPart);
+        let reachable = !self.network.is_cut(from, id) && !self.network.is_cut(id, from);
+        let node = self.node(id);
+        let Some(process) = &mut node.process else { return Ok(()) };
+        let is_idle = process.apply_queue.is_empty();
+        let head = head.map(|mut head| {
+            if in_part {
+                head.map.keys.pop_first();
+            }
+            head
+        });
+        match head.filter(|head| reachable && is_idle && head.applied > process.store.applied) {
+            Some(head) => {
+                let (slot, hash) = (head.applied, head.hash);
+                process.ordered_upto = process.ordered_upto.max(slot);
+                process.checkpoint = None;
+                node.durable_store = head.clone();
+                process.store = head;
+                // Its log ends before its store, and that costs it its vote when it starts again.
+                node.disk_was_harmed = true;
+                self.ledger.stored(id, slot);
+                self.mark("heads installed");
+                self.step(id, Event::HeadInstalled { slot, hash })
+            }
+            None => self.step(id, Event::HeadFailed),
+        }
+    }
+
+    /// How long a sync takes, or a read of the log; and the life in which it is asked for.
+    pub(super) fn disk_delay(&mut self, id: NodeId) -> (u64, u64) {
+        let (now, min, max) = (self.now, self.scenario.disk.sync_min.0, self.scenario.disk.sync_max.0);
+        let node = self.node(id);
+        let mut delay = node.rng.between(min, max);
+        if now < node.slow_until {
+            delay += node.rng.magnitude(MS, S);
+        }
+        (node.life, delay)
+    }
+
+    /// The process is about to die. A group that is on its way to the disk may get there in part.
+    pub(super) fn die_while_writing(&mut self, id: NodeId) {
+        let node = self.node(id);
+        let is_writing = node.process.as_ref().is_some_and(|process| process.syncing > 0);
+        if is_writing && node.rng.chance(0.5) {
+            let changes = node.rng.below(4);
+            node.disk.power_fails_after(changes);
+            // Nobody is left to be told how it went.
+            let _ = self.write_group(id);
+        }
+    }
+}
+
+impl Known {
+    fn add(&mut self, record: &Record) {
+        self.records += 1;
+        self.hash = xxh3_64_with_seed(format!("{record:?}").as_bytes(), self.hash);
+    }
+}

@@ -1,0 +1,206 @@
+//! After the faults: a majority is healed, and must go on (K9), agree (K11), fall quiet (K10), and explain what clients saw.
+
+use trialbay_engine::{NodeId, Slot};
+
+use super::{Happening, World};
+use crate::check::model::Model;
+use crate::check::{Checked, history, violation};
+use crate::scenario::{Budget, MS, S};
+
+/// How long the cluster has, after the faults end, to acknowledge an update, in leases.
+const PROGRESS_LEASES: u64 = 12;
+/// How long clients go on after the faults end, in leases.
+const CALM_LEASES: u64 = 20;
+/// How long nodes have, after the last request, to become equal, in leases.
+const QUIET_LEASES: u64 = 8;
+/// Clients that go on after the faults end.
+const PROBES: u16 = 2;
+
+/// What is known about the time after the faults.
+#[derive(Debug)]
+pub(crate) struct Ending {
+    healed_at: Option<u64>,
+    pub(crate) first_progress: Option<u64>,
+    pub(crate) clients_end: bool,
+    /// The nodes that work for good after the faults end.
+    healed: Vec<NodeId>,
+    masters_in_calm: u64,
+    messages_settled: u64,
+    settling: bool,
+}
+
+impl Ending {
+    pub(crate) fn new(nodes: Vec<NodeId>) -> Self {
+        Self {
+            healed_at: None,
+            first_progress: None,
+            clients_end: false,
+            healed: nodes,
+            masters_in_calm: 0,
+            messages_settled: 0,
+            settling: false,
+        }
+    }
+}
+
+impl World {
+    fn leases(&self, count: u64) -> u64 {
+        count * self.scenario.cluster.lease.0
+    }
+
+    pub(super) fn became_master(&mut self) {
+        self.mark("masters");
+        let grace = self.leases(PROGRESS_LEASES);
+        if self.ending.healed_at.is_some_and(|at| self.now > at + grace) {
+            self.ending.masters_in_calm += 1;
+        }
+    }
+
+    pub(super) fn message_sent(&mut self) {
+        self.mark("messages");
+        self.ending.messages_settled += u64::from(self.ending.settling);
+    }
+
+    /// Ends all faults. A majority works from now on; the other nodes may stay as broken as they are.
+    pub(super) fn heal(&mut self) -> Checked {
+        self.calm = true;
+        self.ending.healed_at = Some(self.now);
+        self.network.heal();
+        self.pending.stop();
+        let mut ids = self.ids();
+        self.healing_rng.shuffle(&mut ids);
+        let all_vote = ids.iter().all(|id| self.remembers(*id));
+        let majority = ids.len() / 2 + 1;
+        let leaves_some = self.scenario.leave_broken && all_vote && self.healing_rng.chance(0.7);
+        let broken = ids.split_off(if leaves_some { majority } else { ids.len() });
+        self.fault(broken.clone(), None, format!("faults end; {ids:?} work, {broken:?} do not"));
+        for id in self.ids() {
+            self.node(id).set_disk_full(false);
+            if let Some(process) = &mut self.node(id).process {
+                process.dies_after = None;
+            }
+            self.schedule(0, Happening::Resume { node: id });
+        }
+        for id in &ids {
+            self.node(*id).slow_until = 0;
+            self.schedule(0, Happening::Start { node: *id });
+        }
+        for id in &broken {
+            self.leave_broken(*id, &ids)?;
+        }
+        ids.sort_unstable();
+        self.ending.healed = ids;
+        for probe in 0..PROBES {
+            self.add_probe(probe);
+        }
+        let calm = self.leases(CALM_LEASES);
+        self.schedule(calm, Happening::Settle);
+        Ok(())
+    }
+
+    fn leave_broken(&mut self, id: NodeId, healed: &[NodeId]) -> Checked {
+        let away: Vec<_> = healed.iter().map(|other| (id, *other)).collect();
+        let back: Vec<_> = healed.iter().map(|other| (*other, id)).collect();
+        match self.healing_rng.below(4) {
+            0 => {
+                self.node(id).dead = true;
+                self.crash(id, false)?;
+            }
+            1 => {
+                self.cut(away, None);
+                self.cut(back, None);
+            }
+            2 => self.cut(away, None),
+            _ => self.cut(back, None),
+        }
+        Ok(())
+    }
+
+    /// Faults ended long ago: was there progress (K9)?
+    pub(super) fn settle(&mut self) -> Checked {
+        self.ending.clients_end = true;
+        self.ending.settling = true;
+        let quiet = self.leases(QUIET_LEASES);
+        self.schedule(quiet, Happening::End);
+        if self.scenario.budget != Budget::Tolerable {
+            return Ok(());
+        }
+        let healed_at = self.ending.healed_at.unwrap_or(0);
+        match self.ending.first_progress {
+            Some(at) if at <= healed_at + self.leases(PROGRESS_LEASES) => Ok(()),
+            Some(at) => violation(
+                "K9",
+                format!("the first update after the faults took {} ms; {}", (at - healed_at) / MS, self.describe()),
+            ),
+            None => violation("K9", format!("no update was acknowledged after the faults; {}", self.describe())),
+        }
+    }
+
+    pub(super) fn check_end(&mut self) -> Checked {
+        let log = self.ledger.certificate();
+        let stats = history::check(&self.operations, &log)?;
+        *self.counters.entry("slots").or_default() += log.len() as u64;
+        *self.counters.entry("operations checked").or_default() += stats.updates + stats.reads + stats.relaxed_reads;
+        if self.scenario.budget != Budget::Tolerable {
+            return Ok(());
+        }
+        if self.ending.masters_in_calm > 0 {
+            let masters = self.ending.masters_in_calm;
+            return violation("K9", format!("{masters} new masters although nothing fails; {}", self.describe()));
+        }
+        let quiet = (self.leases(QUIET_LEASES) / S).max(1);
+        let messages = self.ending.messages_settled;
+        if messages > quiet * u64::from(self.scenario.cluster.nodes).pow(2) * 200 {
+            return violation("K10", format!("{messages} messages in an idle cluster; {}", self.describe()));
+        }
+        self.check_stores(&log)
+    }
+
+    /// K11: all stores are equal. K5: they hold what the log gives, on the reference model.
+    fn check_stores(&self, log: &[history::Certified]) -> Checked {
+        let healed: Vec<_> = self.nodes.iter().filter(|node| self.ending.healed.contains(&node.id)).collect();
+        let stores: Vec<_> =
+            healed.iter().filter_map(|node| node.process.as_ref().map(|process| &process.store)).collect();
+        let level = stores.len() == healed.len()
+            && stores.iter().all(|store| *store == stores[0])
+            && stores[0].applied >= Slot(log.len() as u64);
+        if !level {
+            return violation("K11", format!("stores differ after the faults; {}", self.describe()));
+        }
+        if healed.len() == self.nodes.len() && !healed.iter().all(|node| self.ledger.votes(node.id)) {
+            return violation("K9", format!("a node never got its vote back; {}", self.describe()));
+        }
+        let mut model = Model::default();
+        for certified in log {
+            for command in certified.value.commands().map_while(Result::ok) {
+                if let Ok(command) = trialbay::update::decode_command(command) {
+                    let _ = model.run(&command.update);
+                }
+            }
+        }
+        if *model.map() != stores[0].map.keys {
+            return violation("K5", "the stores hold something else than the log gives".to_owned());
+        }
+        Ok(())
+    }
+
+    /// How every node is, for the story of a failure.
+    pub(super) fn describe(&self) -> String {
+        let nodes = self.nodes.iter().map(|node| match node.status() {
+            None => format!("{} down", node.id),
+            Some(status) => format!(
+                "{} {:?}{} promised {} accepted {} decided {} applied {}{}{}",
+                node.id,
+                status.role,
+                if node.paused { " (paused)" } else { "" },
+                status.promised,
+                status.accepted_upto,
+                status.decided_upto,
+                status.applied_upto,
+                if status.votes { "" } else { ", no vote" },
+                if status.catching_up { ", catching up" } else { "" },
+            ),
+        });
+        format!("healed {:?}; {}", self.ending.healed, nodes.collect::<Vec<_>>().join("; "))
+    }
+}

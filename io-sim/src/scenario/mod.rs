@@ -1,0 +1,410 @@
+//! Scenarios: a cluster, its surroundings, clients, faults, and what must hold.
+//!
+//! A scenario is a TOML file that a person writes (`scenarios/`), or what a seed makes ([`draw`]), or what is left of a
+//! failing run after shrinking. All three are the same thing, played by the same worlds: everything that happens *to* a
+//! cluster stands in it, step by step. What is left to a seed is noise: delays, losses, which write survives a power cut.
+
+pub mod act;
+pub mod condition;
+pub mod draw;
+pub mod file;
+pub mod request;
+pub mod span;
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::str::FromStr;
+use std::time::Duration;
+
+use serde::{Deserialize, Serialize};
+use trialbay_engine::Limits;
+
+pub use act::{Act, Links, Who, Whom};
+pub use condition::Condition;
+pub use request::{Request, Verb};
+pub use span::{MS, S, Span, US};
+
+/// What is played, and what must hold.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Scenario {
+    /// A sentence that says what must hold.
+    pub title: String,
+    /// Why it might not.
+    #[serde(default)]
+    pub why: String,
+    /// Where it can be played.
+    #[serde(default = "core_world")]
+    pub worlds: Vec<WorldKind>,
+    /// What is demanded.
+    #[serde(default)]
+    pub budget: Budget,
+    /// How it must end.
+    #[serde(default)]
+    pub expect: Expect,
+    /// How many seeds the tests play.
+    #[serde(default = "one")]
+    pub seeds: u64,
+    /// The first of them.
+    #[serde(default, skip_serializing_if = "is_none")]
+    pub first_seed: u64,
+    /// The bug that is planted, if any. Those of engine and node are in a build with the feature `planted-bugs` only.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub planted: Option<String>,
+    /// How long faults strike and clients ask. After it all is healed, and the cluster must go on.
+    pub duration: Span,
+    /// Whether a minority may stay broken when the rest is healed. The seed chooses how.
+    #[serde(default)]
+    pub leave_broken: bool,
+    /// The nodes.
+    #[serde(default)]
+    pub cluster: Cluster,
+    /// The network.
+    #[serde(default)]
+    pub network: Network,
+    /// The disks.
+    #[serde(default)]
+    pub disk: Disk,
+    /// By node's name: by how many millionths its clock runs too fast from the start.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub clocks: BTreeMap<String, i64>,
+    /// What clients ask for, beside what `ops` lists.
+    #[serde(default)]
+    pub workload: Workload,
+    /// The engine's limits, where they are not the usual ones.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub limits: Option<LimitsPlan>,
+    /// Faults, and what operators do.
+    #[serde(default, rename = "step", skip_serializing_if = "Vec::is_empty")]
+    pub steps: Vec<Step>,
+    /// Requests of clients, one by one.
+    #[serde(default, rename = "op", skip_serializing_if = "Vec::is_empty")]
+    pub ops: Vec<Op>,
+}
+
+/// Where a scenario is played.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum WorldKind {
+    /// Engines, logs and the apply code on a plain loop.
+    Core,
+    /// Whole nodes over a simulated network.
+    Stack,
+}
+
+/// What is demanded of the cluster.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Budget {
+    /// A majority stays intact: nothing goes wrong, and the cluster goes on.
+    #[default]
+    Tolerable,
+    /// Nothing goes wrong; whether the cluster goes on is not asked.
+    Unrestricted,
+    /// Outside of what is promised: the checkers must see it.
+    Beyond,
+}
+
+/// How a scenario must end.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(try_from = "String", into = "String")]
+pub enum Expect {
+    /// No rule is broken.
+    #[default]
+    Pass,
+    /// For some of its seeds this checker finds something.
+    Fail(String),
+}
+
+/// The nodes.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Cluster {
+    /// How many.
+    pub nodes: u16,
+    /// The lease.
+    pub lease: Span,
+    /// The declared bound on clock rates, in millionths.
+    pub drift_ppm: u32,
+    /// Whether the nodes start one after the other.
+    pub staggered: bool,
+}
+
+/// How messages fare on a way that is not cut.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Network {
+    /// The shortest delay.
+    pub delay_min: Span,
+    /// The longest usual delay.
+    pub delay_max: Span,
+    /// How likely a message is lost.
+    pub drop: f64,
+    /// How likely it arrives twice.
+    pub duplicate: f64,
+    /// How likely it is overtaken.
+    pub reorder: f64,
+    /// How likely it takes up to seconds.
+    pub spike: f64,
+    /// How likely a copy arrives much later, whatever became of the connection and of the receiver meanwhile.
+    pub stale: f64,
+}
+
+/// The disks and the stores on them.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Disk {
+    /// The shortest sync.
+    pub sync_min: Span,
+    /// The longest usual sync.
+    pub sync_max: Span,
+    /// The longest usual time in which what is decided is applied.
+    pub apply_max: Span,
+    /// The mean time between two durable commits of a store.
+    pub checkpoint: Span,
+    /// The length of a log's segment, in bytes.
+    pub segment_bytes: u64,
+}
+
+/// Clients that each ask for one thing after the other.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Workload {
+    /// How many of them.
+    pub clients: u16,
+    /// The longest time that one thinks between two requests.
+    pub think_max: Span,
+    /// How many requests they make in all, at most.
+    pub operations: u64,
+    /// How many keys they use.
+    pub keys: u64,
+    /// Bytes added to each value, at most.
+    pub padding_max: u64,
+}
+
+/// The engine's limits: see [`Limits`] for what each means.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+#[expect(missing_docs, reason = "the fields of `Limits`, under their own names")]
+pub struct LimitsPlan {
+    pub in_flight_slots_max: u64,
+    pub in_flight_bytes_max: usize,
+    pub batch_bytes_max: usize,
+    pub queued_requests_max: usize,
+    pub queued_bytes_max: usize,
+    pub message_bytes_max: usize,
+    pub cache_bytes_max: usize,
+    pub cache_slots_max: u64,
+    pub undecided_max: Span,
+    pub queued_reads_max: usize,
+}
+
+/// Something that is done to the cluster.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Step {
+    /// At this time.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub at: Option<Span>,
+    /// Or once this can be observed, and all steps before this one are done.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub when: Option<Condition>,
+    /// Or so long after that.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub after: Option<Span>,
+    /// What is done.
+    #[serde(rename = "do")]
+    pub act: Act,
+}
+
+/// One request of one client.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Op {
+    /// Which client: each makes its requests in the order of the file, one after the other.
+    pub client: u16,
+    /// Not before this time.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub at: Span,
+    /// So long after the response to this client's last one.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub after: Span,
+    /// What it asks for.
+    #[serde(rename = "do")]
+    pub request: Request,
+    /// Chooses this operation's own chance; its place in the file unless a longer file was made shorter.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub id: Option<u64>,
+}
+
+impl Scenario {
+    /// One that says nothing but this: three nodes, no clients, no faults.
+    pub fn quiet(title: impl Into<String>, duration: Span) -> Self {
+        Self {
+            title: title.into(),
+            why: String::new(),
+            worlds: core_world(),
+            budget: Budget::default(),
+            expect: Expect::default(),
+            seeds: 1,
+            first_seed: 0,
+            planted: None,
+            duration,
+            leave_broken: false,
+            cluster: Cluster::default(),
+            network: Network::default(),
+            disk: Disk::default(),
+            clocks: BTreeMap::new(),
+            workload: Workload::default(),
+            limits: None,
+            steps: Vec::new(),
+            ops: Vec::new(),
+        }
+    }
+
+    /// What cannot be played, in words.
+    ///
+    /// # Errors
+    /// The first mistake.
+    pub fn check(&self) -> Result<(), String> {
+        if !(1..=7).contains(&self.cluster.nodes) {
+            return Err(format!("a cluster has 1 to 7 nodes, not {}", self.cluster.nodes));
+        }
+        if self.seeds == 0 {
+            return Err("with no seed nothing is played: `seeds` must be at least 1".to_owned());
+        }
+        for name in self.clocks.keys() {
+            act::node(name).and_then(|node| self.check_node(node))?;
+        }
+        for (step, number) in self.steps.iter().zip(1..) {
+            if step.at.is_none() == step.when.is_none() {
+                return Err(format!("step {number} needs either `at` or `when`"));
+            }
+            if step.after.is_some() && step.when.is_none() {
+                return Err(format!("step {number} has `after`, which goes with `when`"));
+            }
+        }
+        if let Some(name) = &self.planted
+            && !["world/", "engine/", "node/"].iter().any(|place| name.starts_with(place))
+        {
+            return Err(format!("`{name}` is no planted bug: their names begin with world/, engine/ or node/"));
+        }
+        Ok(())
+    }
+
+    fn check_node(&self, node: trialbay_engine::NodeId) -> Result<(), String> {
+        if node.0 <= self.cluster.nodes { Ok(()) } else { Err(format!("there is no {node}")) }
+    }
+
+    /// The lease.
+    pub fn lease(&self) -> Duration {
+        Duration::from_nanos(self.cluster.lease.0)
+    }
+
+    /// The engine's limits.
+    pub fn limits(&self) -> Limits {
+        self.limits.as_ref().map_or_else(Limits::default, |limits| Limits {
+            in_flight_slots_max: limits.in_flight_slots_max,
+            in_flight_bytes_max: limits.in_flight_bytes_max,
+            batch_bytes_max: limits.batch_bytes_max,
+            queued_requests_max: limits.queued_requests_max,
+            queued_bytes_max: limits.queued_bytes_max,
+            message_bytes_max: limits.message_bytes_max,
+            cache_bytes_max: limits.cache_bytes_max,
+            cache_slots_max: limits.cache_slots_max,
+            undecided_max: Duration::from_nanos(limits.undecided_max.0),
+            queued_reads_max: limits.queued_reads_max,
+        })
+    }
+}
+
+impl Default for Cluster {
+    fn default() -> Self {
+        Self { nodes: 3, lease: Span(400 * MS), drift_ppm: 10_000, staggered: false }
+    }
+}
+
+impl Default for Network {
+    fn default() -> Self {
+        Self {
+            delay_min: Span(100 * US),
+            delay_max: Span(2 * MS),
+            drop: 0.0,
+            duplicate: 0.0,
+            reorder: 0.0,
+            spike: 0.0,
+            stale: 0.0,
+        }
+    }
+}
+
+impl Default for Disk {
+    fn default() -> Self {
+        Self {
+            sync_min: Span(100 * US),
+            sync_max: Span(2 * MS),
+            apply_max: Span(MS),
+            checkpoint: Span(S),
+            segment_bytes: 64 << 10,
+        }
+    }
+}
+
+impl Default for Workload {
+    fn default() -> Self {
+        Self { clients: 4, think_max: Span(20 * MS), operations: 2_000, keys: 6, padding_max: 40 }
+    }
+}
+
+impl FromStr for Expect {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        match text.split_once(':') {
+            None if text == "pass" => Ok(Self::Pass),
+            Some(("fail", checker)) if checker.starts_with('K') => Ok(Self::Fail(checker.to_owned())),
+            _ => Err(format!("`{text}` is no way to end: write pass, or fail:K7 with the number of a checker")),
+        }
+    }
+}
+
+impl fmt::Display for Expect {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Pass => f.write_str("pass"),
+            Self::Fail(checker) => write!(f, "fail:{checker}"),
+        }
+    }
+}
+
+impl TryFrom<String> for Expect {
+    type Error = String;
+
+    fn try_from(text: String) -> Result<Self, String> {
+        text.parse()
+    }
+}
+
+impl From<Expect> for String {
+    fn from(expect: Expect) -> Self {
+        expect.to_string()
+    }
+}
+
+fn core_world() -> Vec<WorldKind> {
+    vec![WorldKind::Core]
+}
+
+fn one() -> u64 {
+    1
+}
+
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde passes references")]
+fn is_none(seed: &u64) -> bool {
+    *seed == 0
+}
+
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde passes references")]
+fn is_zero(span: &Span) -> bool {
+    span.0 == 0
+}
