@@ -21,6 +21,8 @@ pub(crate) struct Pending {
     pub(crate) done: Vec<bool>,
     /// The step that waits for its condition: the first one that was not done, if it has one.
     waiting: Option<usize>,
+    /// The step whose condition held, and which is done a while after.
+    seen: Option<usize>,
     /// Messages since that step's turn came: by kind, sender and receiver.
     sent: BTreeMap<(&'static str, NodeId, NodeId), u64>,
     over: bool,
@@ -28,8 +30,13 @@ pub(crate) struct Pending {
 
 impl Pending {
     pub(crate) fn of(scenario: &Scenario) -> Self {
-        let mut pending =
-            Self { done: vec![false; scenario.steps.len()], waiting: None, sent: BTreeMap::new(), over: false };
+        let mut pending = Self {
+            done: vec![false; scenario.steps.len()],
+            waiting: None,
+            seen: None,
+            sent: BTreeMap::new(),
+            over: false,
+        };
         pending.advance(scenario);
         pending
     }
@@ -43,7 +50,8 @@ impl Pending {
     /// A step that has a condition waits for it once all those before it were done.
     fn advance(&mut self, scenario: &Scenario) {
         let next = self.done.iter().position(|done| !done);
-        let next = next.filter(|index| scenario.steps[*index].when.is_some() && !self.over);
+        let waits = |index: &usize| scenario.steps[*index].when.is_some() && self.seen != Some(*index);
+        let next = next.filter(|index| waits(index) && !self.over);
         if next != self.waiting {
             self.waiting = next;
             self.sent.clear();
@@ -70,6 +78,7 @@ impl World {
                 Some(after) => {
                     // Its turn is over; what is left of it comes by itself.
                     self.pending.waiting = None;
+                    self.pending.seen = Some(index);
                     self.schedule(after.0, Happening::Step(index));
                     return Ok(());
                 }
@@ -82,12 +91,13 @@ impl World {
     fn holds(&self, condition: &Condition) -> bool {
         let node = |id: NodeId| self.nodes.get(usize::from(id.0) - 1);
         match condition {
-            Condition::Master(who) => self.nodes.iter().any(|node| {
-                (who.is_none() || *who == Some(node.id)) && node.is_serving(self.now)
-            }),
-            Condition::Decided(slot) => self.nodes.iter().any(|node| {
-                node.process.as_ref().is_some_and(|process| process.engine.decided_upto() >= Slot(*slot))
-            }),
+            Condition::Master(who) => {
+                self.nodes.iter().any(|node| (who.is_none() || *who == Some(node.id)) && node.is_serving(self.now))
+            }
+            Condition::Decided(slot) => self
+                .nodes
+                .iter()
+                .any(|node| node.process.as_ref().is_some_and(|process| process.engine.decided_upto() >= Slot(*slot))),
             Condition::Applied(id, slot) => node(*id)
                 .and_then(|node| node.process.as_ref())
                 .is_some_and(|process| process.store.applied >= Slot(*slot)),
@@ -96,9 +106,11 @@ impl World {
             }
             Condition::Down(id) => node(*id).is_some_and(|node| !node.is_up()),
             Condition::Message { kind, way, nth } => {
-                let counted = self.pending.sent.iter().filter(|((sent, from, to), _)| {
-                    sent == kind && way.is_none_or(|way| way == (*from, *to))
-                });
+                let counted = self
+                    .pending
+                    .sent
+                    .iter()
+                    .filter(|((sent, from, to), _)| sent == kind && way.is_none_or(|way| way == (*from, *to)));
                 counted.map(|(_, count)| count).sum::<u64>() >= *nth
             }
         }
@@ -178,6 +190,7 @@ impl World {
                 let until = self.now + time.0;
                 self.node(id).slow_until = until;
                 self.fault(vec![id], Some(time.0), format!("{id} has a slow disk"));
+                self.mark("slow disks");
             }
             Act::FailSync { node } => {
                 let id = self.who(*node);
@@ -348,9 +361,10 @@ impl World {
 
     /// Who takes itself for the master.
     fn master(&self) -> Option<NodeId> {
-        let masters = self.nodes.iter().filter(|node| {
-            node.process.as_ref().is_some_and(|process| process.engine.role() == Role::Master)
-        });
+        let masters = self
+            .nodes
+            .iter()
+            .filter(|node| node.process.as_ref().is_some_and(|process| process.engine.role() == Role::Master));
         masters.map(|node| node.id).min_by_key(|id| !self.nodes[usize::from(id.0) - 1].is_serving(self.now))
     }
 
