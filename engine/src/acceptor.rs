@@ -2,6 +2,8 @@
 
 use alloc::vec::Vec;
 
+use bincode::{Decode, Encode};
+
 use crate::action::{Action, HaltReason, Offence};
 use crate::campaign::UNDECIDED_SLOTS_MAX;
 use crate::disk_queue::Due;
@@ -16,7 +18,7 @@ use crate::value::{Entry, HistoryHash, SlotEntry, Value};
 /// 1. `promised` never falls (rule P2).
 /// 2. Every slot up to `received_upto` holds the value that `promised`'s master proposed there, or is decided.
 /// 3. `decided_upto <= received_upto`, for the log's `decided_upto`.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Hash, Encode, Decode)]
 pub(crate) struct Acceptor {
     /// The highest ballot promised, durable or on its way to the disk.
     pub(crate) promised: Ballot,

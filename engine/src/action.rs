@@ -3,13 +3,15 @@
 
 use alloc::vec::Vec;
 
+use bincode::Encode;
+
 use crate::ids::{NodeId, PersistId, ReadId, RequestId, Slot};
 use crate::message::Message;
 use crate::record::Record;
 use crate::value::{HistoryHash, Value};
 
 /// One order to the driver.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Encode)]
 pub enum Action {
     /// Send this to a peer, if it is connected. Messages to one peer keep their order; any may be lost.
     Send {
@@ -85,7 +87,7 @@ pub enum Action {
 }
 
 /// Why an update or a read was not done.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Encode)]
 pub enum Refusal {
     /// Did not happen: this node is not the master (or cannot prove it).
     NotMaster {
@@ -101,7 +103,7 @@ pub enum Refusal {
 }
 
 /// How a peer broke the protocol.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Encode)]
 pub enum Offence {
     /// It is not a member of this cluster.
     Stranger,
@@ -116,7 +118,7 @@ pub enum Offence {
 }
 
 /// Why a node stops itself.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Encode)]
 pub enum HaltReason {
     /// The operator asked for it. The only good one.
     Stopped,
@@ -148,6 +150,11 @@ impl Actions {
     /// Takes the collected actions out, in the order of the steps that gave them.
     pub fn drain(&mut self) -> impl Iterator<Item = Action> + '_ {
         self.queue.drain(..)
+    }
+
+    /// The collected actions.
+    pub fn as_slice(&self) -> &[Action] {
+        &self.queue
     }
 
     /// Whether there is nothing to do.

@@ -4,6 +4,8 @@ use alloc::collections::{BTreeMap, BTreeSet};
 use alloc::vec::Vec;
 use core::time::Duration;
 
+use bincode::{Decode, Encode};
+
 use crate::action::Offence;
 use crate::disk_queue::Due;
 use crate::engine::{Engine, Mastership};
@@ -17,14 +19,14 @@ use crate::value::{Entry, SlotEntry, Value};
 pub(crate) const UNDECIDED_SLOTS_MAX: u64 = 1 << 20;
 
 /// A campaign in progress.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Hash, Encode, Decode)]
 pub(crate) struct Campaign {
     /// While canvassing the ballot that would be next; in phase 1 the ballot that is prepared.
     ballot: Ballot,
     phase: Phase,
 }
 
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Hash, Encode, Decode)]
 enum Phase {
     Canvass {
         willing: BTreeSet<NodeId>,

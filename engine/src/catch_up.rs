@@ -4,6 +4,8 @@
 use alloc::collections::{BTreeMap, BTreeSet};
 use alloc::vec::Vec;
 
+use bincode::{Decode, Encode};
+
 use crate::action::{Action, Offence};
 use crate::engine::{Engine, Mastership, ROUND_MAX};
 use crate::ids::{NodeId, Slot};
@@ -13,7 +15,7 @@ use crate::timers::Timer;
 use crate::value::{Entry, HistoryHash, SlotEntry};
 
 /// A catch-up in progress, and the reads of our own log for others.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug, Default, Hash, Encode, Decode)]
 pub(crate) struct CatchUp {
     state: State,
     /// How far others are known to be.
@@ -26,7 +28,7 @@ pub(crate) struct CatchUp {
     reading_for: BTreeMap<NodeId, Slot>,
 }
 
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Hash, Encode, Decode)]
 enum State {
     #[default]
     Idle,

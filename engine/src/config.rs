@@ -3,11 +3,13 @@
 use alloc::vec::Vec;
 use core::time::Duration;
 
+use bincode::{Decode, Encode};
+
 use crate::ids::NodeId;
 use crate::lease;
 
 /// A node's view of its cluster, and its limits.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Encode, Decode)]
 pub struct Config {
     /// This node. One of `voters`.
     pub node: NodeId,
@@ -50,7 +52,7 @@ impl Config {
 }
 
 /// Bounds on what an engine holds and sends. Bytes count values only.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Encode, Decode)]
 pub struct Limits {
     /// Slots that a master may have proposed but not yet applied.
     pub in_flight_slots_max: u64,

@@ -2,13 +2,16 @@
 
 use alloc::collections::VecDeque;
 use alloc::vec::Vec;
+use core::hash::{Hash as _, Hasher};
+
+use bincode::{Decode, Encode};
 
 use crate::ids::{Ballot, Incarnation, PersistId, Slot};
 use crate::record::Record;
 use crate::value::HistoryHash;
 
 /// What is owed once everything recorded before it is durable.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash, Encode, Decode)]
 pub(crate) enum Due {
     /// Promise this ballot to its owner, with everything accepted above the owner's decided prefix.
     Promise { ballot: Ballot, candidate_decided: Slot },
@@ -25,7 +28,7 @@ pub(crate) enum Due {
 }
 
 /// Records on their way to the disk, and what waits for them.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug, Default, Encode, Decode)]
 pub(crate) struct DiskQueue {
     /// Records of the current step, not yet ordered.
     records: Vec<Record>,
@@ -96,6 +99,16 @@ impl DiskQueue {
     /// The next thing owed whose records are durable.
     pub(crate) fn pop_ready(&mut self) -> Option<Due> {
         self.dues.pop_front_if(|(id, _)| *id <= self.durable).map(|(_, due)| due)
+    }
+
+    /// Hashes this between two steps; batches are numbered from the last durable one on, for their numbers mean nothing else.
+    pub(crate) fn digest(&self, hasher: &mut impl Hasher) {
+        let after_durable = |id: PersistId| id.0 - self.durable.0;
+        let dues = self.dues.iter().map(|(id, due)| (after_durable(*id), due));
+        let batches = self.batches.iter().map(|(id, bytes)| (after_durable(*id), bytes));
+        dues.for_each(|due| (true, due).hash(hasher));
+        batches.for_each(|batch| (false, batch).hash(hasher));
+        (after_durable(self.ordered), self.decided_recorded).hash(hasher);
     }
 
     /// Bytes of values ordered and not yet durable.

@@ -7,6 +7,7 @@ use alloc::collections::BTreeSet;
 use alloc::vec::Vec;
 use core::time::Duration;
 
+use bincode::{Decode, Encode};
 use rand_chacha::ChaCha8Rng;
 use rand_chacha::rand_core::{Rng as _, SeedableRng as _};
 
@@ -55,11 +56,11 @@ pub struct Engine {
     /// Canvasses since the last sign of a master; spaces out the next ones.
     pub(crate) canvasses: u32,
     pub(crate) out: Vec<Action>,
-    halted: bool,
+    pub(crate) halted: bool,
 }
 
 /// What this node is about mastership.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Encode, Decode)]
 pub(crate) enum Mastership {
     Slave,
     Campaigning(Campaign),

@@ -2,6 +2,7 @@
 
 use alloc::vec::Vec;
 
+use bincode::{Decode, Encode};
 use bytes::Bytes;
 
 use crate::ids::{NodeId, PersistId, ReadId, RequestId, Slot};
@@ -9,7 +10,7 @@ use crate::message::Message;
 use crate::value::{HistoryHash, SlotEntry};
 
 /// One fact that the driver tells the engine.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Encode, Decode)]
 pub enum Event {
     /// The deadline of [`Engine::next_deadline`](crate::Engine::next_deadline) has come (or not: early is harmless).
     Ticked,
@@ -55,7 +56,7 @@ pub enum Event {
 }
 
 /// One client update.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Hash)]
 pub struct Request {
     /// The driver's name for it; comes back in `Apply` or `Refuse`.
     pub id: RequestId,

@@ -22,15 +22,15 @@ pub struct Ballot {
 pub struct Slot(pub u64);
 
 /// The driver's name for one client update, unique within one run of a node.
-#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Encode, Decode)]
 pub struct RequestId(pub u64);
 
 /// The driver's name for one `Consistent` read that waits for a quorum round.
-#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Encode, Decode)]
 pub struct ReadId(pub u64);
 
 /// Numbers the batches of records given to the disk in one run of a node: 1, 2, 3 and so on.
-#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default, Encode, Decode)]
 pub struct PersistId(pub u64);
 
 /// One life of a node's memory. A node whose disk was wiped or damaged comes back under a new one, and what its old

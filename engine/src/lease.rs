@@ -4,7 +4,10 @@
 //! from the moment it *granted* (rule L1). The master counts a shortened lease from the moment it *asked* (rule L2),
 //! which was earlier. So the master's lease ends first, whatever the message delays were.
 
+use core::hash::{Hash as _, Hasher};
 use core::time::Duration;
+
+use bincode::{Decode, Encode};
 
 use crate::ids::NodeId;
 use crate::time::Instant;
@@ -12,7 +15,7 @@ use crate::time::Instant;
 const PPM: u64 = 1_000_000;
 
 /// What a slave owes: no promise to anyone before `nobody_before`, nor to anyone but `to` before `until`.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Encode, Decode)]
 pub(crate) struct Grant {
     /// A restarted node has forgotten to whom it granted, so it refuses everyone (rule L4). Nothing shortens this: the
     /// master that it hears of first may be an old one, whose messages come late.
@@ -52,6 +55,11 @@ impl Grant {
     /// Who holds it now.
     pub(crate) fn holder(&self, now: Instant) -> Option<NodeId> {
         if now < self.until { self.to } else { None }
+    }
+
+    /// Hashes what is left of this at `now`.
+    pub(crate) fn digest(&self, now: Instant, hasher: &mut impl Hasher) {
+        (self.nobody_before.since(now), self.until.since(now), self.holder(now)).hash(hasher);
     }
 
     /// From when on nobody is refused.

@@ -1,21 +1,30 @@
 //! The log as the engine sees it: the decided prefix, of which only the end is in memory, and the accepted entries after it.
 
 use alloc::collections::VecDeque;
+use alloc::vec;
 use alloc::vec::Vec;
 
+use bincode::{Decode, Encode};
+use bytes::Bytes;
+
+use crate::codec::VALUE_BEGINNING;
 use crate::config::Limits;
 use crate::ids::{Ballot, Slot};
+use crate::image::DecidedValues;
 use crate::record::Recovered;
 use crate::value::{Entry, HistoryHash, SlotEntry, Value};
 
 /// What an entry costs in memory besides its value.
 const ENTRY_OVERHEAD_BYTES: usize = 64;
 
+/// No configuration caches as much as this: an image that says so is none.
+const OUTLINED_BYTES_MAX: usize = 1 << 30;
+
 /// # Invariants
 /// 1. Memory holds the consecutive slots `start()` to `accepted_upto()`, and `start() <= decided_upto().next()`.
 /// 2. `applied_upto() <= decided_upto()`; `decided_upto()` is below the end of memory or equal to it.
 /// 3. An entry at or below `decided_upto()` never changes (rule A4).
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Hash)]
 pub(crate) struct Log {
     start: Slot,
     entries: VecDeque<Entry>,
@@ -27,6 +36,29 @@ pub(crate) struct Log {
     unapplied: VecDeque<usize>,
     unapplied_bytes: usize,
     disk_start: Slot,
+}
+
+/// A log in an image of its engine.
+#[derive(Encode, Decode)]
+pub(crate) struct LogImage {
+    start: Slot,
+    /// The first entries of memory: decided ones of which only outlines were kept.
+    outlines: Vec<Outline>,
+    entries: Vec<Entry>,
+    decided_upto: Slot,
+    decided_hash: HistoryHash,
+    applied_upto: Slot,
+    unapplied: Vec<usize>,
+    disk_start: Slot,
+}
+
+/// An entry without the bulk of its value.
+#[derive(Encode, Decode)]
+struct Outline {
+    ballot: Ballot,
+    tag: u8,
+    len: usize,
+    beginning: Vec<u8>,
 }
 
 impl Log {
@@ -183,9 +215,76 @@ impl Log {
         self.disk_start = slot.next();
     }
 
+    /// This log for an image, its decided values whole or in outline.
+    pub(crate) fn image(&self, decided: DecidedValues) -> LogImage {
+        let decided_len = usize::try_from(self.start.prev().distance_to(self.decided_upto)).expect("it is in memory");
+        let outlined = match decided {
+            DecidedValues::Whole => 0,
+            DecidedValues::Outlined => decided_len,
+        };
+        LogImage {
+            start: self.start,
+            outlines: self.entries.iter().take(outlined).map(Outline::of).collect(),
+            entries: self.entries.iter().skip(outlined).cloned().collect(),
+            decided_upto: self.decided_upto,
+            decided_hash: self.decided_hash,
+            applied_upto: self.applied_upto,
+            unapplied: self.unapplied.iter().copied().collect(),
+            disk_start: self.disk_start,
+        }
+    }
+
+    /// The log of an image; `None` if there can be no such log.
+    pub(crate) fn from_image(image: LogImage) -> Option<Self> {
+        let outlined = image.outlines.iter().try_fold(0_usize, |sum, outline| sum.checked_add(outline.len))?;
+        let in_memory = (image.outlines.len() + image.entries.len()) as u64;
+        let end = image.start.0.checked_add(in_memory)?;
+        let unapplied_bytes = image.unapplied.iter().try_fold(0_usize, |sum, bytes| sum.checked_add(*bytes))?;
+        let is_sound = image.start > Slot::ZERO
+            && image.start <= image.decided_upto.next()
+            && image.decided_upto.0 < end
+            && image.applied_upto <= image.decided_upto
+            && image.applied_upto.distance_to(image.decided_upto) == image.unapplied.len() as u64
+            && outlined <= OUTLINED_BYTES_MAX;
+        if !is_sound {
+            return None;
+        }
+        let outlines = image.outlines.into_iter().map(Outline::fill);
+        let entries = outlines.chain(image.entries.into_iter().map(Some)).collect::<Option<VecDeque<_>>>()?;
+        Some(Self {
+            start: image.start,
+            bytes: entries.iter().map(|entry| cost(&entry.value)).sum(),
+            entries,
+            decided_upto: image.decided_upto,
+            decided_hash: image.decided_hash,
+            applied_upto: image.applied_upto,
+            unapplied: image.unapplied.into(),
+            unapplied_bytes,
+            disk_start: image.disk_start,
+        })
+    }
+
     /// The highest ballot of any entry in memory.
     pub(crate) fn ballot_max(&self) -> Ballot {
         self.entries.iter().map(|entry| entry.ballot).max().unwrap_or(Ballot::ZERO)
+    }
+}
+
+impl Outline {
+    fn of(entry: &Entry) -> Self {
+        let body = entry.value.body();
+        let beginning = body[..body.len().min(VALUE_BEGINNING)].to_vec();
+        Self { ballot: entry.ballot, tag: entry.value.tag(), len: body.len(), beginning }
+    }
+
+    /// The entry with zeros for what is missing; `None` if there can be no such entry.
+    fn fill(self) -> Option<Entry> {
+        if self.beginning.len() > self.len {
+            return None;
+        }
+        let mut body = vec![0; self.len];
+        body[..self.beginning.len()].copy_from_slice(&self.beginning);
+        Some(Entry { ballot: self.ballot, value: Value::from_parts(self.tag, Bytes::from(body))? })
     }
 }
 

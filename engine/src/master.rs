@@ -2,6 +2,9 @@
 
 use alloc::collections::{BTreeMap, VecDeque};
 use alloc::vec::Vec;
+use core::hash::{Hash as _, Hasher};
+
+use bincode::{Decode, Encode};
 
 use crate::action::{Action, HaltReason, Offence, Refusal};
 use crate::config::{Config, Limits};
@@ -24,7 +27,7 @@ const UNACKNOWLEDGED_WINDOWS_MAX: u64 = 2;
 /// # Invariants
 /// 1. Every slot above the decided prefix holds a value of `ballot`.
 /// 2. `first_own` is the slot of this master's `MasterChange`; every slot before it was inherited.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Encode, Decode)]
 pub(crate) struct Master {
     ballot: Ballot,
     first_own: Slot,
@@ -48,7 +51,7 @@ pub(crate) struct Master {
 }
 
 /// What the master knows of another voter, of this ballot.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug, Default, Encode, Decode)]
 struct Slave {
     /// The next slot to send.
     next: Slot,
@@ -65,7 +68,7 @@ struct Slave {
     heartbeat: Option<(Instant, Slot)>,
 }
 
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Encode, Decode)]
 struct PendingRead {
     read: ReadId,
     asked_at: Instant,
@@ -92,6 +95,22 @@ impl Master {
         if let Some(slave) = self.slaves.get_mut(&node) {
             (slave.accepted_upto, slave.granted_at, slave.votes) = (Slot::ZERO, None, false);
         }
+    }
+
+    /// Hashes this; instants by how long ago they were (or, of the lease's end, how far off).
+    pub(crate) fn digest(&self, now: Instant, hasher: &mut impl Hasher) {
+        let ago = |at: Instant| now.since(at);
+        (self.ballot, self.first_own, self.durable_upto, self.stopping).hash(hasher);
+        (ago(self.asked_at), ago(self.held_until), self.held_until.since(now)).hash(hasher);
+        self.undecided_since.map(|(slot, since)| (slot, ago(since))).hash(hasher);
+        (&self.proposals, &self.in_flight, &self.queue).hash(hasher);
+        for slave in self.slaves.values() {
+            // What its store has applied is only reported.
+            (slave.next, slave.received_upto, slave.accepted_upto, slave.votes).hash(hasher);
+            slave.granted_at.map(ago).hash(hasher);
+            slave.heartbeat.map(|(at, sent_upto)| (ago(at), sent_upto)).hash(hasher);
+        }
+        self.reads.iter().for_each(|pending| (pending.read, ago(pending.asked_at), pending.at).hash(hasher));
     }
 
     /// The moment of the latest asking that a quorum has granted; this node grants itself what it asks.

@@ -42,8 +42,9 @@ macro_rules! invariant {
 #[cfg(feature = "planted-bugs")]
 #[macro_export]
 macro_rules! planted_bugs {
-    ($($name:ident $place:literal $kind:ident $description:literal)+) => {
+    ($(#[$attribute:meta])* $($name:ident $place:literal $kind:ident $description:literal)+) => {
         /// A planted bug.
+        $(#[$attribute])*
         #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
         pub enum PlantedBug {
             $(#[doc = $description] $name,)+
@@ -87,6 +88,7 @@ macro_rules! planted_bugs {
 
 #[cfg(feature = "planted-bugs")]
 planted_bugs! {
+    #[derive(bincode::Encode, bincode::Decode)]
     PromiseBeforeFsync "engine/src/acceptor.rs" bug "A promise is sent before it is durable."
     AcceptedBeforeFsync "engine/src/acceptor.rs" bug "An acceptance is acknowledged before it is durable."
     PromiseBelowPromise "engine/src/acceptor.rs" asserted "A candidate below the promised ballot is promised too."

@@ -24,6 +24,7 @@
 use alloc::collections::BTreeMap;
 use alloc::vec::Vec;
 
+use bincode::{Decode, Encode};
 use rand_chacha::ChaCha8Rng;
 use rand_chacha::rand_core::Rng as _;
 
@@ -36,7 +37,7 @@ use crate::record::{Record, Recovered};
 use crate::timers::Timer;
 
 /// This node's right to vote, and what it knows of the others'.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Hash, Encode, Decode)]
 pub(crate) struct Franchise {
     pub(crate) incarnation: Incarnation,
     /// Whether this node's votes count: because it remembers, or lent (rule V3).
@@ -71,7 +72,7 @@ enum Regain {
 }
 
 /// One peer's answer to `Recall`.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, Hash, Encode, Decode)]
 pub(crate) struct Answer {
     pub(crate) incarnation: Incarnation,
     pub(crate) votes: bool,

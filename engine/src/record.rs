@@ -2,11 +2,13 @@
 
 use alloc::vec::Vec;
 
+use bincode::{Decode, Encode};
+
 use crate::ids::{Ballot, Incarnation, NodeId, Slot};
 use crate::value::{HistoryHash, SlotEntry};
 
 /// One record of the transaction log. Records are durable in the order in which they were given.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash, Encode, Decode)]
 pub enum Record {
     /// The node will not take part in any ballot below this one.
     Promised(Ballot),

@@ -1,5 +1,9 @@
 //! The engine's deadlines: a fixed table.
 
+use core::hash::{Hash as _, Hasher};
+
+use bincode::{Decode, Encode};
+
 use crate::time::Instant;
 
 /// What can be waited for.
@@ -37,7 +41,7 @@ const ALL: [Timer; COUNT] = [
 ];
 
 /// When each timer is due, if it is set.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug, Default, Encode, Decode)]
 pub(crate) struct Timers([Option<Instant>; COUNT]);
 
 impl Timers {
@@ -51,6 +55,11 @@ impl Timers {
 
     pub(crate) fn is_set(&self, timer: Timer) -> bool {
         self.0[timer as usize].is_some()
+    }
+
+    /// Hashes how far each deadline is from `now`.
+    pub(crate) fn digest(&self, now: Instant, hasher: &mut impl Hasher) {
+        self.0.map(|at| at.map(|at| at.since(now))).hash(hasher);
     }
 
     /// The earliest deadline.

@@ -9,7 +9,7 @@ use xxhash_rust::xxh3::xxh3_64_with_seed;
 use crate::ids::{Ballot, NodeId, Slot};
 
 /// The value of one slot.
-#[derive(Clone, PartialEq, Eq)]
+#[derive(Clone, PartialEq, Eq, Hash)]
 pub enum Value {
     /// Changes nothing. Fills a slot.
     Noop,
@@ -22,7 +22,7 @@ pub enum Value {
 }
 
 /// A value and the ballot under which this node accepted it.
-#[derive(Clone, PartialEq, Eq)]
+#[derive(Clone, PartialEq, Eq, Hash)]
 pub struct Entry {
     /// The ballot of the acceptance: the highest one seen for this slot.
     pub ballot: Ballot,
@@ -31,7 +31,7 @@ pub struct Entry {
 }
 
 /// An entry at its place in the log.
-#[derive(Clone, PartialEq, Eq)]
+#[derive(Clone, PartialEq, Eq, Hash)]
 pub struct SlotEntry {
     /// The slot.
     pub slot: Slot,
@@ -40,7 +40,7 @@ pub struct SlotEntry {
 }
 
 /// The running hash over all decided values up to a slot. Two nodes with the same hash at a slot decided the same history.
-#[derive(Clone, Copy, PartialEq, Eq, Default)]
+#[derive(Clone, Copy, PartialEq, Eq, Default, Hash)]
 pub struct HistoryHash(pub u64);
 
 /// Why bytes are not a batch of commands.

@@ -6,7 +6,7 @@ use std::sync::{Mutex, OnceLock};
 
 use crate::core::{Counters, Report, World};
 use crate::mutant::{Bugs, Planted};
-use crate::scenario::draw::{self, Swarm};
+use crate::scenario::draw::{self, Kind, Swarm};
 use crate::scenario::{S, Scenario};
 
 /// What a swarm found.
@@ -117,16 +117,20 @@ pub fn swarm(from: u64, seeds: u64, jobs: u64, swarm: &Swarm, progress: &Progres
 pub fn hunt(planted: Planted, assertions_off: bool, seeds: u64) -> Hunt {
     let bugs = Bugs { planted: Some(planted), assertions_off };
     let mut hunt = Hunt { planted, seeds: 0, found: None };
-    let harsh = Swarm { harsh: true, ..Swarm::default() };
     for seed in 0..seeds {
         hunt.seeds += 1;
-        let report = play_seed(seed, &harsh, bugs);
+        let report = play_seed(seed, &Swarm { nodes: None, kind: hunting_ground(seed) }, bugs);
         if report.violation.is_some() {
             hunt.found = Some((seed, report));
             break;
         }
     }
     hunt
+}
+
+/// Where planted bugs are hunted with this seed.
+pub fn hunting_ground(seed: u64) -> Kind {
+    if seed.is_multiple_of(2) { Kind::Harsh } else { Kind::Churn }
 }
 
 /// A failure, explained. `name` is what was played, as the commands take it.

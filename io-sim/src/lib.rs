@@ -9,7 +9,9 @@ mod core;
 
 pub mod campaign;
 pub mod check;
+pub mod explore;
 pub mod mutant;
+pub mod recording;
 pub mod rng;
 pub mod scenario;
 pub mod shrink;

@@ -6,8 +6,8 @@
 
 use std::time::Duration;
 
-use crate::core::{Report, World};
 use crate::check::Violation;
+use crate::core::{Report, World};
 use crate::mutant::Bugs;
 use crate::scenario::draw::operations;
 use crate::scenario::{Expect, LimitsPlan, MS, Scenario, Span};
@@ -30,12 +30,7 @@ pub struct Shrunk {
 
 /// Looks for the smallest scenario that fails as this one does with this seed; `None` when it does not fail. `is_over`
 /// says when the time for it is up.
-pub fn shrink(
-    scenario: &Scenario,
-    seed: u64,
-    bugs: Bugs,
-    is_over: &dyn Fn() -> bool,
-) -> Option<Shrunk> {
+pub fn shrink(scenario: &Scenario, seed: u64, bugs: Bugs, is_over: &dyn Fn() -> bool) -> Option<Shrunk> {
     let report = World::new(scenario.clone(), seed, bugs).run();
     let reason = reason(report.violation.as_ref()?);
     let explicit = explicit(scenario, seed, &report);
@@ -110,20 +105,26 @@ struct Shrinker<'a> {
 impl Shrinker<'_> {
     /// Tries everything once.
     fn pass(&mut self) {
-        self.drop_elements(|scenario| scenario.steps.len(), |scenario, keep| {
-            let mut index = 0;
-            scenario.steps.retain(|_| {
-                index += 1;
-                keep(index - 1)
-            });
-        });
-        self.drop_elements(|scenario| scenario.ops.len(), |scenario, keep| {
-            let mut index = 0;
-            scenario.ops.retain(|_| {
-                index += 1;
-                keep(index - 1)
-            });
-        });
+        self.drop_elements(
+            |scenario| scenario.steps.len(),
+            |scenario, keep| {
+                let mut index = 0;
+                scenario.steps.retain(|_| {
+                    index += 1;
+                    keep(index - 1)
+                });
+            },
+        );
+        self.drop_elements(
+            |scenario| scenario.ops.len(),
+            |scenario, keep| {
+                let mut index = 0;
+                scenario.ops.retain(|_| {
+                    index += 1;
+                    keep(index - 1)
+                });
+            },
+        );
         self.fewer_nodes();
         self.less_noise();
         self.shorter_times();

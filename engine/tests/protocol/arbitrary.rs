@@ -18,7 +18,7 @@ const QUEUED_MAX: usize = 4;
 
 /// What happens next. What depends on the engine's state is made to fit when it is played.
 #[derive(Clone, Debug)]
-enum Happening {
+pub(crate) enum Happening {
     Received(NodeId, Message),
     TimePassed(Duration),
     Connected(NodeId),
@@ -172,7 +172,7 @@ fn any_message() -> BoxedStrategy<Message> {
     prop_oneof![phase_one.boxed(), phase_two.boxed(), lease.boxed(), catch_up.boxed()].boxed()
 }
 
-fn happening() -> impl Strategy<Value = Happening> {
+pub(crate) fn happening() -> impl Strategy<Value = Happening> {
     prop_oneof![
         20 => (any_node(), any_message()).prop_map(|(from, message)| Happening::Received(owner(&message).unwrap_or(from), message)),
         10 => (any_node(), any_message()).prop_map(|(from, message)| Happening::Received(from, message)),
@@ -216,9 +216,9 @@ fn small_limits() -> Limits {
 }
 
 /// A driver that keeps its contract, of a node in one of the roles.
-struct Player {
-    engine: Engine,
-    now: Instant,
+pub(crate) struct Player {
+    pub(crate) engine: Engine,
+    pub(crate) now: Instant,
     unpersisted: Vec<PersistId>,
     log_reads: Vec<NodeId>,
     installing: bool,
@@ -227,7 +227,7 @@ struct Player {
 }
 
 impl Player {
-    fn new(role: u8) -> Self {
+    pub(crate) fn new(role: u8) -> Self {
         let config = Config { limits: small_limits(), ..config(3) };
         let decided = [value("decided")];
         let undecided = vec![accepted_entry(2, ballot(1, 2), "accepted")];
@@ -252,11 +252,18 @@ impl Player {
     }
 
     fn play(&mut self, happening: Happening) {
+        if let Some(event) = self.event(happening) {
+            self.step(event);
+        }
+    }
+
+    /// What the engine is told, if that can happen now.
+    pub(crate) fn event(&mut self, happening: Happening) -> Option<Event> {
         let status = self.engine.status();
         if status.role == Role::Halted {
-            return;
+            return None;
         }
-        let event = match happening {
+        Some(match happening {
             Happening::Received(from, message) => Event::Received { from, message },
             Happening::TimePassed(duration) => {
                 self.now = self.now + duration;
@@ -275,20 +282,17 @@ impl Player {
             Happening::ReadRequested => Event::ReadRequested(ReadId(self.id())),
             Happening::Persisted(count) => {
                 let count = usize::from(count).min(self.unpersisted.len());
-                match self.unpersisted.drain(..count).next_back() {
-                    Some(id) => Event::Persisted(id),
-                    None => return,
-                }
+                Event::Persisted(self.unpersisted.drain(..count).next_back()?)
             }
             Happening::Applied(count) => {
                 Event::Applied(Slot(status.applied_upto.0.saturating_add(u64::from(count)).min(status.decided_upto.0)))
             }
             Happening::LogRead(fails) => {
-                let Some(peer) = self.log_reads.pop() else { return };
+                let peer = self.log_reads.pop()?;
                 let entries = if fails { Vec::new() } else { vec![accepted_entry(1, ballot(1, 2), "decided")] };
                 Event::LogRead { peer, entries }
             }
-            Happening::HeadFetched(_) if !self.installing => return,
+            Happening::HeadFetched(_) if !self.installing => return None,
             Happening::HeadFetched(ahead) => {
                 self.installing = false;
                 match ahead {
@@ -299,12 +303,16 @@ impl Player {
                     None => Event::HeadFailed,
                 }
             }
-        };
+        })
+    }
+
+    pub(crate) fn step(&mut self, event: Event) -> Actions {
         let mut actions = Actions::new();
         self.engine.step(self.now, event, &mut actions);
-        self.perform(actions);
+        self.perform(actions.clone());
         let deadline = self.engine.next_deadline();
         assert!(deadline.is_none_or(|at| at > self.now), "a deadline that has passed was not dealt with");
+        actions
     }
 
     fn perform(&mut self, mut actions: Actions) {

@@ -10,6 +10,7 @@ mod cluster;
 mod dialogues;
 mod documented;
 mod found_by_simulation;
+mod image;
 mod lease;
 mod master;
 mod node;

@@ -5,7 +5,9 @@ use std::collections::BTreeMap;
 
 use trialbay_engine::{Ballot, HistoryHash, Message, NodeId, Record, Slot, SlotEntry, Value};
 
+use super::campaigns::Campaigns;
 use super::history::Certified;
+use super::leases::Leases;
 use super::{Checked, violation};
 
 /// The books.
@@ -14,11 +16,9 @@ pub struct Ledger {
     quorum: u32,
     slots: BTreeMap<Slot, SlotBook>,
     nodes: BTreeMap<NodeId, NodeBook>,
-    /// The shortest true time that a granted lease can last on any clock.
-    lease_min: u64,
-    /// By node: the ballot to whose owner it granted last, and until when that binds it, in true time, whatever becomes
-    /// of its memory.
-    grants: BTreeMap<NodeId, (Ballot, u64)>,
+    campaigns: Campaigns,
+    /// Who may count on whose lease.
+    pub leases: Leases,
 }
 
 #[derive(Debug, Default)]
@@ -67,8 +67,8 @@ impl Ledger {
     /// Empty books of a cluster of `nodes`, whose leases last at least `lease_min` nanoseconds of true time.
     pub fn new(nodes: u16, lease_min: u64) -> Self {
         Self {
-            lease_min,
-            grants: BTreeMap::new(),
+            campaigns: Campaigns::new(nodes),
+            leases: Leases::new(nodes, lease_min),
             quorum: u32::from(nodes / 2 + 1),
             slots: BTreeMap::new(),
             nodes: (1..=nodes).map(|node| (NodeId(node), NodeBook::default())).collect(),
@@ -197,32 +197,30 @@ impl Ledger {
         }
         match message {
             Message::Granted { ballot, votes: true, .. } => {
-                self.grants.insert(from, (*ballot, now.saturating_add(self.lease_min)));
+                self.leases.granted(from, *ballot, now);
                 Ok(())
             }
             Message::Resign { ballot, .. } => {
-                self.grants.retain(|_, (granted, _)| granted != ballot);
+                self.leases.resigned(*ballot);
                 Ok(())
             }
-            Message::Prepare { ballot, .. } => self.is_promised(from, *ballot, "prepares"),
-            Message::Promise { ballot, .. } => {
+            Message::Prepare { ballot, decided_upto } => {
+                let book = self.nodes.entry(from).or_default();
+                let own = book.entries.range(decided_upto.next()..);
+                self.campaigns.prepared(*ballot, own.map(|(slot, entry)| (*slot, entry.clone())).collect());
+                self.is_promised(from, *ballot, "prepares")
+            }
+            Message::Promise { ballot, accepted, .. } => {
                 self.is_promised(from, *ballot, "promises")?;
                 self.is_not_below(from, *ballot, "promises")?;
-                match self.grants.get(&from) {
-                    Some((granted, until)) if granted.node != ballot.node && now < *until => violation(
-                        "K2",
-                        format!(
-                            "{from} promises {ballot} inside the lease of {granted}, {} us early",
-                            (until - now) / 1_000
-                        ),
-                    ),
-                    _ => Ok(()),
-                }
+                self.campaigns.promised(from, *ballot, &accepted.0);
+                self.leases.promised(from, *ballot, now)
             }
             Message::Accept { ballot, first, values, .. } => {
                 self.is_promised(from, *ballot, "proposes in")?;
                 for (value, slot) in values.0.iter().zip(first.0..) {
                     self.proposed(from, Slot(slot), *ballot, value)?;
+                    self.campaigns.proposed(*ballot, Slot(slot), value)?;
                 }
                 Ok(())
             }

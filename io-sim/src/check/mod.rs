@@ -4,9 +4,11 @@
 //! when), `story` (what a violation says), `exact` (the ground truth for small histories), `honest` (histories that
 //! nobody may complain about).
 
+pub mod campaigns;
 pub mod exact;
 pub mod history;
 pub mod honest;
+pub mod leases;
 pub mod ledger;
 pub mod model;
 pub mod query;

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use trialbay_sim::Planted;
-use trialbay_sim::campaign::{Hunt, hunt, story};
+use trialbay_sim::campaign::{Hunt, hunt, hunting_ground, story};
 use trialbay_sim::scenario::file;
 use trialbay_sim::shrink::{self, Shrunk};
 
@@ -46,7 +46,8 @@ pub(super) fn mutants(seeds: u64, only: Option<&str>) -> Result<bool, String> {
     let only = only.map(find_planted).transpose()?;
     let mut all_right = true;
     println!("{:<6} {:<32} {:<6} {:>6} {:>8}  HOW", "", "PLANTED BUG", "BY", "SEEDS", "SECONDS");
-    for planted in Planted::all().into_iter().filter(|planted| only.is_none_or(|only| only == *planted)) {
+    let wanted = |planted: &Planted| only.map_or(planted.is_in_core(), |only| only == *planted);
+    for planted in Planted::all().into_iter().filter(wanted) {
         let assertions = if planted.is_asserted() { &[false, true][..] } else { &[false] };
         for assertions_off in assertions {
             let begun = std::time::Instant::now();
@@ -66,7 +67,7 @@ fn print_hunt(hunt: &Hunt, assertions_off: bool, seconds: f64) {
     let broken = hunt.found.as_ref().and_then(|(seed, report)| Some((seed, report.violation.as_ref()?)));
     let (by, how) = match broken {
         None => ("-", "not found".to_owned()),
-        Some((seed, broken)) => (broken.checker, format!("seed {seed}: {}", broken.story)),
+        Some((seed, broken)) => (broken.checker, format!("{} {seed}: {}", hunting_ground(*seed).name(), broken.story)),
     };
     let how: String = how.chars().take(120).collect();
     let name = format!("{}{}", hunt.planted, if assertions_off { " -asserts" } else { "" });

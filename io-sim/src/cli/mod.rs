@@ -8,10 +8,14 @@ mod subject;
 use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand};
+use trialbay_sim::scenario::draw::Kind;
 
 /// Plays Trialbay through faults in simulated time, from a seed, with checkers that trust nothing.
 #[derive(Parser)]
-#[command(version, after_help = "A NAME is a scenario of `trialbay-sim list`, a file, or `swarm`: what the seed itself makes.")]
+#[command(
+    version,
+    after_help = "A NAME is a scenario of `trialbay-sim list`, a file, or `swarm`: what the seed itself makes."
+)]
 pub(crate) struct Arguments {
     #[command(subcommand)]
     command: Command,
@@ -28,9 +32,14 @@ enum Command {
     /// Play once and say how it went: verdict, trace hash, counters.
     Run(Subject),
     /// Play once and print a line for everything that happens, with a column for each node.
+    ///
+    /// With `--recorder`, what a node of production recorded is executed again instead, and compared.
     Replay {
         #[command(flatten)]
-        subject: Subject,
+        subject: Option<Subject>,
+        /// A node's directory `recorder`, from a run with `recorder = true`.
+        #[arg(long, value_name = "DIR", exclusive = true, required_unless_present = "name")]
+        recorder: Option<PathBuf>,
         /// Only what happens within a second of this simulated time, such as `5s`.
         #[arg(long)]
         around: Option<String>,
@@ -60,9 +69,9 @@ enum Command {
         /// So many nodes, not as many as each seed draws.
         #[arg(long)]
         nodes: Option<u16>,
-        /// The standard seeds, which the speed is measured with: 60 s, 3 or 5 nodes, 2,000 operations.
-        #[arg(long)]
-        standard: bool,
+        /// What is drawn: `swarm`, `harsh`, `churn`, or `standard`, which the speed is measured with.
+        #[arg(long, default_value = "swarm", value_parser = kind)]
+        kind: Kind,
     },
     /// Take away from a failing run what it does not need, and write what is left as a scenario.
     Shrink {
@@ -75,6 +84,8 @@ enum Command {
         #[arg(long)]
         out: Option<PathBuf>,
     },
+    /// Explore a small world exhaustively: every order of messages, syncs, timers and crashes.
+    Explore(trialbay_sim::explore::cli::Arguments),
     /// Hunt each planted bug, and print a table: found or not, by which checker, after how many seeds and seconds.
     Mutants {
         /// Give up after so many seeds.
@@ -89,7 +100,7 @@ enum Command {
 /// What is played.
 #[derive(Args)]
 pub(crate) struct Subject {
-    /// A scenario of `list`, a file, or `swarm`, `harsh` or `standard`: what the seed itself makes.
+    /// A scenario of `list`, a file, or `swarm`, `harsh`, `churn` or `standard`: what the seed itself makes.
     name: String,
     /// The seed. By default the first one of the scenario.
     #[arg(long)]
@@ -105,6 +116,11 @@ pub(crate) struct Subject {
     scenarios: Option<PathBuf>,
 }
 
+fn kind(name: &str) -> Result<Kind, String> {
+    let found = Kind::NAMES.iter().find(|(known, _)| *known == name);
+    found.map(|(_, kind)| *kind).ok_or_else(|| "swarm, harsh, churn or standard".to_owned())
+}
+
 /// Does what the arguments say, and tells whether all was as it should be.
 ///
 /// # Errors
@@ -113,11 +129,14 @@ pub(crate) fn run(arguments: Arguments) -> Result<bool, String> {
     match arguments.command {
         Command::List { scenarios } => play::list(scenarios.as_deref()),
         Command::Run(subject) => play::run(&subject),
-        Command::Replay { subject, around, until, node, legend } => {
+        Command::Replay { recorder: Some(dir), .. } => show::recording(&dir),
+        Command::Replay { subject: Some(subject), around, until, node, legend, recorder: None } => {
             show::replay(&subject, around.as_deref(), until.as_deref(), node.as_deref(), legend)
         }
+        Command::Replay { subject: None, recorder: None, .. } => Err("name what to replay".to_owned()),
         Command::Timeline(subject) => show::timeline(&subject),
-        Command::Swarm { seeds, from, jobs, nodes, standard } => play::swarm(from, seeds, jobs, nodes, standard),
+        Command::Swarm { seeds, from, jobs, nodes, kind } => play::swarm(from, seeds, jobs, nodes, kind),
+        Command::Explore(arguments) => Ok(trialbay_sim::explore::cli::run(arguments)),
         Command::Shrink { subject, seconds, out } => hunt::shrink(&subject, seconds, out),
         Command::Mutants { seeds, planted } => hunt::mutants(seeds, planted.as_deref()),
     }

@@ -3,7 +3,7 @@
 use std::path::Path;
 
 use trialbay_sim::campaign::{self, story};
-use trialbay_sim::scenario::draw::Swarm;
+use trialbay_sim::scenario::draw::{Kind, Swarm};
 use trialbay_sim::scenario::{Expect, S, WorldKind, file};
 
 use super::Subject;
@@ -43,10 +43,10 @@ pub(super) fn run(subject: &Subject) -> Result<bool, String> {
 }
 
 #[expect(clippy::disallowed_types, reason = "how fast a swarm is concerns no run")]
-pub(super) fn swarm(from: u64, seeds: u64, jobs: u64, nodes: Option<u16>, standard: bool) -> Result<bool, String> {
+pub(super) fn swarm(from: u64, seeds: u64, jobs: u64, nodes: Option<u16>, kind: Kind) -> Result<bool, String> {
     let begun = std::time::Instant::now();
-    let kind = Swarm { nodes, standard, harsh: false };
-    let mut label = if standard { "standard" } else { "swarm" }.to_owned();
+    let mut label = kind.name().to_owned();
+    let kind = Swarm { nodes, kind };
     if let Some(nodes) = nodes {
         label += &format!(" --nodes {nodes}");
     }

@@ -1,15 +1,16 @@
 //! `replay`, `timeline`.
 
 use std::cell::RefCell;
+use std::path::Path;
 use std::rc::Rc;
 
 use trialbay_engine::NodeId;
-use trialbay_sim::World;
 use trialbay_sim::campaign::story;
 use trialbay_sim::scenario::{Condition, Span};
 use trialbay_sim::trace::lines::{Filter, Lines, Predicate, States, WIDTH};
 use trialbay_sim::trace::timeline::{Header, html};
 use trialbay_sim::trace::{Entry, Recorder, What};
+use trialbay_sim::{World, recording};
 
 use super::Subject;
 use super::subject::Ready;
@@ -41,6 +42,13 @@ pub(super) fn replay(
     let report = world.run();
     println!("{}", story(&ready.label, ready.seed, &report));
     Ok(report.violation.is_none())
+}
+
+pub(super) fn recording(dir: &Path) -> Result<bool, String> {
+    let replayed = recording::replay(dir, &mut |line| println!("{line}"));
+    let replayed = replayed.map_err(|error| format!("{}: {error}", dir.display()))?;
+    println!("{replayed}");
+    Ok(replayed.is_faithful())
 }
 
 pub(super) fn timeline(subject: &Subject) -> Result<bool, String> {

@@ -2,7 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
-use trialbay_sim::scenario::draw::{self, Swarm};
+use trialbay_sim::scenario::draw::{self, Kind, Swarm};
 use trialbay_sim::scenario::{Scenario, file};
 use trialbay_sim::{Bugs, Planted};
 
@@ -19,12 +19,8 @@ pub(super) struct Ready {
 
 impl Subject {
     pub(super) fn ready(&self) -> Result<Ready, String> {
-        let drawn = match self.name.as_str() {
-            "swarm" => Some(Swarm { nodes: self.nodes, ..Swarm::default() }),
-            "harsh" => Some(Swarm { nodes: self.nodes, harsh: true, ..Swarm::default() }),
-            "standard" => Some(Swarm { nodes: self.nodes, standard: true, ..Swarm::default() }),
-            _ => None,
-        };
+        let drawn = Kind::NAMES.iter().find(|(name, _)| *name == self.name);
+        let drawn = drawn.map(|(_, kind)| Swarm { nodes: self.nodes, kind: *kind });
         let (scenario, first_seed) = match drawn {
             Some(swarm) => (draw::scenario(self.seed.unwrap_or(0), &swarm), 0),
             None => {
@@ -43,7 +39,12 @@ impl Subject {
         if let Some(planted) = &self.planted {
             label += &format!(" --planted {planted}");
         }
-        Ok(Ready { label, scenario, seed: self.seed.unwrap_or(first_seed), bugs: Bugs { planted, assertions_off: false } })
+        Ok(Ready {
+            label,
+            scenario,
+            seed: self.seed.unwrap_or(first_seed),
+            bugs: Bugs { planted, assertions_off: false },
+        })
     }
 
     fn load(&self) -> Result<Scenario, String> {
@@ -65,7 +66,11 @@ impl Subject {
 }
 
 pub(super) fn find_planted(name: &str) -> Result<Planted, String> {
-    let hint = if cfg!(feature = "planted-bugs") { "" } else { "; those of engine and node need a build with `--features planted-bugs`" };
+    let hint = if cfg!(feature = "planted-bugs") {
+        ""
+    } else {
+        "; those of engine and node need a build with `--features planted-bugs`"
+    };
     Planted::find(name).ok_or_else(|| format!("there is no planted bug `{name}`: see `trialbay-sim mutants`{hint}"))
 }
 

@@ -148,14 +148,14 @@ impl World {
     fn read_by_lease(&mut self, id: NodeId, op: usize, first: bool, mut reading: Reading) {
         reading.served = match self.mutant {
             Some(Mutant::LeaseUnchecked) => Some(true),
-            Some(Mutant::NullLeaseCheckedFirst | Mutant::LeaseCheckedFirst) => Some(first),
+            Some(Mutant::NullLeaseCheckedFirst) => Some(first),
             Some(Mutant::LeaseCheckedLast) => None,
             _ if first => None,
             _ => Some(false),
         };
         let late = self.mutant == Some(Mutant::NullLeaseCheckedFirst);
         if late {
-            // Harmless: what a store holds later it may give later.
+            // Harmless: at the first look the store had everything, and what it holds later it may give later.
             reading.value = None;
         }
         let lease = self.scenario.cluster.lease.0;
@@ -169,7 +169,7 @@ impl World {
         self.schedule(delay, Happening::CheckLease { node: id, life, op, read: reading });
     }
 
-    pub(super) fn check_lease(&mut self, id: NodeId, op: usize, reading: Reading) {
+    pub(super) fn look_at_lease_again(&mut self, id: NodeId, op: usize, reading: Reading) {
         let now = self.now;
         let unchecked = self.mutant == Some(Mutant::LeaseCheckedLast);
         let mixes = self.mutant == Some(Mutant::RangeMixesSlots);
@@ -316,9 +316,7 @@ impl World {
         let mark = || Update::Set { key: Bytes::from(format!("m{}", id % 4)), value: value.clone() };
         let update = match request.verb {
             Verb::Set => Update::Set { key: key(0), value: value.clone() },
-            Verb::Cas => {
-                Update::TestAndSet { key: key(0), expected: self.guess(&key(0)), wanted: Some(value.clone()) }
-            }
+            Verb::Cas => Update::TestAndSet { key: key(0), expected: self.guess(&key(0)), wanted: Some(value.clone()) },
             Verb::Replace => Update::Replace { key: key(0), wanted: Some(value.clone()) },
             Verb::Delete => Update::Sequence(vec![mark(), Update::Delete { key: key(0) }]),
             Verb::Clear => Update::Sequence(vec![mark(), Update::DeletePrefix { prefix: key(0) }]),

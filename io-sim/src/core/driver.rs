@@ -109,6 +109,7 @@ impl World {
         if serves_until.is_some() && process.serves_until.is_none() {
             process.serving_since += 1;
         }
+        let counts_on = serves_until.filter(|until| process.serves_until.is_none_or(|before| *until > before));
         process.serves_until = serves_until;
         let is_master = process.engine.role() == Role::Master;
         let was_master = std::mem::replace(&mut process.was_master, is_master);
@@ -120,6 +121,9 @@ impl World {
         }
         if was_master && !is_master {
             self.mark("masterships lost");
+        }
+        if let Some(until) = counts_on {
+            self.check_lease(id, until)?;
         }
         self.check_lease_exclusivity(id)?;
         let actions = self.in_any_order(id, actions.drain().collect());
@@ -352,6 +356,14 @@ impl World {
         let applied = process.store.applied;
         self.trace(2, u64::from(id.0), applied.0);
         self.step(id, Event::Applied(applied))
+    }
+
+    /// K7: a master counts on its lease only for as long as a quorum granted it.
+    fn check_lease(&mut self, id: NodeId, until: Instant) -> Checked {
+        let node = self.node(id);
+        let end = node.clock.global(until);
+        let ballot = node.process.as_ref().map_or(Ballot::ZERO, |process| process.engine.status().promised);
+        self.ledger.leases.serves(id, ballot, end)
     }
 
     /// K7: in the one true time no two nodes are inside a lease.

@@ -305,7 +305,7 @@ impl World {
             }
             Happening::Submit { node, op, .. } => self.submit(node, op),
             Happening::CheckLease { node, op, read, .. } => {
-                self.check_lease(node, op, read);
+                self.look_at_lease_again(node, op, read);
                 Ok(())
             }
             Happening::Resume { node } => self.resume(node),

@@ -110,24 +110,51 @@ pub const FAMILIES: [Family; 20] = [
 pub struct Swarm {
     /// So many nodes, not as many as the seed draws.
     pub nodes: Option<u16>,
-    /// With all those faults that bring planted bugs to light soon.
-    pub harsh: bool,
-    /// The standard seed, which the speed is measured with: 60 s, 3 or 5 nodes, 2,000 operations.
-    pub standard: bool,
+    /// What is drawn.
+    pub kind: Kind,
+}
+
+/// What a swarm is drawn for.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Kind {
+    /// Everything that can happen.
+    #[default]
+    Usual,
+    /// The same with all those faults that bring planted bugs to light soon.
+    Harsh,
+    /// Masters that come and go within fractions of a second, and leave entries behind that nobody knows the fate of.
+    Churn,
+    /// What the speed is measured with: 60 s, 3 or 5 nodes, 2,000 operations.
+    Standard,
+}
+
+impl Kind {
+    /// All of them, by the names that commands take.
+    pub const NAMES: [(&'static str, Self); 4] =
+        [("swarm", Self::Usual), ("harsh", Self::Harsh), ("churn", Self::Churn), ("standard", Self::Standard)];
+
+    /// The name that commands take.
+    pub fn name(self) -> &'static str {
+        Self::NAMES.iter().find(|(_, kind)| *kind == self).map_or("swarm", |(name, _)| name)
+    }
 }
 
 /// The scenario that `seed` makes.
 pub fn scenario(seed: u64, swarm: &Swarm) -> Scenario {
     let rng = &mut Rng::new(seed, stream::PLAN);
+    if swarm.kind == Kind::Churn {
+        return churn(seed, swarm.nodes.unwrap_or(3), rng);
+    }
+    let standard = swarm.kind == Kind::Standard;
     let drawn = rng.pick(&[3, 3, 3, 3, 5, 5, 5, 7, 2, 4, 1]).unwrap_or(3);
-    let nodes = swarm.nodes.unwrap_or(if swarm.standard { [3, 5][usize::from(rng.chance(0.5))] } else { drawn });
-    let duration = if swarm.standard { 60 * S } else { rng.between(4, 14) * S };
+    let nodes = swarm.nodes.unwrap_or(if standard { [3, 5][usize::from(rng.chance(0.5))] } else { drawn });
+    let duration = if standard { 60 * S } else { rng.between(4, 14) * S };
     let delay_min = rng.magnitude(20 * US, 2 * MS);
     let sync_min = rng.magnitude(20 * US, 2 * MS);
     let reckless = rng.chance(0.1);
     let drift_ppm = u32::try_from(rng.magnitude(100, 50_000)).unwrap_or(100);
     let clients = u16::try_from(rng.magnitude(1, 16)).unwrap_or(1);
-    let think_max = if swarm.standard { 2 * 60 * S * u64::from(clients) / 2_000 } else { rng.magnitude(MS, 100 * MS) };
+    let think_max = if standard { 2 * 60 * S * u64::from(clients) / 2_000 } else { rng.magnitude(MS, 100 * MS) };
     let mut scenario = Scenario {
         worlds: vec![WorldKind::Core],
         budget: if reckless { Budget::Unrestricted } else { Budget::Tolerable },
@@ -163,6 +190,44 @@ pub fn scenario(seed: u64, swarm: &Swarm) -> Scenario {
         strikes(&mut scenario, family, swarm, &mut Rng::new(seed, stream::FAMILY + number));
     }
     scenario.steps.sort_by_key(|step| step.at);
+    scenario
+}
+
+/// Masters that come and go. A short lease, and a fault every lease or so that takes the master's messages, or its life,
+/// somewhere in the middle of a commit.
+fn churn(seed: u64, nodes: u16, rng: &mut Rng) -> Scenario {
+    let lease = 100 * MS;
+    let mut scenario = Scenario {
+        cluster: Cluster { nodes, lease: Span(lease), drift_ppm: 10_000, staggered: false },
+        network: Network {
+            delay_max: Span(rng.magnitude(200 * US, 5 * MS)),
+            spike: some(rng, 0.000_1, 0.02),
+            stale: some(rng, 0.000_1, 0.02),
+            ..Network::default()
+        },
+        disk: Disk { sync_max: Span(rng.magnitude(200 * US, 5 * MS)), ..Disk::default() },
+        workload: Workload { clients: 8, think_max: Span(rng.magnitude(MS, 20 * MS)), ..Workload::default() },
+        ..Scenario::quiet(format!("churn of seed {seed}"), Span(8 * S))
+    };
+    let mut at = 5 * lease;
+    while at < scenario.duration.0 {
+        let time = Span(rng.magnitude(lease / 8, 8 * lease));
+        let node = victim(nodes, rng);
+        let one = Whom::Some(vec![node]);
+        let act = match rng.below(6) {
+            0 => Act::Cut { links: Links { from: one, to: Whom::Others, both: false }, time },
+            1 => Act::Cut { links: Links { from: Whom::Others, to: one, both: false }, time },
+            2 => {
+                let to = Whom::Some(vec![victim(nodes, rng)]);
+                Act::Cut { links: Links { from: one, to, both: rng.chance(0.5) }, time }
+            }
+            3 => Act::KillAfter { node, actions: rng.magnitude(1, 32) - 1, down: time },
+            4 => Act::Clog { links: Links { from: one, to: Whom::Others, both: rng.chance(0.5) }, time },
+            _ => Act::Pause { node, time },
+        };
+        scenario.steps.push(Step { at: Some(Span(at)), when: None, after: None, act });
+        at += rng.magnitude(lease / 8, 4 * lease);
+    }
     scenario
 }
 
@@ -217,7 +282,11 @@ fn strikes(scenario: &mut Scenario, family: Family, swarm: &Swarm, rng: &mut Rng
     );
     let mut mean = rng.magnitude(if rare { 2 * S } else { 300 * MS }, 10 * S);
     let mut strikes = rng.chance(0.5);
-    if swarm.harsh && matches!(family, Family::Kill | Family::PowerCut | Family::Partition | Family::Clock | Family::Wipe)
+    if swarm.kind == Kind::Harsh
+        && matches!(
+            family,
+            Family::Trim | Family::Kill | Family::PowerCut | Family::Partition | Family::Clock | Family::Wipe
+        )
     {
         (strikes, mean) = (true, mean.min(3 * S));
     }

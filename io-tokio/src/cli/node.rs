@@ -105,6 +105,7 @@ impl NodePlan {
             planted: None,
             #[cfg(feature = "planted-bugs")]
             planted_in_engine: None,
+            recorder_bytes_max: self.config.recorder.then_some(self.config.recorder_mib << 20),
         }
     }
 }

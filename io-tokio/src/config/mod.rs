@@ -11,8 +11,8 @@
 //! home = "/var/lib/trialbay/n1"     # where this node keeps its files; clients need none
 //! ```
 //!
-//! Beside these there are, with their defaults: `lease_ms = 800`, `clock_drift_ppm = 10000`, `reads = "lease"` and a
-//! section `[limits]` (see [`Limits`]); and for a node `client_listen` and `peer_listen`, the addresses to listen on
+//! Beside these there are, with their defaults: `lease_ms = 800`, `clock_drift_ppm = 10000`, `reads = "lease"`,
+//! `recorder = false`, `recorder_mib = 64` and a section `[limits]` (see [`Limits`]); and for a node `client_listen` and `peer_listen`, the addresses to listen on
 //! where they differ from those that others use. The settings outside `[[node]]` can be overridden ([`Overrides`]).
 
 mod mistake;
@@ -50,6 +50,10 @@ pub struct Config {
     pub clock_drift_ppm: u32,
     /// How `Consistent` reads are made safe.
     pub reads: Reads,
+    /// Whether nodes record what their engines are told, to be replayed after an incident.
+    pub recorder: bool,
+    /// How many MiB of it each keeps.
+    pub recorder_mib: u64,
     /// What is bounded, and by how much.
     pub limits: Limits,
     /// All nodes, in the order of the file; 1 to 7.
@@ -142,6 +146,8 @@ impl Config {
             lease: Duration::from_millis(rules::LEASE_MS.default),
             clock_drift_ppm: u32::try_from(rules::CLOCK_DRIFT_PPM.default).expect("a small constant"),
             reads: Reads::default(),
+            recorder: false,
+            recorder_mib: rules::RECORDER_MIB.default,
             limits: Limits::default(),
             nodes: nodes.ok_or(DevRefused::BasePort(base_port))?,
         })
@@ -169,12 +175,15 @@ impl Config {
         let update::Limits { key_bytes_max, value_bytes_max, update_bytes_max } = updates;
         let _ = write!(
             out,
-            "cluster_id = {}\nlease_ms = {}\nclock_drift_ppm = {}\nreads = \"{reads}\"\n\n[limits]\n\
+            "cluster_id = {}\nlease_ms = {}\nclock_drift_ppm = {}\nreads = \"{reads}\"\n\
+             recorder = {}\nrecorder_mib = {}\n\n[limits]\n\
              key_bytes_max = {key_bytes_max}\nvalue_bytes_max = {value_bytes_max}\n\
              update_bytes_max = {update_bytes_max}\nconnections_max = {connections_max}\n",
             text(&self.cluster_id),
             self.lease.as_millis(),
             self.clock_drift_ppm,
+            self.recorder,
+            self.recorder_mib,
         );
         for node in &self.nodes {
             let _ = write!(out, "\n[[node]]\nname = {}\nid = {}\n", text(&node.name), node.id);

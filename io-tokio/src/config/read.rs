@@ -9,7 +9,8 @@ use toml::de::{DeTable, DeValue};
 use super::mistake::{Mistake, Place, did_you_mean};
 use super::overrides::Overrides;
 use super::rules::{
-    CLOCK_DRIFT_PPM, CONNECTIONS_MAX, KEY_BYTES_MAX, LEASE_MS, Number, UPDATE_BYTES_MAX, VALUE_BYTES_MAX, check_address,
+    CLOCK_DRIFT_PPM, CONNECTIONS_MAX, KEY_BYTES_MAX, LEASE_MS, Number, RECORDER_MIB, UPDATE_BYTES_MAX, VALUE_BYTES_MAX,
+    check_address,
 };
 use super::{Config, Limits, NODES_MAX, NodeConfig, Reads};
 use crate::update;
@@ -17,7 +18,8 @@ use crate::update;
 /// An update that sets one key carries this many bytes beside key and value, at most.
 const UPDATE_FRAME_BYTES: usize = 64;
 
-const TOP: &[&str] = &["cluster_id", "lease_ms", "clock_drift_ppm", "reads", "limits", "node"];
+const TOP: &[&str] =
+    &["cluster_id", "lease_ms", "clock_drift_ppm", "reads", "recorder", "recorder_mib", "limits", "node"];
 const LIMITS: &[&str] = &["key_bytes_max", "value_bytes_max", "update_bytes_max", "connections_max"];
 const NODE: &[&str] = &["name", "id", "client", "peer", "client_listen", "peer_listen", "home"];
 
@@ -75,6 +77,8 @@ impl Reader<'_> {
             lease: Duration::from_millis(lease_ms),
             clock_drift_ppm: u32::try_from(clock_drift_ppm).unwrap_or(u32::MAX),
             reads: self.reads(top),
+            recorder: self.recorder(top),
+            recorder_mib: self.number(Some(top), &RECORDER_MIB),
             limits,
             nodes: self.nodes(top, base),
         }
@@ -103,6 +107,25 @@ impl Reader<'_> {
                 let message = format!("`reads` cannot be \"{}\": write \"lease\" or \"quorum\"", other.escape_debug());
                 self.mistake(place, message);
                 Reads::default()
+            }
+        }
+    }
+
+    fn recorder(&mut self, top: &Table<'_>) -> bool {
+        let (place, written) = if let Some(found) = self.overrides.last("recorder") {
+            (Place::Override(found.from.clone()), found.value.trim().to_owned())
+        } else if let Some((key, value)) = top.get_key_value("recorder") {
+            (self.line(&key.span()), self.written(&value.span()))
+        } else {
+            return false;
+        };
+        match written.as_str() {
+            "true" => true,
+            "false" => false,
+            other => {
+                let message = format!("`recorder` cannot be {}: write true or false", other.escape_debug());
+                self.mistake(place, message);
+                false
             }
         }
     }

@@ -17,6 +17,7 @@ use trialbay_engine::{
 use super::handle::{Ask, NodeStatus, PeerView, Shared, UpdateRefused};
 use super::standing::Standing;
 use crate::peer::{PeerEvent, PeerNetwork};
+use crate::recorder::Recorder;
 use crate::store::{Decided, Job, NotTaken, StoreWriter};
 use crate::tlog::{LogReader, LogWriter};
 use crate::update::UpdateResult;
@@ -60,6 +61,7 @@ pub(super) struct Driver {
     /// What is wrong with the node's files, in words.
     pub(super) damage: Vec<String>,
     pub(super) standing: Standing,
+    pub(super) recorder: Option<Recorder>,
     pub(super) waiting: Waiting,
     pub(super) actions: Actions,
 }
@@ -142,6 +144,9 @@ impl Driver {
         if self.engine.next_deadline().is_some_and(|at| at <= self.shared.clock.now()) {
             self.step(Event::Ticked);
         }
+        if let Some(recorder) = &mut self.recorder {
+            recorder.after_round(&self.engine);
+        }
         // What is published ends (or begins) here before anybody can hear of it from this node.
         self.publish();
         self.standing.follow(&self.engine);
@@ -186,7 +191,14 @@ impl Driver {
 
     fn step(&mut self, event: Event) {
         let now = self.shared.clock.now();
+        let earlier = self.actions.as_slice().len();
+        if let Some(recorder) = &mut self.recorder {
+            recorder.before_step(now, &event);
+        }
         self.engine.step(now, event, &mut self.actions);
+        if let Some(recorder) = &mut self.recorder {
+            recorder.after_step(&self.actions.as_slice()[earlier..]);
+        }
     }
 
     fn perform(&mut self, action: Action) -> Option<HaltReason> {

@@ -5,6 +5,7 @@
 //! <home>/IDENTITY    whose home it is, as text with a checksum
 //! <home>/db/         the store
 //! <home>/tlogs/      the transaction logs
+//! <home>/recorder/   what the engine was told last, if it is recorded
 //! ```
 //! A log of another node, voted with, could break every promise of the cluster: a home that is not provably this node's
 //! is refused.
@@ -147,6 +148,11 @@ impl Home {
     /// Where the transaction logs are.
     pub fn tlog_dir(&self) -> PathBuf {
         self.path.join("tlogs")
+    }
+
+    /// Where recordings are, if any were made.
+    pub fn recorder_dir(&self) -> PathBuf {
+        self.path.join("recorder")
     }
 
     /// How long a run of this node may have to wait because of what an earlier one granted; `None` in a new home.

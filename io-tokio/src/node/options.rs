@@ -42,4 +42,6 @@ pub struct NodeOptions {
     /// The planted bug that this node's engine has.
     #[cfg(feature = "planted-bugs")]
     pub planted_in_engine: Option<trialbay_engine::PlantedBug>,
+    /// How many bytes of recordings of the engine's inputs to keep in the home; `None`: nothing is recorded.
+    pub recorder_bytes_max: Option<u64>,
 }

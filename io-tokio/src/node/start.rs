@@ -24,6 +24,7 @@ use crate::identity::Identity;
 use crate::net::RealNetwork;
 use crate::peer::handshake::Terms;
 use crate::peer::{PeerLimits, PeerNetwork, PeerOptions, PeerTiming};
+use crate::recorder::Recorder;
 use crate::service::{self, ServiceOptions};
 use crate::store::{self, Applied, CommitPolicy, Decided, Store, StoreError, StoreReader, StoreWriter, WriterLimits};
 use crate::tlog::{LogEvent, LogReader, LogWriter, RecoveredLog, Tlog, TlogOptions};
@@ -91,6 +92,9 @@ impl RunningNode {
         let shared = Arc::new(share(&options, clock.clone(), store_reader, asks_sender, applied));
         let mut engine = Engine::new(clock.now(), engine_config(&options), files.recovered, seed);
         respect_earlier_leases(&mut engine, &files.home, &engine_config(&options))?;
+        let recorder = options.recorder_bytes_max.and_then(|bytes_max| {
+            Recorder::start(&files.home.recorder_dir(), bytes_max, options.node, clock.now(), &engine)
+        });
         let standing = Standing::at_start(&engine, !files.damage.is_empty());
         let driver = Driver {
             engine,
@@ -103,6 +107,7 @@ impl RunningNode {
             lease: options.lease,
             damage: files.damage,
             standing,
+            recorder,
             waiting: Waiting::default(),
             actions: Actions::new(),
         };
@@ -413,6 +418,7 @@ mod tests {
             planted: None,
             #[cfg(feature = "planted-bugs")]
             planted_in_engine: None,
+            recorder_bytes_max: None,
         }
     }
 

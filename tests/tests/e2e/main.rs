@@ -11,6 +11,7 @@ mod garbage;
 mod mistakes;
 mod pauses;
 mod power;
+mod recorder;
 mod sizes;
 
 use std::path::Path;
