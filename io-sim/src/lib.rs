@@ -16,6 +16,7 @@ pub mod rng;
 pub mod scenario;
 pub mod shrink;
 pub mod sim_disk;
+pub mod stack;
 pub mod trace;
 
 pub use core::{Counters, Report, World};

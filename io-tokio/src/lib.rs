@@ -20,6 +20,8 @@ pub mod clock;
 #[cfg(feature = "server")]
 pub mod disk;
 #[cfg(feature = "server")]
+pub mod home_disk;
+#[cfg(feature = "server")]
 pub mod identity;
 #[cfg(feature = "server")]
 pub mod net;
@@ -35,3 +37,7 @@ pub mod service;
 pub mod store;
 #[cfg(feature = "server")]
 pub mod tlog;
+#[cfg(feature = "server")]
+pub mod watched;
+#[cfg(feature = "server")]
+pub mod workers;

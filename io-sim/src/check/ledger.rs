@@ -1,7 +1,7 @@
 //! The checkers' own books: what is durable where, what was promised, chosen, applied. They read disks and wires, keep
 //! their books across restarts, and ask no engine anything.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use trialbay_engine::{Ballot, HistoryHash, Message, NodeId, Record, Slot, SlotEntry, Value};
 
@@ -16,6 +16,8 @@ pub struct Ledger {
     quorum: u32,
     slots: BTreeMap<Slot, SlotBook>,
     nodes: BTreeMap<NodeId, NodeBook>,
+    /// By slot: the digest of a store after it, and whose that was.
+    states: BTreeMap<Slot, (u64, NodeId)>,
     campaigns: Campaigns,
     /// Who may count on whose lease.
     pub leases: Leases,
@@ -46,6 +48,8 @@ struct NodeBook {
     lent: bool,
     promised: Ballot0,
     entries: BTreeMap<Slot, (Ballot, Value)>,
+    /// Those of them that its present life accepted: an earlier one's do not bind it (rule V1).
+    accepted_in_life: BTreeSet<Slot>,
     /// The highest ballot in any promise or acceptance that this life sent.
     said: Ballot0,
     acknowledged: Option<(Ballot, Slot)>,
@@ -67,6 +71,7 @@ impl Ledger {
     /// Empty books of a cluster of `nodes`, whose leases last at least `lease_min` nanoseconds of true time.
     pub fn new(nodes: u16, lease_min: u64) -> Self {
         Self {
+            states: BTreeMap::new(),
             campaigns: Campaigns::new(nodes),
             leases: Leases::new(nodes, lease_min),
             quorum: u32::from(nodes / 2 + 1),
@@ -86,13 +91,15 @@ impl Ledger {
             Record::Accepted(SlotEntry { slot, entry }) => {
                 book.promised = book.promised.max(Ballot0(entry.ballot));
                 book.entries.insert(*slot, (entry.ballot, entry.value.clone()));
+                book.accepted_in_life.insert(*slot);
                 self.proposed(node, *slot, entry.ballot, &entry.value)?;
                 if let Some(proposal) = self.slots.entry(*slot).or_default().proposals.get_mut(&entry.ballot) {
                     proposal.durable |= bit(node);
                 }
                 self.count(*slot, event)?;
             }
-            Record::Decided { .. } | Record::MemoryBegan(_) => {}
+            Record::MemoryBegan(_) => book.accepted_in_life.clear(),
+            Record::Decided { .. } => {}
             Record::VoteRegained { .. } => {
                 book.votes = true;
                 self.count_all(event)?;
@@ -185,6 +192,18 @@ impl Ledger {
         book.and_then(|book| book.entries.keys().next_back().copied()).unwrap_or(Slot::ZERO)
     }
 
+    /// `node`'s store has this digest after `slot`.
+    ///
+    /// # Errors
+    /// K5: another store has another one.
+    pub fn holds(&mut self, node: NodeId, slot: Slot, digest: u64) -> Checked {
+        let (known, other) = self.states.entry(slot).or_insert((digest, node));
+        if *known == digest {
+            return Ok(());
+        }
+        violation("K5", format!("the stores of {node} and {other} differ after {slot}"))
+    }
+
     /// `from` sends `message`, at this true time and event.
     ///
     /// # Errors
@@ -207,6 +226,7 @@ impl Ledger {
             Message::Prepare { ballot, decided_upto } => {
                 let book = self.nodes.entry(from).or_default();
                 let own = book.entries.range(decided_upto.next()..);
+                let own = own.filter(|(slot, _)| book.accepted_in_life.contains(slot));
                 self.campaigns.prepared(*ballot, own.map(|(slot, entry)| (*slot, entry.clone())).collect());
                 self.is_promised(from, *ballot, "prepares")
             }

@@ -2,7 +2,7 @@
 //!
 //! Reading order: `query` and `model` (what the commands mean), `history` (the checker), `versions` (what each key was
 //! when), `story` (what a violation says), `exact` (the ground truth for small histories), `honest` (histories that
-//! nobody may complain about).
+//! nobody may complain about); `scrub` and `frame` (the transaction log as durable bytes tell it).
 
 pub mod campaigns;
 pub mod exact;

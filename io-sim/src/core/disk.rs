@@ -254,7 +254,7 @@ impl World {
         let is_idle = process.apply_queue.is_empty();
         let head = head.map(|mut head| {
             if in_part {
-                head.map.keys.pop_first();
+                head.map.keys.pop_last();
             }
             head
         });
@@ -269,6 +269,7 @@ impl World {
                 node.disk_was_harmed = true;
                 self.ledger.stored(id, slot);
                 self.mark("heads installed");
+                self.check_state(id)?;
                 self.step(id, Event::HeadInstalled { slot, hash })
             }
             None => self.step(id, Event::HeadFailed),

@@ -350,6 +350,7 @@ impl World {
                 }
             }
         }
+        self.check_state(id)?;
         self.serve_waiting_reads(id);
         self.begin_apply(id);
         let Some(process) = &self.node(id).process else { return Ok(()) };
@@ -358,11 +359,22 @@ impl World {
         self.step(id, Event::Applied(applied))
     }
 
+    /// K5: all stores hold the same after the same slot.
+    pub(super) fn check_state(&mut self, id: NodeId) -> Checked {
+        let Some(process) = &self.node(id).process else { return Ok(()) };
+        let (applied, digest) = (process.store.applied, process.store.map.digest());
+        self.ledger.holds(id, applied, digest)
+    }
+
     /// K7: a master counts on its lease only for as long as a quorum granted it.
     fn check_lease(&mut self, id: NodeId, until: Instant) -> Checked {
         let node = self.node(id);
         let end = node.clock.global(until);
         let ballot = node.process.as_ref().map_or(Ballot::ZERO, |process| process.engine.status().promised);
+        if end <= self.now {
+            // An answer that came so late that nothing can be served by it.
+            return Ok(());
+        }
         self.ledger.leases.serves(id, ballot, end)
     }
 

@@ -8,6 +8,7 @@ use bytes::Bytes;
 use trialbay::store::{KeyValue, apply_command};
 use trialbay::update::UpdateResult;
 use trialbay_engine::{HistoryHash, Slot, Value};
+use xxhash_rust::xxh3::Xxh3;
 
 use crate::mutant::Bugs;
 
@@ -38,6 +39,20 @@ impl Store {
                 Err(never) => match never {},
             })
             .collect()
+    }
+}
+
+impl Map {
+    /// The same for equal maps only.
+    pub(crate) fn digest(&self) -> u64 {
+        let mut hash = Xxh3::new();
+        for (key, value) in &self.keys {
+            hash.update(&key.len().to_le_bytes());
+            hash.update(key);
+            hash.update(&value.len().to_le_bytes());
+            hash.update(value);
+        }
+        hash.digest()
     }
 }
 

@@ -7,6 +7,7 @@ use std::time::Duration;
 use tokio::task::JoinSet;
 
 use super::connection::Connection;
+use super::dial::Dial;
 use super::error::Unanswered;
 use super::flight::Flight;
 use super::options::ClientOptions;
@@ -25,6 +26,7 @@ const NOBODY: usize = usize::MAX;
 /// What the clones of a client share.
 pub(crate) struct Cluster {
     pub(crate) options: ClientOptions,
+    dial: Arc<dyn Dial>,
     /// One row per endpoint, one link per connection.
     links: Vec<Vec<Link>>,
     /// The endpoint of the master, or `NOBODY`.
@@ -54,7 +56,7 @@ pub(crate) enum Found {
 }
 
 impl Cluster {
-    pub(crate) fn new(options: ClientOptions) -> Self {
+    pub(crate) fn new(options: ClientOptions, dial: Arc<dyn Dial>) -> Self {
         let row = || (0..options.connections).map(|_| Link::default()).collect();
         let any = options.prefer.as_deref().and_then(|prefer| options.index_of(prefer).ok()).unwrap_or(0);
         Self {
@@ -63,6 +65,7 @@ impl Cluster {
             search: Flight::default(),
             any: AtomicUsize::new(any),
             turn: AtomicUsize::new(0),
+            dial,
             options,
         }
     }
@@ -170,7 +173,7 @@ impl Cluster {
                 return Ok(connection);
             }
             let address = &self.options.endpoints[endpoint].address;
-            let connection = Arc::new(Connection::open(address, &self.options).await?);
+            let connection = Arc::new(Connection::open(&self.dial, address, &self.options).await?);
             *link.lock() = Some(Arc::clone(&connection));
             Ok(connection)
         };

@@ -13,12 +13,11 @@ use std::sync::{Arc, Mutex, MutexGuard, OnceLock};
 use std::time::Duration;
 
 use bytes::BytesMut;
-use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
-use tokio::net::TcpStream;
-use tokio::net::tcp::{OwnedReadHalf, OwnedWriteHalf};
+use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _};
 use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore, oneshot};
 use tokio::task::AbortHandle;
 
+use super::dial::{Dial, Halves};
 use super::error::Unanswered;
 use super::options::ClientOptions;
 use super::reply::{Reply, Scan, Shape, code};
@@ -72,9 +71,8 @@ struct Waiting {
 
 impl Connection {
     /// Connects, within the time that the options allow.
-    pub(crate) async fn open(address: &str, options: &ClientOptions) -> Result<Self, String> {
-        let stream = dial(address, options.connect_timeout).await?;
-        let (reader, writer) = stream.into_split();
+    pub(crate) async fn open(dial: &Arc<dyn Dial>, address: &str, options: &ClientOptions) -> Result<Self, String> {
+        let (reader, writer) = connect(&**dial, address, options.connect_timeout).await?;
         let outbox = prologue(&options.cluster_id);
         let shared = Arc::new(Shared {
             state: Mutex::new(State { queued_bytes: outbox.len() as u64, outbox, ..State::default() }),
@@ -84,7 +82,7 @@ impl Connection {
             bytes_max: options.in_flight_bytes_max,
             reply_bytes_max: options.reply_bytes_max,
         });
-        let pulse = Pulse { address: address.to_owned(), options: options.clone() };
+        let pulse = Pulse { dial: Arc::clone(dial), address: address.to_owned(), options: options.clone() };
         let tasks = [
             tokio::spawn(write_requests(Arc::clone(&shared), writer)).abort_handle(),
             tokio::spawn(read_replies(Arc::clone(&shared), reader, pulse)).abort_handle(),
@@ -262,7 +260,7 @@ impl Unanswered {
     }
 }
 
-async fn write_requests(shared: Arc<Shared>, mut stream: OwnedWriteHalf) {
+async fn write_requests(shared: Arc<Shared>, mut stream: impl AsyncWrite + Unpin) {
     let mut batch = Vec::new();
     loop {
         shared.queued.notified().await;
@@ -278,7 +276,7 @@ async fn write_requests(shared: Arc<Shared>, mut stream: OwnedWriteHalf) {
     }
 }
 
-async fn read_replies(shared: Arc<Shared>, mut stream: OwnedReadHalf, pulse: Pulse) {
+async fn read_replies(shared: Arc<Shared>, mut stream: impl AsyncRead + Unpin, pulse: Pulse) {
     let mut buffer = BytesMut::with_capacity(READ_BYTES);
     let mut scan = Scan::default();
     loop {
@@ -300,6 +298,7 @@ async fn read_replies(shared: Arc<Shared>, mut stream: OwnedReadHalf, pulse: Pul
 /// Tells a slow node from a dead one: a request may take long, but a live node accepts a connection and says who is
 /// master at once.
 struct Pulse {
+    dial: Arc<dyn Dial>,
     address: String,
     options: ClientOptions,
 }
@@ -307,11 +306,11 @@ struct Pulse {
 impl Pulse {
     async fn feel(&self) -> Result<(), String> {
         let ask = async {
-            let mut stream = dial(&self.address, self.options.connect_timeout).await?;
+            let (mut reader, mut writer) = connect(&*self.dial, &self.address, self.options.connect_timeout).await?;
             let mut bytes = prologue(&self.options.cluster_id);
             bytes.extend_from_slice(&who_master().bytes);
-            stream.write_all(&bytes).await.map_err(|error| error.to_string())?;
-            stream.read_u8().await.map_err(|error| error.to_string())
+            writer.write_all(&bytes).await.map_err(|error| error.to_string())?;
+            reader.read_u8().await.map_err(|error| error.to_string())
         };
         match tokio::time::timeout(2 * self.options.connect_timeout, ask).await {
             Ok(answer) => answer.map(drop),
@@ -320,14 +319,9 @@ impl Pulse {
     }
 }
 
-async fn dial(address: &str, timeout: Duration) -> Result<TcpStream, String> {
-    match tokio::time::timeout(timeout, TcpStream::connect(address)).await {
-        Ok(Ok(stream)) => {
-            // Without it small requests wait for the acknowledgement of earlier ones; a socket that refuses is slow.
-            let _ = stream.set_nodelay(true);
-            Ok(stream)
-        }
-        Ok(Err(error)) => Err(error.to_string()),
+async fn connect(dial: &dyn Dial, address: &str, timeout: Duration) -> Result<Halves, String> {
+    match tokio::time::timeout(timeout, dial.dial(address)).await {
+        Ok(connected) => connected.map_err(|error| error.to_string()),
         Err(_) => Err(format!("no connection within {timeout:?}")),
     }
 }

@@ -22,6 +22,7 @@
 mod attempts;
 mod cluster;
 mod connection;
+mod dial;
 mod error;
 mod flight;
 mod options;
@@ -43,6 +44,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 
+pub use self::dial::{Dial, Dialling, Halves, TcpDial};
 pub use self::error::{ClientError, Happened};
 pub use self::options::{ClientOptions, Endpoint};
 pub use self::range::{Entry, KeyRange};
@@ -73,8 +75,16 @@ impl Client {
     /// # Errors
     /// [`ClientError::InvalidArgument`] when the options make no sense.
     pub fn new(options: ClientOptions) -> Result<Self, ClientError> {
+        Self::with_dial(options, Arc::new(TcpDial))
+    }
+
+    /// As [`Client::new`], for a cluster that is not reached by the machine's own TCP.
+    ///
+    /// # Errors
+    /// As for [`Client::new`].
+    pub fn with_dial(options: ClientOptions, dial: Arc<dyn Dial>) -> Result<Self, ClientError> {
         options.check()?;
-        Ok(Self { timeout: options.timeout, cluster: Arc::new(Cluster::new(options)), pinned: None })
+        Ok(Self { timeout: options.timeout, cluster: Arc::new(Cluster::new(options, dial)), pinned: None })
     }
 
     /// The same client with another deadline for each call, retries included.

@@ -21,6 +21,7 @@ use crate::recorder::Recorder;
 use crate::store::{Decided, Job, NotTaken, StoreWriter};
 use crate::tlog::{LogReader, LogWriter};
 use crate::update::UpdateResult;
+use crate::workers::Workers;
 
 /// How much of each inbox goes into one round.
 const ROUND_EVENTS_MAX: usize = 1_024;
@@ -57,6 +58,7 @@ pub(super) struct Driver {
     pub(super) log_reader: LogReader,
     pub(super) store: StoreWriter<Vec<Reply>>,
     pub(super) reports: mpsc::UnboundedSender<StorageEvent>,
+    pub(super) workers: Workers,
     pub(super) lease: Duration,
     /// What is wrong with the node's files, in words.
     pub(super) damage: Vec<String>,
@@ -255,7 +257,7 @@ impl Driver {
     fn read_log(&self, peer: NodeId, from: Slot, upto: Slot, bytes_max: usize) {
         let (reader, reports) = (self.log_reader.clone(), self.reports.clone());
         let name = self.name(peer).to_owned();
-        tokio::task::spawn_blocking(move || {
+        self.workers.spawn(move || {
             let read = catch_unwind(AssertUnwindSafe(|| reader.read(from, upto, bytes_max)));
             let event = match read {
                 Ok(Ok(entries)) => StorageEvent::LogRead { peer, entries },

@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
 use bytes::Bytes;
-use tokio::sync::{mpsc, oneshot, watch};
+use tokio::sync::{mpsc, oneshot};
 use trialbay_engine::{NodeId, Refusal, Slot};
 
 use super::serving::Serving;
@@ -16,6 +16,7 @@ use crate::config::Reads;
 use crate::consistency::Consistency;
 use crate::store::{Snapshot, StoreError, StoreReader};
 pub use crate::update::UpdateResult;
+use crate::watched;
 
 /// How long the driver may take to answer a question about itself before the node counts as stuck.
 const DRIVER_ANSWER_MAX: Duration = Duration::from_secs(2);
@@ -92,7 +93,7 @@ pub(crate) struct Shared {
     /// The master's node id; 0 (which no configuration allows) when unknown.
     pub(crate) master: AtomicU32,
     /// The applied slot, for those who wait for it.
-    pub(crate) applied: watch::Receiver<Slot>,
+    pub(crate) applied: watched::Receiver<Slot>,
 }
 
 impl NodeHandle {
@@ -164,7 +165,7 @@ impl NodeHandle {
 
     /// The last slot that the store has applied.
     pub fn applied(&self) -> Slot {
-        *self.0.applied.borrow()
+        self.0.applied.get()
     }
 
     /// How the node is; `None` when its driver does not answer in time.
@@ -194,8 +195,7 @@ impl NodeHandle {
             Ok(Err(Refusal::Overloaded)) => return Err(ReadRefused::Overloaded),
             Ok(Err(Refusal::Stopping)) | Err(_) => return Err(ReadRefused::Stopping),
         };
-        let mut applied = self.0.applied.clone();
-        applied.wait_for(|applied| *applied >= slot).await.map_err(|_| ReadRefused::Stopping)?;
+        self.0.applied.wait_for(|applied| applied >= slot).await.map_err(|_| ReadRefused::Stopping)?;
         Ok(self.0.store.snapshot()?)
     }
 

@@ -10,21 +10,23 @@
 //! A log of another node, voted with, could break every promise of the cluster: a home that is not provably this node's
 //! is refused.
 
-use crate::identity::Identity;
-use std::fs::{DirBuilder, File, OpenOptions};
-use std::io::{self, Read as _, Write as _};
+use std::fmt;
+use std::io;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::Duration;
 
-use rustix::fs::FlockOperation;
-use rustix::io::Errno;
 use serde::{Deserialize, Serialize};
 use trialbay_engine::NodeId;
 
+use crate::disk::Disk;
+use crate::home_disk::{FileLock, HomeDisk, LockError};
+use crate::identity::Identity;
+
 /// The format of the identity file. A higher one is a later program's.
 const FORMAT: u32 = 1;
-/// An identity file is far smaller. What is larger is something else.
-const IDENTITY_LEN_MAX: u64 = 64 << 10;
+/// The files that are read whole are far smaller. What is larger is something else.
+const FILE_LEN_MAX: usize = 64 << 10;
 /// How long the next run waits because of what this one grants, in milliseconds.
 const LEASE: &str = "LEASE";
 /// No configuration makes a node wait longer: twice the longest lease. What stands for a number that cannot be read.
@@ -102,9 +104,9 @@ pub enum HomeError {
 ///
 /// # Errors
 /// When it cannot be written.
-pub fn note_restart_wait(home: &Path, wait: Duration) -> Result<(), HomeError> {
+pub fn note_restart_wait(disk: &dyn Disk, home: &Path, wait: Duration) -> Result<(), HomeError> {
     let millis = wait.as_millis() + u128::from(!wait.subsec_nanos().is_multiple_of(1_000_000));
-    replace(&home.join(LEASE), &format!("{millis}\n"))
+    replace(disk, &home.join(LEASE), &format!("{millis}\n"))
 }
 
 fn holder(pid: &Option<u32>) -> String {
@@ -112,10 +114,10 @@ fn holder(pid: &Option<u32>) -> String {
 }
 
 /// This node's home, locked until it is dropped or the process ends, however it ends.
-#[derive(Debug)]
 pub struct Home {
+    disk: Arc<dyn HomeDisk>,
     path: PathBuf,
-    lock: File,
+    _lock: FileLock,
 }
 
 impl Home {
@@ -123,14 +125,15 @@ impl Home {
     ///
     /// # Errors
     /// When another process runs on it, it is not this node's, or it cannot be written to.
-    pub fn open(path: &Path, identity: &Identity) -> Result<Self, HomeError> {
-        create_dir(path)?;
-        let lock = lock(path)?;
-        let home = Self { path: path.to_owned(), lock };
-        check_writable(path)?;
-        sync_name(path)?;
-        create_dir(&home.db_dir())?;
-        create_dir(&home.tlog_dir())?;
+    pub fn open(disk: Arc<dyn HomeDisk>, path: &Path, identity: &Identity) -> Result<Self, HomeError> {
+        create_dir(&*disk, path)?;
+        let lock = lock(&*disk, path)?;
+        let home = Self { disk, path: path.to_owned(), _lock: lock };
+        let disk = &*home.disk;
+        check_writable(disk, path)?;
+        sync_name(disk, path)?;
+        create_dir(disk, &home.db_dir())?;
+        create_dir(disk, &home.tlog_dir())?;
         home.check_identity(identity)?;
         Ok(home)
     }
@@ -161,28 +164,21 @@ impl Home {
     /// When the file cannot be read.
     pub fn restart_wait(&self) -> Result<Option<Duration>, HomeError> {
         let path = self.path.join(LEASE);
-        match std::fs::read_to_string(&path) {
-            Ok(text) => {
-                let millis = text.trim().parse().ok().filter(|millis| *millis <= RESTART_WAIT_MS_MAX);
-                Ok(Some(Duration::from_millis(millis.unwrap_or(RESTART_WAIT_MS_MAX))))
-            }
-            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
-            Err(error) if error.kind() == io::ErrorKind::InvalidData => {
-                Ok(Some(Duration::from_millis(RESTART_WAIT_MS_MAX)))
-            }
-            Err(error) => Err(failed("read", &path)(error)),
-        }
+        let Some(bytes) = read(&*self.disk, &path)? else { return Ok(None) };
+        let text = std::str::from_utf8(&bytes).unwrap_or_default();
+        let millis = text.trim().parse().ok().filter(|millis| *millis <= RESTART_WAIT_MS_MAX);
+        Ok(Some(Duration::from_millis(millis.unwrap_or(RESTART_WAIT_MS_MAX))))
     }
 
     fn check_identity(&self, ours: &Identity) -> Result<(), HomeError> {
         let file = self.path.join("IDENTITY");
-        let Some(text) = read_identity_file(&file)? else {
+        let Some(text) = read(&*self.disk, &file)? else {
             for dir in [self.tlog_dir(), self.db_dir()] {
-                if !is_empty(&dir)? {
+                if !self.disk.list(&dir).map_err(failed("list", &dir))?.is_empty() {
                     return Err(HomeError::Unidentified { dir, ours: ours.clone() });
                 }
             }
-            return replace(&file, &encode(ours));
+            return replace(&*self.disk, &file, &encode(ours));
         };
         match decode(&text) {
             Ok(theirs) if theirs == *ours => Ok(()),
@@ -195,17 +191,15 @@ impl Home {
     }
 }
 
-impl Drop for Home {
-    fn drop(&mut self) {
-        // Closing the file is not enough while a child that this process is just starting holds a copy of it. That the
-        // unlocking fails would mean that nothing is locked.
-        let _ = rustix::fs::flock(&self.lock, FlockOperation::Unlock);
+impl fmt::Debug for Home {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_tuple("Home").field(&self.path).finish()
     }
 }
 
 /// Makes a directory and those above it, each durable in the one above, if it is missing.
-fn create_dir(path: &Path) -> Result<(), HomeError> {
-    if path.is_dir() {
+fn create_dir(disk: &dyn HomeDisk, path: &Path) -> Result<(), HomeError> {
+    if disk.is_dir(path) {
         return Ok(());
     }
     let above = match path.parent() {
@@ -214,102 +208,83 @@ fn create_dir(path: &Path) -> Result<(), HomeError> {
         None => path,
     };
     if above != path && above != Path::new(".") {
-        create_dir(above)?;
+        create_dir(disk, above)?;
     }
-    match DirBuilder::new().create(path) {
-        Err(error) if error.kind() != io::ErrorKind::AlreadyExists || !path.is_dir() => {
-            return Err(failed("create the directory", path)(error));
-        }
-        Ok(()) | Err(_) => {}
-    }
-    sync_dir(above)
+    disk.create_dir(path).map_err(failed("create the directory", path))?;
+    sync_dir(disk, above)
 }
 
 /// Makes the name of a home durable that was there already: whoever made it, an administrator or a process that was
 /// killed in between, may not have done so, and with it everything in it would be lost.
-fn sync_name(home: &Path) -> Result<(), HomeError> {
-    // Of a relative path, or a link, the directory that it is really in.
-    let home = home.canonicalize().map_err(failed("find", home))?;
-    match home.parent().map_or(Ok(()), sync_dir) {
+fn sync_name(disk: &dyn HomeDisk, home: &Path) -> Result<(), HomeError> {
+    match disk.sync_name(home) {
         // The node need not be allowed to read it, and where the home is a mount it may be of another kind, that has no
         // sync. Then it is for whoever made the home to have done this.
-        Err(HomeError::Io { source, .. })
-            if matches!(source.kind(), io::ErrorKind::PermissionDenied | io::ErrorKind::InvalidInput) =>
-        {
-            Ok(())
-        }
-        outcome => outcome,
+        Err(source) if matches!(source.kind(), io::ErrorKind::PermissionDenied | io::ErrorKind::InvalidInput) => Ok(()),
+        outcome => outcome.map_err(failed("make durable", home)),
     }
 }
 
-fn lock(home: &Path) -> Result<File, HomeError> {
+fn lock(disk: &dyn HomeDisk, home: &Path) -> Result<FileLock, HomeError> {
     let path = home.join("LOCK");
-    let mut file = OpenOptions::new()
-        .read(true)
-        .write(true)
-        .create(true)
-        .truncate(false)
-        .open(&path)
-        .map_err(|source| HomeError::NotWritable { dir: home.to_owned(), source })?;
-    match rustix::fs::flock(&file, FlockOperation::NonBlockingLockExclusive) {
-        Ok(()) => {}
-        Err(Errno::WOULDBLOCK) => {
-            let mut text = String::new();
-            let pid = file.take(32).read_to_string(&mut text).ok().and_then(|_| text.trim().parse().ok());
-            return Err(HomeError::Locked { home: home.to_owned(), pid });
-        }
-        Err(error) => return Err(failed("lock", &path)(error.into())),
-    }
-    // For the message of the process that comes too late; the lock itself needs no content.
-    let pid = std::process::id();
-    let written = file.set_len(0).and_then(|()| file.write_all(format!("{pid}\n").as_bytes()));
-    written.map_err(|source| HomeError::NotWritable { dir: home.to_owned(), source })?;
-    Ok(file)
+    disk.lock(&path).map_err(|error| match error {
+        LockError::Held(pid) => HomeError::Locked { home: home.to_owned(), pid },
+        LockError::NotWritable(source) => HomeError::NotWritable { dir: home.to_owned(), source },
+        LockError::Refused(source) => failed("lock", &path)(source),
+    })
 }
 
-fn check_writable(home: &Path) -> Result<(), HomeError> {
+fn check_writable(disk: &dyn Disk, home: &Path) -> Result<(), HomeError> {
     let path = home.join("WRITABLE.tmp");
     let write = || {
-        let mut file = File::create(&path)?;
-        file.write_all(b"may be deleted\n")?;
-        file.sync_all()?;
-        std::fs::remove_file(&path)
+        write_anew(disk, &path, b"may be deleted\n")?;
+        disk.remove(&path)
     };
     write().map_err(|source| HomeError::NotWritable { dir: home.to_owned(), source })
 }
 
-fn read_identity_file(path: &Path) -> Result<Option<Vec<u8>>, HomeError> {
-    let file = match File::open(path) {
+/// What a small file holds; `None` when there is none.
+fn read(disk: &dyn Disk, path: &Path) -> Result<Option<Vec<u8>>, HomeError> {
+    let file = match disk.open_to_read(path) {
         Ok(file) => file,
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
         Err(error) => return Err(failed("open", path)(error)),
     };
-    let mut bytes = Vec::new();
-    file.take(IDENTITY_LEN_MAX).read_to_end(&mut bytes).map_err(failed("read", path))?;
+    let mut bytes = vec![0; FILE_LEN_MAX];
+    let mut len = 0;
+    while len < FILE_LEN_MAX {
+        match file.read_at(&mut bytes[len..], len as u64).map_err(failed("read", path))? {
+            0 => break,
+            more => len += more,
+        }
+    }
+    bytes.truncate(len);
     Ok(Some(bytes))
 }
 
-fn is_empty(dir: &Path) -> Result<bool, HomeError> {
-    let mut entries = std::fs::read_dir(dir).map_err(failed("list", dir))?;
-    Ok(entries.next().is_none())
-}
-
 /// Gives a file this content such that a crash leaves the old file or the new one.
-fn replace(path: &Path, content: &str) -> Result<(), HomeError> {
+fn replace(disk: &dyn Disk, path: &Path, content: &str) -> Result<(), HomeError> {
     let dir = path.parent().expect("the files of a home are in a directory");
     let new = path.with_extension("tmp");
-    let write = || {
-        let mut file = File::create(&new)?;
-        file.write_all(content.as_bytes())?;
-        file.sync_all()?;
-        std::fs::rename(&new, path)
-    };
-    write().map_err(|source| HomeError::NotWritable { dir: dir.to_owned(), source })?;
-    sync_dir(dir)
+    write_anew(disk, &new, content.as_bytes())
+        .and_then(|()| disk.rename(&new, path))
+        .map_err(|source| HomeError::NotWritable { dir: dir.to_owned(), source })?;
+    sync_dir(disk, dir)
 }
 
-fn sync_dir(dir: &Path) -> Result<(), HomeError> {
-    File::open(dir).and_then(|file| file.sync_all()).map_err(failed("make durable", dir))
+/// Writes a durable file in the place of one that may be left over.
+fn write_anew(disk: &dyn Disk, path: &Path, content: &[u8]) -> io::Result<()> {
+    match disk.remove(path) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+        Ok(()) | Err(_) => {}
+    }
+    let file = disk.create(path)?;
+    file.write_at(content, 0)?;
+    file.sync_all()
+}
+
+fn sync_dir(disk: &dyn Disk, dir: &Path) -> Result<(), HomeError> {
+    disk.sync_dir(dir).map_err(failed("make durable", dir))
 }
 
 fn failed(what: &'static str, path: &Path) -> impl FnOnce(io::Error) -> HomeError {
@@ -369,9 +344,14 @@ mod tests {
     use tempfile::TempDir;
 
     use super::*;
+    use crate::disk::RealDisk;
 
     fn identity() -> Identity {
         Identity { cluster_id: "dev".into(), node: NodeId(1), name: "n1".into() }
+    }
+
+    fn open(path: &Path, identity: &Identity) -> Result<Home, HomeError> {
+        Home::open(Arc::new(RealDisk), path, identity)
     }
 
     fn temp() -> TempDir {
@@ -383,7 +363,7 @@ mod tests {
         let temp = temp();
         let path = temp.path().join("a/b/home");
         for _ in 0..2 {
-            let home = Home::open(&path, &identity()).unwrap();
+            let home = open(&path, &identity()).unwrap();
             assert!(home.db_dir().is_dir() && home.tlog_dir().is_dir());
             assert_eq!(home.path(), path);
         }
@@ -412,11 +392,11 @@ mod tests {
     #[test]
     fn a_restart_wait_is_kept_and_one_that_cannot_be_read_is_the_longest() {
         let temp = temp();
-        let home = Home::open(temp.path(), &identity()).unwrap();
+        let home = open(temp.path(), &identity()).unwrap();
         assert_eq!(home.restart_wait().unwrap(), None);
-        note_restart_wait(temp.path(), Duration::from_micros(816_100)).unwrap();
+        note_restart_wait(&RealDisk, temp.path(), Duration::from_micros(816_100)).unwrap();
         assert_eq!(home.restart_wait().unwrap(), Some(Duration::from_millis(817)), "rounded up");
-        for damaged in ["", "x", "-1", "99999999999999999999", "120001"] {
+        for damaged in [&b""[..], b"x", b"-1", b"99999999999999999999", b"120001", b"\xff"] {
             std::fs::write(temp.path().join(LEASE), damaged).unwrap();
             assert_eq!(home.restart_wait().unwrap(), Some(Duration::from_millis(RESTART_WAIT_MS_MAX)), "{damaged:?}");
         }
@@ -425,31 +405,29 @@ mod tests {
     #[test]
     fn a_second_opener_is_refused_and_told_the_first_ones_process() {
         let temp = temp();
-        let first = Home::open(temp.path(), &identity()).unwrap();
-        let error = Home::open(temp.path(), &identity()).unwrap_err();
+        let first = open(temp.path(), &identity()).unwrap();
+        let error = open(temp.path(), &identity()).unwrap_err();
         assert!(matches!(error, HomeError::Locked { pid: Some(pid), .. } if pid == std::process::id()), "{error:?}");
         assert!(error.to_string().contains(&format!("process {}", std::process::id())), "{error}");
-        let in_a_child = first.lock.try_clone().unwrap();
         drop(first);
-        Home::open(temp.path(), &identity()).expect("the first one is gone, whoever has inherited its files");
-        drop(in_a_child);
+        open(temp.path(), &identity()).expect("the first one is gone");
     }
 
     #[test]
     fn the_home_of_another_node_or_cluster_is_refused_with_both_names() {
         let temp = temp();
-        drop(Home::open(temp.path(), &identity()).unwrap());
+        drop(open(temp.path(), &identity()).unwrap());
         for other in [
             Identity { cluster_id: "prod".into(), ..identity() },
             Identity { node: NodeId(2), ..identity() },
             Identity { name: "n2".into(), ..identity() },
         ] {
-            let error = Home::open(temp.path(), &other).unwrap_err();
+            let error = open(temp.path(), &other).unwrap_err();
             assert!(matches!(error, HomeError::Foreign { .. }), "{error:?}");
             let text = error.to_string();
             assert!(text.contains(&identity().to_string()) && text.contains(&other.to_string()), "{text}");
         }
-        Home::open(temp.path(), &identity()).expect("the refusals changed nothing");
+        open(temp.path(), &identity()).expect("the refusals changed nothing");
     }
 
     #[test]
@@ -468,10 +446,10 @@ mod tests {
     #[test]
     fn a_damaged_identity_file_is_refused_by_name() {
         let temp = temp();
-        drop(Home::open(temp.path(), &identity()).unwrap());
+        drop(open(temp.path(), &identity()).unwrap());
         let file = temp.path().join("IDENTITY");
         std::fs::write(&file, b"").unwrap();
-        let error = Home::open(temp.path(), &identity()).unwrap_err();
+        let error = open(temp.path(), &identity()).unwrap_err();
         assert!(matches!(error, HomeError::Damaged { .. }), "{error:?}");
         assert!(error.to_string().contains(&file.display().to_string()), "{error}");
     }
@@ -486,12 +464,12 @@ mod tests {
     #[test]
     fn data_without_an_identity_are_refused_and_an_empty_home_is_not() {
         let temp = temp();
-        drop(Home::open(temp.path(), &identity()).unwrap());
+        drop(open(temp.path(), &identity()).unwrap());
         std::fs::remove_file(temp.path().join("IDENTITY")).unwrap();
-        drop(Home::open(temp.path(), &identity()).expect("as after a crash before the identity was written"));
+        drop(open(temp.path(), &identity()).expect("as after a crash before the identity was written"));
         std::fs::remove_file(temp.path().join("IDENTITY")).unwrap();
         std::fs::write(temp.path().join("tlogs/000.tlog"), b"whose?").unwrap();
-        let error = Home::open(temp.path(), &identity()).unwrap_err();
+        let error = open(temp.path(), &identity()).unwrap_err();
         assert!(matches!(error, HomeError::Unidentified { .. }), "{error:?}");
     }
 
@@ -501,11 +479,11 @@ mod tests {
         let file = temp.path().join("file");
         std::fs::write(&file, b"").unwrap();
         for path in [file.clone(), file.join("below")] {
-            let error = Home::open(&path, &identity()).unwrap_err();
+            let error = open(&path, &identity()).unwrap_err();
             assert!(matches!(error, HomeError::Io { what: "create the directory", .. }), "{error:?}");
         }
         // Even root cannot make files there.
-        let error = Home::open(Path::new("/proc/self/task"), &identity()).unwrap_err();
+        let error = open(Path::new("/proc/self/task"), &identity()).unwrap_err();
         assert!(matches!(error, HomeError::NotWritable { .. }), "{error:?}");
     }
 }

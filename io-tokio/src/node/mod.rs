@@ -14,8 +14,10 @@ mod options;
 pub(crate) mod serving;
 mod standing;
 mod start;
+mod surroundings;
 
 pub use error::NodeError;
 pub use handle::{NodeHandle, NodeStatus, PeerView, ReadRefused, UpdateRefused};
 pub use options::NodeOptions;
 pub use start::{RunningNode, run};
+pub use surroundings::Surroundings;

@@ -1,13 +1,11 @@
 //! From a home directory to a running node, and back.
 
 use std::collections::BTreeMap;
-use std::io;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use std::time::Duration;
 
-use tokio::net::TcpListener;
-use tokio::sync::{mpsc, watch};
+use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
 use trialbay_engine::{Actions, Config, Engine, HistoryHash, PersistId, Recovered, Slot};
 
@@ -18,16 +16,19 @@ use super::home::{self, Home};
 use super::options::NodeOptions;
 use super::serving::Serving;
 use super::standing::Standing;
-use crate::clock::{BootClock, Clock};
-use crate::disk::RealDisk;
+use super::surroundings::Surroundings;
+use crate::clock::Clock;
+use crate::home_disk::HomeDisk;
 use crate::identity::Identity;
-use crate::net::RealNetwork;
+use crate::net::Network;
 use crate::peer::handshake::Terms;
 use crate::peer::{PeerLimits, PeerNetwork, PeerOptions, PeerTiming};
 use crate::recorder::Recorder;
 use crate::service::{self, ServiceOptions};
 use crate::store::{self, Applied, CommitPolicy, Decided, Store, StoreError, StoreReader, StoreWriter, WriterLimits};
 use crate::tlog::{LogEvent, LogReader, LogWriter, RecoveredLog, Tlog, TlogOptions};
+use crate::watched;
+use crate::workers::Workers;
 
 /// Messages of peers that wait for the driver; their bytes are bounded for each peer by the peer network.
 const PEER_INBOX_MAX: usize = 4_096;
@@ -47,7 +48,7 @@ const COMMIT_AGE_MAX: Duration = Duration::from_secs(5);
 pub struct RunningNode {
     handle: NodeHandle,
     service: JoinHandle<()>,
-    service_stop: watch::Sender<bool>,
+    service_stop: watched::Sender<bool>,
     driver: JoinHandle<Ended>,
     home: Home,
 }
@@ -67,31 +68,40 @@ impl RunningNode {
     /// # Errors
     /// When any of that fails; nothing is left running then.
     pub async fn start(options: NodeOptions) -> Result<Self, NodeError> {
-        let clock: Arc<dyn Clock> = Arc::new(BootClock);
+        Self::start_in(Surroundings::real()?, options).await
+    }
+
+    /// As [`RunningNode::start`], in surroundings that need not be real.
+    ///
+    /// # Errors
+    /// As for [`RunningNode::start`].
+    pub async fn start_in<N: Network>(surroundings: Surroundings<N>, options: NodeOptions) -> Result<Self, NodeError> {
+        let Surroundings { network, disk, clock, workers, seed } = surroundings;
         // Ports first: a second process for the same node should not get as far as the files.
-        let clients = TcpListener::bind(&options.client_listen)
+        let clients = network
+            .bind(&options.client_listen)
             .await
             .map_err(|source| NodeError::ClientAddress { address: options.client_listen.clone(), source })?;
-        let files = open_files(&options)?;
+        let files = open_files(disk.clone(), &options)?;
 
         let (reports, storage) = mpsc::unbounded_channel();
-        let (applied_sender, applied) = watch::channel(files.recovered.decided_upto);
+        let (applied_sender, applied) = watched::channel(files.recovered.decided_upto);
         let store_reader = files.store.reader();
         let log_reader = files.tlog.reader();
         // The last batch of records that is durable, for the store, which follows the log even when the driver has ended.
         let persisted = Arc::new(AtomicU64::new(0));
-        let tlog = start_log_writer(files.tlog, persisted.clone(), reports.clone())?;
-        let store = start_store_writer(files.store, persisted, clock.clone(), reports.clone(), applied_sender)?;
+        let tlog = start_log_writer(files.tlog, persisted.clone(), reports.clone(), &workers)?;
+        let on_applied = on_applied(reports.clone(), applied_sender);
+        let store = start_store_writer(files.store, persisted, clock.clone(), on_applied, &workers)?;
 
         let (peer_inbox, peers) = mpsc::channel(PEER_INBOX_MAX);
-        let seed = random_seed()?;
-        let network =
-            PeerNetwork::start(RealNetwork, &options.peer_listen, peer_options(&options, seed), peer_inbox).await?;
+        let peer_options = peer_options(&options, seed);
+        let network = PeerNetwork::start(network, &options.peer_listen, peer_options, peer_inbox).await?;
 
         let (asks_sender, asks) = mpsc::channel(ASKS_MAX);
         let shared = Arc::new(share(&options, clock.clone(), store_reader, asks_sender, applied));
         let mut engine = Engine::new(clock.now(), engine_config(&options), files.recovered, seed);
-        respect_earlier_leases(&mut engine, &files.home, &engine_config(&options))?;
+        respect_earlier_leases(&mut engine, disk, &files.home, &engine_config(&options), &workers)?;
         let recorder = options.recorder_bytes_max.and_then(|bytes_max| {
             Recorder::start(&files.home.recorder_dir(), bytes_max, options.node, clock.now(), &engine)
         });
@@ -104,6 +114,7 @@ impl RunningNode {
             log_reader,
             store,
             reports,
+            workers,
             lease: options.lease,
             damage: files.damage,
             standing,
@@ -114,7 +125,7 @@ impl RunningNode {
         let driver = tokio::spawn(driver.run(Inboxes { storage, peers, asks }));
 
         let handle = NodeHandle::new(shared);
-        let (service_stop, stop) = watch::channel(false);
+        let (service_stop, stop) = watched::channel(false);
         let service_options = ServiceOptions {
             limits: options.limits,
             connections_max: options.connections_max,
@@ -147,6 +158,7 @@ impl RunningNode {
         tokio::pin!(stop);
         let mut service_failure = None;
         let ended = tokio::select! {
+            biased;
             ended = &mut driver => ended,
             // It serves until it is told to stop: a node that nobody can talk to must not look like one that runs.
             failed = &mut service => {
@@ -160,19 +172,16 @@ impl RunningNode {
                 driver.await
             }
         };
-        // Clients hear that the node is going down; nobody listens to the service's end but us.
-        let _ = service_stop.send(true);
+        // Clients hear that the node is going down.
+        service_stop.set(true);
         let ended = ended.map_err(|panic| NodeError::StorageFailed { why: format!("the driver ended: {panic}") })?;
         if service_failure.is_none() {
             service_failure = service.await.err().map(|panic| format!("the client service ended: {panic}"));
         }
         ended.peers.shutdown().await;
         // The log before the store: the store must not make durable what the log has not.
-        let closed = tokio::task::spawn_blocking(move || {
-            ended.tlog.stop();
-            ended.store.stop()
-        });
-        let closed = closed.await;
+        ended.tlog.stop().await;
+        let closed = ended.store.stop().await;
         drop(home);
         if let Some(error) = NodeError::of_halt(ended.reason, ended.storage_failure) {
             return Err(error);
@@ -180,28 +189,31 @@ impl RunningNode {
         if let Some(why) = service_failure {
             return Err(NodeError::StorageFailed { why });
         }
-        match closed {
-            Ok(closed) => Ok(closed?),
-            Err(panic) => Err(NodeError::StorageFailed { why: panic.to_string() }),
-        }
+        Ok(closed?)
     }
 }
 
 /// An earlier run may have granted longer leases than this one's configuration has. The home remembers the longest that
 /// may still hold.
-fn respect_earlier_leases(engine: &mut Engine, home: &Home, config: &Config) -> Result<(), NodeError> {
+fn respect_earlier_leases(
+    engine: &mut Engine,
+    disk: Arc<dyn HomeDisk>,
+    home: &Home,
+    config: &Config,
+    workers: &Workers,
+) -> Result<(), NodeError> {
     let (ours, earlier) = (config.restart_wait(), home.restart_wait()?);
     // A home without the note is new, or of a run that gave no grants.
     let earlier = earlier.unwrap_or_default();
     if earlier < ours {
-        home::note_restart_wait(home.path(), ours)?;
+        home::note_restart_wait(&*disk, home.path(), ours)?;
     } else if earlier > ours {
         engine.wait_at_least(earlier);
-        let path = home.path().to_owned();
+        let (path, workers) = (home.path().to_owned(), workers.clone());
         tokio::spawn(async move {
             // Once the old grants are over only ours count. A little longer than they last, for the clocks differ.
             tokio::time::sleep(earlier * 2).await;
-            let noted = tokio::task::spawn_blocking(move || home::note_restart_wait(&path, ours)).await;
+            let noted = workers.spawn(move || home::note_restart_wait(&*disk, &path, ours)).await;
             if !matches!(noted, Ok(Ok(()))) {
                 tracing::warn!("the shorter lease could not be noted: the next start waits as long as this one");
             }
@@ -219,17 +231,17 @@ struct Files {
     damage: Vec<String>,
 }
 
-fn open_files(options: &NodeOptions) -> Result<Files, NodeError> {
+fn open_files(disk: Arc<dyn HomeDisk>, options: &NodeOptions) -> Result<Files, NodeError> {
     let identity = Identity { cluster_id: options.cluster_id.clone(), node: options.node, name: options.name.clone() };
-    let home = Home::open(&options.home, &identity)?;
+    let home = Home::open(disk.clone(), &options.home, &identity)?;
     let path = home.db_dir().join(format!("{}.db", options.name));
     let (store_options, tlog_options) = (store::Options::default(), TlogOptions::default());
     #[cfg(feature = "planted-bugs")]
     let store_options = store::Options { planted: options.planted, ..store_options };
     #[cfg(feature = "planted-bugs")]
     let tlog_options = TlogOptions { planted: options.planted, ..tlog_options };
-    let mut store = Store::open(&path, &identity, store_options)?;
-    let (tlog, log) = Tlog::open(Arc::new(RealDisk), home.path(), identity, tlog_options, store.applied())?;
+    let mut store = Store::open(&*disk, &path, &identity, store_options)?;
+    let (tlog, log) = Tlog::open(disk, home.path(), identity, tlog_options, store.applied())?;
     let RecoveredLog { recovered, damage, notes } = log;
     for note in notes {
         tracing::info!(%note, "while opening the log");
@@ -275,6 +287,7 @@ fn start_log_writer(
     tlog: Tlog,
     persisted: Arc<AtomicU64>,
     reports: mpsc::UnboundedSender<StorageEvent>,
+    workers: &Workers,
 ) -> Result<LogWriter, NodeError> {
     let on_event = move |event| {
         let event = match event {
@@ -287,20 +300,18 @@ fn start_log_writer(
         // The driver may have ended.
         let _ = reports.send(event);
     };
-    LogWriter::start(tlog, Box::new(on_event)).map_err(|source| NodeError::System { what: "a thread", source })
+    LogWriter::start(tlog, Box::new(on_event), workers).map_err(|source| NodeError::System { what: "a thread", source })
 }
 
-fn start_store_writer(
-    store: Store,
-    persisted: Arc<AtomicU64>,
-    clock: Arc<dyn Clock>,
+/// What is told of each group of slots that was applied: to the clients that wait, and to the driver.
+fn on_applied(
     reports: mpsc::UnboundedSender<StorageEvent>,
-    applied_sender: watch::Sender<Slot>,
-) -> Result<StoreWriter<Vec<Reply>>, NodeError> {
-    let on_applied = move |applied: Result<Applied<Vec<Reply>>, StoreError>| {
+    applied_sender: watched::Sender<Slot>,
+) -> impl FnMut(Result<Applied<Vec<Reply>>, StoreError>) + Send + 'static {
+    move |applied| {
         let event = match applied {
             Ok(Applied { upto, slots }) => {
-                applied_sender.send_replace(upto);
+                applied_sender.set(upto);
                 for (results, replies) in slots {
                     answer(results, replies);
                 }
@@ -310,10 +321,19 @@ fn start_store_writer(
         };
         // The driver may have ended.
         let _ = reports.send(event);
-    };
+    }
+}
+
+fn start_store_writer(
+    store: Store,
+    persisted: Arc<AtomicU64>,
+    clock: Arc<dyn Clock>,
+    on_applied: impl FnMut(Result<Applied<Vec<Reply>>, StoreError>) + Send + 'static,
+    workers: &Workers,
+) -> Result<StoreWriter<Vec<Reply>>, NodeError> {
     let is_durable = move |id: PersistId| id.0 <= persisted.load(Ordering::Acquire);
     let policy = CommitPolicy::new(COMMIT_BYTES_MAX, COMMIT_AGE_MAX);
-    StoreWriter::start(store, policy, WriterLimits::default(), clock, is_durable, on_applied)
+    StoreWriter::start(store, policy, WriterLimits::default(), clock, is_durable, on_applied, workers)
         .map_err(|source| NodeError::System { what: "a thread", source })
 }
 
@@ -332,7 +352,7 @@ fn share(
     clock: Arc<dyn Clock>,
     store: StoreReader,
     asks: mpsc::Sender<Ask>,
-    applied: watch::Receiver<Slot>,
+    applied: watched::Receiver<Slot>,
 ) -> Shared {
     let mut names: BTreeMap<_, _> = options.peers.iter().map(|peer| (peer.node, peer.name.clone())).collect();
     names.insert(options.node, options.name.clone());
@@ -384,10 +404,6 @@ fn engine_config(options: &NodeOptions) -> Config {
         planted: options.planted_in_engine,
         ..Config::new(options.node, voters)
     }
-}
-
-fn random_seed() -> Result<u64, NodeError> {
-    getrandom::u64().map_err(|error| NodeError::System { what: "random numbers", source: io::Error::other(error) })
 }
 
 #[cfg(test)]

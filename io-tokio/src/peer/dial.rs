@@ -7,11 +7,11 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt as _};
-use tokio::sync::watch;
 use tokio::time::Instant;
 use trialbay_engine::Message;
 
 use crate::net::Network;
+use crate::watched;
 
 use super::frame::append_frame;
 use super::handshake::{self, HandshakeError};
@@ -42,13 +42,13 @@ enum Unlinked {
 
 /// Connects to the peer again and again, and writes what waits for it, until the network closes.
 pub(super) async fn keep_connected<N: Network>(network: N, context: Arc<Context>, link: Arc<Link>, seed: u64) {
-    let mut closing = context.closing.clone();
+    let closing = &context.closing;
     let mut backoff = Backoff::new(&context.timing, seed ^ u64::from(link.peer.node.0));
     let mut throttle = Throttle::default();
     loop {
         let connected = tokio::select! {
             biased;
-            () = closed(&mut closing) => return,
+            () = closed(closing) => return,
             connected = connect(&network, &context, &link) => connected,
         };
         let (why, held) = match connected {
@@ -70,7 +70,7 @@ pub(super) async fn keep_connected<N: Network>(network: N, context: Arc<Context>
         }
         tokio::select! {
             biased;
-            () = closed(&mut closing) => return,
+            () = closed(closing) => return,
             () = link.nudge.notified() => {}
             () = tokio::time::sleep(backoff.delay(held)) => {}
         }
@@ -78,9 +78,9 @@ pub(super) async fn keep_connected<N: Network>(network: N, context: Arc<Context>
 }
 
 /// Returns when the network closes.
-async fn closed(closing: &mut watch::Receiver<bool>) {
+async fn closed(closing: &watched::Receiver<bool>) {
     // An error means that the network was dropped, which closes it too.
-    let _ = closing.wait_for(|closing| *closing).await;
+    let _ = closing.wait_for(|closing| closing).await;
 }
 
 async fn connect<N: Network>(network: &N, context: &Context, link: &Link) -> Result<N::Stream, Unlinked> {
@@ -140,11 +140,11 @@ async fn write_waiting(
     link: &Link,
     sent: &AtomicU64,
 ) -> io::Result<()> {
-    let mut closing = context.closing.clone();
+    let closing = &context.closing;
     let (mut batch, mut bytes) = (Vec::new(), Vec::new());
     loop {
         // Asked for before the outbox is: what was queued before the closing is seen below.
-        let last = *closing.borrow();
+        let last = closing.get();
         if link.outbox.take(&mut batch, BATCH_BYTES_MAX) {
             encode(&mut batch, &mut bytes, context, link);
             write_all(to, &bytes, link, sent).await?;
@@ -156,7 +156,7 @@ async fn write_waiting(
             tokio::select! {
                 biased;
                 () = link.outbox.filled() => {}
-                () = closed(&mut closing) => {}
+                () = closed(closing) => {}
             }
         }
     }

@@ -5,9 +5,11 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
-use tokio::sync::{Mutex, Notify, OwnedSemaphorePermit, Semaphore, mpsc, watch};
+use tokio::sync::{Mutex, Notify, OwnedSemaphorePermit, Semaphore, mpsc};
 use tokio::time::Instant;
 use trialbay_engine::{Message, NodeId};
+
+use crate::watched;
 
 use super::handshake::Identity;
 use super::outbox::{Outbox, weight};
@@ -21,7 +23,7 @@ pub(super) struct Context {
     pub(super) timing: PeerTiming,
     pub(super) limits: PeerLimits,
     pub(super) inbox: mpsc::Sender<PeerEvent>,
-    pub(super) closing: watch::Receiver<bool>,
+    pub(super) closing: watched::Receiver<bool>,
     pub(super) refused: AtomicU64,
 }
 
@@ -34,7 +36,7 @@ pub(super) struct Link {
     /// The peer is there: do not wait any longer before dialling it.
     pub(super) nudge: Notify,
     /// The number of the newest connection that the peer dialled. Older ones end when they see it.
-    pub(super) incoming: watch::Sender<u64>,
+    pub(super) incoming: watched::Sender<u64>,
     /// Held while such a connection is read, so that a newer one's messages never mix with an older one's.
     pub(super) reading: Mutex<()>,
     /// The free bytes of this peer's share of the inbox.
@@ -100,7 +102,7 @@ impl Link {
             peer,
             outbox: Outbox::new(limits.queue_bytes_max, limits.queue_messages_max),
             nudge: Notify::new(),
-            incoming: watch::Sender::new(0),
+            incoming: watched::Sender::new(0),
             reading: Mutex::new(()),
             room: Arc::new(Semaphore::new(limits.inbox_bytes_max as usize)),
             inbox_bytes_max: limits.inbox_bytes_max,

@@ -106,12 +106,8 @@ async fn serve(
 
 /// Reads this connection, which the peer has just dialled, until it ends or the peer dials another.
 async fn read_as_newest(stream: impl AsyncRead + AsyncWrite + Send, context: &Context, link: &Link) -> Unread {
-    let mut number = 0;
-    link.incoming.send_modify(|newest| {
-        *newest += 1;
-        number = *newest;
-    });
-    let mut newest = link.incoming.subscribe();
+    let number = link.incoming.update(|newest| newest + 1);
+    let newest = link.incoming.subscribe();
     let (mut from, mut to) = tokio::io::split(stream);
     let hearing = Hearing::default();
     let reading = async {
@@ -122,7 +118,7 @@ async fn read_as_newest(stream: impl AsyncRead + AsyncWrite + Send, context: &Co
     };
     tokio::select! {
         biased;
-        _ = newest.wait_for(|newest| *newest != number) => Unread::Superseded,
+        _ = newest.wait_for(|newest| newest != number) => Unread::Superseded,
         why = reading => why,
         error = hearing.tell(&mut to, context.timing.pulse_interval) => error.into(),
     }

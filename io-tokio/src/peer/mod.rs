@@ -26,19 +26,17 @@ mod pulse;
 mod tests;
 
 use std::collections::BTreeMap;
-use std::future::poll_fn;
 use std::io;
 use std::net::SocketAddr;
-use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::pin::pin;
 use std::sync::Arc;
-use std::task::Poll;
 
-use tokio::sync::{mpsc, watch};
+use tokio::sync::mpsc;
 use tokio::task::{JoinHandle, JoinSet};
 use trialbay_engine::{Message, NodeId};
 
 use crate::net::{Listener as _, Network};
+use crate::watched;
+use crate::workers::caught;
 
 use handshake::{Identity, NAME_LEN_MAX, VERSIONS};
 use link::{Context, Link};
@@ -104,7 +102,7 @@ fn hint(source: &io::Error) -> &'static str {
 pub struct PeerNetwork {
     context: Arc<Context>,
     address: Option<SocketAddr>,
-    closing: watch::Sender<bool>,
+    closing: watched::Sender<bool>,
     diallers: JoinSet<()>,
     listener: JoinHandle<()>,
 }
@@ -154,7 +152,7 @@ impl PeerNetwork {
             versions: VERSIONS,
             terms: options.terms,
         };
-        let (closing, closed) = watch::channel(false);
+        let (closing, closed) = watched::channel(false);
         let (timing, limits) = (options.timing, options.limits);
         let context = Arc::new(Context { identity, links, timing, limits, inbox, closing: closed, refused: 0.into() });
 
@@ -198,7 +196,7 @@ impl PeerNetwork {
 
     /// Writes what is queued, for at most [`PeerTiming::flush_max`], and breaks all connections.
     pub async fn shutdown(mut self) {
-        self.closing.send_replace(true);
+        self.closing.set(true);
         let flushed = async { while self.diallers.join_next().await.is_some() {} };
         if tokio::time::timeout(self.context.timing.flush_max, flushed).await.is_err() {
             tracing::warn!("peers did not take all messages in time before the shutdown");
@@ -212,12 +210,7 @@ impl PeerNetwork {
 
 /// Runs a task. If it panics, the driver hears of it.
 async fn reporting_panics(what: &str, task: impl Future<Output = ()>, context: Arc<Context>) {
-    let mut task = pin!(task);
-    let is_whole = poll_fn(|cx| match catch_unwind(AssertUnwindSafe(|| task.as_mut().poll(cx))) {
-        Ok(poll) => poll.map(|()| true),
-        Err(_) => Poll::Ready(false),
-    });
-    if !is_whole.await {
+    if caught(task).await.is_none() {
         // Whoever does not listen any more ends anyway.
         let _ = context.inbox.send(PeerEvent::Failed(format!("{what} panicked (see above)"))).await;
     }

@@ -17,12 +17,13 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::io::{AsyncRead, AsyncWrite};
-use tokio::sync::{Semaphore, watch};
+use tokio::sync::Semaphore;
 use tokio::task::JoinSet;
 
 use crate::net::Listener;
 use crate::node::NodeHandle;
 use crate::update::Limits;
+use crate::watched;
 
 use execute::Context;
 use reply::{Budget, Reply, code};
@@ -86,7 +87,7 @@ pub async fn serve<L: Listener>(
     listener: L,
     handle: NodeHandle,
     options: ServiceOptions,
-    mut stop: watch::Receiver<bool>,
+    stop: watched::Receiver<bool>,
 ) {
     let connections_max = options.connections_max.unwrap_or_else(connections_allowed);
     let stop_max = options.stop_max;
@@ -99,7 +100,7 @@ pub async fn serve<L: Listener>(
     loop {
         let accepted = tokio::select! {
             biased;
-            _ = stop.wait_for(|stop| *stop) => break,
+            _ = stop.wait_for(|stop| stop) => break,
             Some(ended) = connections.join_next() => {
                 if let Err(error) = ended {
                     tracing::error!(%error, "a connection failed");
@@ -150,7 +151,7 @@ pub async fn serve<L: Listener>(
 }
 
 /// Serves one connection by itself, with budgets of its own, until it ends or `stop` becomes true.
-pub async fn serve_connection<S>(stream: S, handle: NodeHandle, options: ServiceOptions, stop: watch::Receiver<bool>)
+pub async fn serve_connection<S>(stream: S, handle: NodeHandle, options: ServiceOptions, stop: watched::Receiver<bool>)
 where
     S: AsyncRead + AsyncWrite + Unpin + Send,
 {
@@ -163,9 +164,9 @@ fn context(handle: NodeHandle, options: ServiceOptions) -> Arc<Context> {
     Arc::new(Context { handle, options, budget })
 }
 
-async fn stopped(mut stop: watch::Receiver<bool>) {
+async fn stopped(stop: watched::Receiver<bool>) {
     // A sender that is gone cannot order anything else any more.
-    let _ = stop.wait_for(|stop| *stop).await;
+    let _ = stop.wait_for(|stop| stop).await;
 }
 
 /// What the soft limit on open files leaves for clients.

@@ -11,7 +11,7 @@ use proptest::prelude::*;
 use proptest::test_runner::TestRunner;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _, DuplexStream, duplex};
 use tokio::net::TcpListener;
-use tokio::sync::{mpsc, watch};
+use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
 use trialbay_engine::{HistoryHash, Instant, NodeId, Slot, Value};
 
@@ -24,6 +24,7 @@ use crate::node::handle::{Ask, Shared};
 use crate::node::serving::Serving;
 use crate::node::{NodeHandle, NodeStatus};
 use crate::store::{Decided, Options, Store};
+use crate::watched;
 use crate::wire::{MAGIC, Writer as _};
 
 #[path = "../../../tests/harness/vectors.rs"]
@@ -45,7 +46,7 @@ impl Clock for StoppedClock {
 struct Driver {
     asks: mpsc::Receiver<Ask>,
     store: Store,
-    applied: watch::Sender<Slot>,
+    applied: watched::Sender<Slot>,
     /// Answers updates only when so many wait.
     updates_together: usize,
 }
@@ -67,7 +68,7 @@ impl Driver {
             let value = Value::batch(waiting.iter().map(|(command, _)| command.as_ref()));
             let decided = Decided { slot, hash: HistoryHash::default(), value };
             let results = self.store.apply(&[decided], false).unwrap().remove(0);
-            self.applied.send_replace(slot);
+            self.applied.set(slot);
             for ((_, reply), result) in waiting.drain(..).zip(results) {
                 // A client that is gone needs no reply.
                 drop(reply.send(Ok(result)));
@@ -109,7 +110,7 @@ fn node(master: Option<&str>, updates_together: usize) -> NodeHandle {
     let options = Options { cache_bytes: 16 << 20, ..Options::default() };
     let store = Store::open_with_backend(redb::backends::InMemoryBackend::new(), &identity, options).unwrap();
     let (asks, asked) = mpsc::channel(64);
-    let (applied_tx, applied) = watch::channel(Slot::ZERO);
+    let (applied_tx, applied) = watched::channel(Slot::ZERO);
     let serving = Serving::default();
     serving.publish((master == 1).then_some(Instant(u64::MAX)));
     let handle = NodeHandle::new(Arc::new(Shared {
@@ -135,7 +136,7 @@ fn master() -> NodeHandle {
 /// A service on a port of its own.
 struct Service {
     address: SocketAddr,
-    stop: watch::Sender<bool>,
+    stop: watched::Sender<bool>,
     serving: JoinHandle<()>,
 }
 
@@ -143,7 +144,7 @@ impl Service {
     async fn start(handle: NodeHandle, options: ServiceOptions) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
-        let (stop, stopped) = watch::channel(false);
+        let (stop, stopped) = watched::channel(false);
         let serving = tokio::spawn(serve(listener, handle, options, stopped));
         Self { address, stop, serving }
     }
@@ -182,7 +183,7 @@ impl<S: tokio::io::AsyncRead + tokio::io::AsyncWrite + Unpin> Client<S> {
 /// A connection without a socket, and the task that serves it.
 fn connect(handle: &NodeHandle, options: &ServiceOptions, buffer: usize) -> (Client<DuplexStream>, JoinHandle<()>) {
     let (client, server) = duplex(buffer);
-    let (stop, stopped) = watch::channel(false);
+    let (stop, stopped) = watched::channel(false);
     let (handle, options) = (handle.clone(), options.clone());
     let serving = tokio::spawn(async move {
         let _stop = stop;
@@ -473,7 +474,7 @@ async fn a_stop_answers_what_is_under_way_and_tells_everyone_else() {
         let mut name = [0; 7];
         within(client.0.read_exact(&mut name)).await.unwrap();
     }
-    service.stop.send(true).unwrap();
+    service.stop.set(true);
     assert_eq!(idle.string().await, (code::GOING_DOWN, "closing socket".into()));
     assert_eq!(silent.string().await.0, code::GOING_DOWN);
     let nop = crate::update::encode_command(&crate::update::Update::Nop);

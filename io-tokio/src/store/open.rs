@@ -1,14 +1,16 @@
 //! Opening and making the store's file.
 
-use std::fs::{self, File};
+use std::fmt;
 use std::io;
+use std::ops::Bound;
 use std::path::{Path, PathBuf};
 
-use redb::{Builder, StorageBackend};
+use redb::{BackendError, Builder, StorageBackend};
 
 use super::database::Store;
-use super::error::{StoreError, guarded};
-use crate::disk::{Disk as _, RealDisk};
+use super::error::{StoreError, damaged, guarded};
+use crate::disk::Disk;
+use crate::home_disk::HomeDisk;
 use crate::identity::Identity;
 
 /// How to open a store.
@@ -40,15 +42,22 @@ impl Store {
     ///
     /// # Errors
     /// When it cannot be opened or made, is damaged, or is the store of another cluster or node.
-    pub fn open(path: &Path, identity: &Identity, options: Options) -> Result<Self, StoreError> {
-        if !path.try_exists().map_err(StoreError::Io)? {
-            create(path, identity, options)?;
+    pub fn open(disk: &dyn HomeDisk, path: &Path, identity: &Identity, options: Options) -> Result<Self, StoreError> {
+        let file = match disk.open_to_read(path) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {
+                create(disk, path, identity, options)?;
+                disk.open_to_read(path)
+            }
+            outcome => outcome,
+        };
+        let file = file.map_err(StoreError::Io)?;
+        // A sync of the last process may have failed, and the system may show what is not on the disk.
+        file.settle().map_err(StoreError::Io)?;
+        if file.size().map_err(StoreError::Io)? == 0 {
+            return Err(damaged("its file is empty"));
         }
-        settle(path).map_err(StoreError::Io)?;
-        let store = guarded(|| Self::new(builder(options).open(path).map_err(StoreError::from_redb)?, identity))?;
-        #[cfg(feature = "planted-bugs")]
-        let store = store.with_planted(options.planted);
-        Ok(store)
+        let backend = Backend(disk.open_database(path).map_err(StoreError::Io)?);
+        Self::open_with_backend(backend, identity, options)
     }
 
     /// Opens the store in any place that keeps bytes, or makes it if there are none.
@@ -70,25 +79,21 @@ impl Store {
 
 /// Makes a store under another name and renames it when it is whole and durable, so that a power cut leaves either no
 /// store or a good one.
-fn create(path: &Path, identity: &Identity, options: Options) -> Result<(), StoreError> {
+fn create(disk: &dyn HomeDisk, path: &Path, identity: &Identity, options: Options) -> Result<(), StoreError> {
     let dir = path.parent().filter(|dir| !dir.as_os_str().is_empty()).unwrap_or(Path::new("."));
     let unfinished = unfinished_name(path);
-    fs::create_dir_all(dir).map_err(StoreError::Io)?;
-    match fs::remove_file(&unfinished) {
+    disk.create_dir(dir).map_err(StoreError::Io)?;
+    match disk.remove(&unfinished) {
         Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(StoreError::Io(error)),
         Ok(()) | Err(_) => {}
     }
-    let database = builder(options).create(&unfinished).map_err(StoreError::from_redb)?;
-    Store::new(database, identity)?.close()?;
-    fs::rename(&unfinished, path).map_err(StoreError::Io)?;
-    sync_dir(dir)?;
+    disk.create(&unfinished).map_err(StoreError::Io)?;
+    let backend = Backend(disk.open_database(&unfinished).map_err(StoreError::Io)?);
+    Store::open_with_backend(backend, identity, options)?.close()?;
+    disk.rename(&unfinished, path).map_err(StoreError::Io)?;
+    sync_dir(disk, dir)?;
     // The directory may be new as well.
-    dir.parent().map_or(Ok(()), |parent| if parent.as_os_str().is_empty() { Ok(()) } else { sync_dir(parent) })
-}
-
-/// A sync of the last process may have failed, and the system may show what is not on the disk: see [`DiskFile::settle`].
-fn settle(path: &Path) -> io::Result<()> {
-    RealDisk.open_to_read(path)?.settle()
+    dir.parent().filter(|above| !above.as_os_str().is_empty()).map_or(Ok(()), |above| sync_dir(disk, above))
 }
 
 fn builder(options: Options) -> Builder {
@@ -103,6 +108,65 @@ fn unfinished_name(path: &Path) -> PathBuf {
     name.into()
 }
 
-fn sync_dir(dir: &Path) -> Result<(), StoreError> {
-    File::open(dir).and_then(|dir| dir.sync_all()).map_err(StoreError::Io)
+fn sync_dir(disk: &dyn Disk, dir: &Path) -> Result<(), StoreError> {
+    disk.sync_dir(dir).map_err(StoreError::Io)
+}
+
+/// Any disk's file, for redb, which takes no boxed one.
+struct Backend(Box<dyn StorageBackend>);
+
+impl fmt::Debug for Backend {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.fmt(f)
+    }
+}
+
+impl StorageBackend for Backend {
+    fn len(&self) -> io::Result<u64> {
+        self.0.len()
+    }
+
+    fn read(&self, offset: u64, out: &mut [u8]) -> io::Result<()> {
+        self.0.read(offset, out)
+    }
+
+    fn set_len(&self, len: u64) -> io::Result<()> {
+        self.0.set_len(len)
+    }
+
+    fn sync_data(&self) -> io::Result<()> {
+        self.0.sync_data()
+    }
+
+    fn write(&self, offset: u64, data: &[u8]) -> io::Result<()> {
+        self.0.write(offset, data)
+    }
+
+    fn close(&self) -> io::Result<()> {
+        self.0.close()
+    }
+
+    fn try_lock_range(&self, start: Bound<u64>, end: Bound<u64>) -> Result<bool, BackendError> {
+        self.0.try_lock_range(start, end)
+    }
+
+    fn try_lock_shared_range(&self, start: Bound<u64>, end: Bound<u64>) -> Result<bool, BackendError> {
+        self.0.try_lock_shared_range(start, end)
+    }
+
+    fn lock_range(&self, start: Bound<u64>, end: Bound<u64>) -> Result<(), BackendError> {
+        self.0.lock_range(start, end)
+    }
+
+    fn lock_shared_range(&self, start: Bound<u64>, end: Bound<u64>) -> Result<(), BackendError> {
+        self.0.lock_shared_range(start, end)
+    }
+
+    fn unlock_range(&self, start: Bound<u64>, end: Bound<u64>) -> Result<(), BackendError> {
+        self.0.unlock_range(start, end)
+    }
+
+    fn query_lock_range(&self, start: Bound<u64>, end: Bound<u64>) -> Result<bool, BackendError> {
+        self.0.query_lock_range(start, end)
+    }
 }

@@ -15,8 +15,10 @@ use trialbay_engine::{HistoryHash, Instant, NodeId, PersistId, Slot, Value};
 
 use super::*;
 use crate::clock::Clock;
+use crate::disk::RealDisk;
 use crate::identity::Identity;
 use crate::update::{Failure, Outcome, Update, encode_command};
+use crate::workers::Workers;
 
 const OPTIONS: Options = Options {
     cache_bytes: 8 << 20,
@@ -217,14 +219,14 @@ fn a_failed_write_is_final_and_shows_nothing() {
 fn a_file_is_made_once_and_opened_again_after_a_clean_close() {
     let home = tempfile::tempdir().unwrap();
     let path = home.path().join("db").join("n1.db");
-    let mut store = Store::open(&path, &identity(), OPTIONS).unwrap();
+    let mut store = Store::open(&RealDisk, &path, &identity(), OPTIONS).unwrap();
     store.apply(&[decided(1, commands(&[set("a", "1")]))], false).unwrap();
     let reader = store.reader();
     let snapshot = reader.snapshot().unwrap();
     store.close().unwrap();
     assert!(matches!(reader.snapshot(), Err(StoreError::Closed)));
     drop(snapshot);
-    let store = Store::open(&path, &identity(), OPTIONS).unwrap();
+    let store = Store::open(&RealDisk, &path, &identity(), OPTIONS).unwrap();
     assert_eq!(store.applied(), (Slot(1), HistoryHash(100)));
     assert_eq!(all(&store), vec![(bytes("a"), bytes("1"))]);
     let names: Vec<_> = std::fs::read_dir(path.parent().unwrap()).unwrap().map(|entry| entry.unwrap().path()).collect();
@@ -236,15 +238,15 @@ fn a_file_that_was_not_finished_is_made_anew() {
     let home = tempfile::tempdir().unwrap();
     let path = home.path().join("n1.db");
     std::fs::write(home.path().join("n1.db.new"), b"half a store").unwrap();
-    assert_eq!(Store::open(&path, &identity(), OPTIONS).unwrap().applied().0, Slot::ZERO);
+    assert_eq!(Store::open(&RealDisk, &path, &identity(), OPTIONS).unwrap().applied().0, Slot::ZERO);
 }
 
 #[test]
 fn a_store_is_not_opened_twice() {
     let home = tempfile::tempdir().unwrap();
     let path = home.path().join("n1.db");
-    let _open = Store::open(&path, &identity(), OPTIONS).unwrap();
-    assert!(matches!(Store::open(&path, &identity(), OPTIONS), Err(StoreError::InUse)));
+    let _open = Store::open(&RealDisk, &path, &identity(), OPTIONS).unwrap();
+    assert!(matches!(Store::open(&RealDisk, &path, &identity(), OPTIONS), Err(StoreError::InUse)));
 }
 
 #[test]
@@ -267,12 +269,12 @@ fn what_is_no_store_is_refused() {
     let refusal = |name: &str, contents: &[u8]| {
         let path = home.path().join(name);
         std::fs::write(&path, contents).unwrap();
-        Store::open(&path, &identity(), OPTIONS).err().unwrap()
+        Store::open(&RealDisk, &path, &identity(), OPTIONS).err().unwrap()
     };
     assert!(matches!(refusal("empty", b""), StoreError::Damaged { .. }));
     assert!(matches!(refusal("text", b"What is this?"), StoreError::Damaged { .. }));
     assert!(matches!(refusal("long text", &[b'x'; 100_000]), StoreError::Damaged { .. }));
-    let directory = Store::open(Path::new("/"), &identity(), OPTIONS).err().unwrap();
+    let directory = Store::open(&RealDisk, Path::new("/"), &identity(), OPTIONS).err().unwrap();
     assert!(matches!(directory, StoreError::Io(_)), "{directory}");
 
     let foreign = home.path().join("foreign");
@@ -281,7 +283,7 @@ fn what_is_no_store_is_refused() {
     transaction.open_table(redb::TableDefinition::<u64, u64>::new("something")).unwrap();
     transaction.commit().unwrap();
     drop(database);
-    assert!(matches!(Store::open(&foreign, &identity(), OPTIONS), Err(StoreError::Damaged { .. })));
+    assert!(matches!(Store::open(&RealDisk, &foreign, &identity(), OPTIONS), Err(StoreError::Damaged { .. })));
 }
 
 #[test]
@@ -428,8 +430,13 @@ fn start(disk: &MemoryDisk, policy: CommitPolicy, limits: WriterLimits) -> Runni
     let (tell, reports) = std::sync::mpsc::channel();
     let clock = Arc::new(ManualClock::default());
     let report = move |report| tell.send(report).unwrap();
-    let writer = StoreWriter::start(open(disk), policy, limits, clock.clone(), |_| true, report).unwrap();
+    let writer =
+        StoreWriter::start(open(disk), policy, limits, clock.clone(), |_| true, report, &Workers::Threads).unwrap();
     Running { writer, reports, clock }
+}
+
+fn stop(writer: StoreWriter<u64>) -> Result<(), StoreError> {
+    tokio::runtime::Builder::new_current_thread().build().unwrap().block_on(writer.stop())
 }
 
 fn job(slot: u64) -> Job<u64> {
@@ -448,7 +455,7 @@ fn the_writer_reports_every_slot_once_in_order_with_what_its_job_carried() {
     for slot in 1..=500 {
         running.writer.apply(job(slot)).unwrap();
     }
-    running.writer.stop().unwrap();
+    stop(running.writer).unwrap();
     let mut next = 1;
     let mut groups = 0;
     for report in running.reports {
@@ -485,7 +492,7 @@ fn the_writer_makes_its_work_durable_when_the_policy_says_so_and_not_while_idle(
     running.clock.advance(Duration::from_secs(1000));
     running.writer.apply(job(2)).unwrap();
     running.reports.recv().unwrap().unwrap();
-    running.writer.stop().unwrap();
+    stop(running.writer).unwrap();
     assert_eq!(open(&disk.after_power_cut()).applied().0, Slot(2));
 }
 
@@ -496,7 +503,9 @@ fn the_writer_takes_no_more_than_its_queue_holds() {
     let limits = WriterLimits { queue_bytes_max: 1000, group_bytes_max: 1 };
     let report = move |_: Report| hold.recv().unwrap_or(());
     let clock = Arc::new(ManualClock::default());
-    let writer = StoreWriter::start(open(&disk), CommitPolicy::default(), limits, clock, |_| true, report).unwrap();
+    let writer =
+        StoreWriter::start(open(&disk), CommitPolicy::default(), limits, clock, |_| true, report, &Workers::Threads)
+            .unwrap();
     let mut slot = 1;
     let refused = loop {
         match writer.apply(job(slot)) {
@@ -509,7 +518,7 @@ fn the_writer_takes_no_more_than_its_queue_holds() {
     assert_eq!(refused.replies, slot, "the job comes back");
     assert!(writer.waiting_bytes() <= 1000);
     drop(held);
-    writer.stop().unwrap();
+    stop(writer).unwrap();
     assert_eq!(open(&disk.after_power_cut()).applied().0, Slot(slot - 1));
 }
 
@@ -523,7 +532,7 @@ fn the_writer_reports_a_failure_once_and_ends() {
     assert!(matches!(reports.last(), Some(Err(StoreError::Io(_)))), "{reports:?}");
     assert_eq!(reports.iter().filter(|report| report.is_err()).count(), 1);
     assert!(matches!(running.writer.apply(job(2)), Err(NotTaken::Ended(_))));
-    assert!(running.writer.stop().is_err());
+    assert!(stop(running.writer).is_err());
 }
 
 /// The disk, once for each of many places in it, with one byte changed there.
@@ -605,14 +614,21 @@ fn the_store_is_never_made_durable_before_what_it_was_logged_by() {
         let (tell, reports) = std::sync::mpsc::channel();
         let report = move |report: Report| tell.send(report).unwrap();
         let policy = CommitPolicy::new(1, Duration::from_secs(1));
-        let writer =
-            StoreWriter::start(open(&disk), policy, WriterLimits::default(), clock.clone(), is_durable, report)
-                .unwrap();
+        let writer = StoreWriter::start(
+            open(&disk),
+            policy,
+            WriterLimits::default(),
+            clock.clone(),
+            is_durable,
+            report,
+            &Workers::Threads,
+        )
+        .unwrap();
         writer.apply(job(1)).unwrap();
         writer.apply(job(2)).unwrap();
         while reports.recv().unwrap().unwrap().upto < Slot(2) {}
         clock.advance(Duration::from_secs(1000));
-        writer.stop().unwrap();
+        stop(writer).unwrap();
         let durable = open(&disk.after_power_cut()).applied().0;
         assert!(durable.0 <= persisted, "{durable} is durable and batch {persisted} was the last one logged");
         assert!(persisted < 2 || durable == Slot(2), "a clean stop makes everything durable");

@@ -1,11 +1,8 @@
-//! The thread that writes the store, so that nobody else waits for it.
+//! The worker that writes the store, so that nobody else waits for it.
 
 use std::io;
-use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::mpsc::{self, Receiver, RecvTimeoutError, Sender};
-use std::thread::JoinHandle;
 use std::time::Duration;
 
 use trialbay_engine::{PersistId, Slot};
@@ -15,6 +12,7 @@ use super::error::StoreError;
 use super::policy::CommitPolicy;
 use crate::clock::Clock;
 use crate::update::UpdateResult;
+use crate::workers::{Next, Orders, Queue, Work, Worker, Workers, caught};
 
 /// What one value counts in the queue beyond its own bytes.
 const JOB_BYTES: usize = 256;
@@ -66,23 +64,23 @@ pub enum NotTaken<T> {
     /// Too much is waiting: apply it later. Slots must not be left out.
     #[error("too much is waiting to be applied to the store")]
     Full(Job<T>),
-    /// The thread has ended; the callback was told why.
+    /// The writer has ended; the callback was told why.
     #[error("the store's writer has ended")]
     Ended(Job<T>),
 }
 
-/// A handle on the thread that writes the store.
+/// A handle on the thread (or task) that writes the store.
 ///
-/// Dropping it lets the thread finish by itself; [`StoreWriter::stop`] waits for it.
+/// Dropping it lets the writer finish by itself; [`StoreWriter::stop`] waits for it.
 pub struct StoreWriter<T> {
-    jobs: Sender<Job<T>>,
+    jobs: Orders<Job<T>>,
     waiting_bytes: Arc<AtomicUsize>,
     limits: WriterLimits,
-    thread: JoinHandle<Result<(), StoreError>>,
+    worker: Worker<Result<(), StoreError>>,
 }
 
 impl<T: Send + 'static> StoreWriter<T> {
-    /// Starts the thread. It calls `report` after each commit, and once with the error that ends it.
+    /// Starts the writer. It calls `report` after each commit, and once with the error that ends it.
     ///
     /// `is_durable` says whether a batch of log records is durable. The store makes nothing durable before what it was
     /// logged by is: at the next start it would be ahead of its log, which may hold an older entry in the same slot.
@@ -96,8 +94,8 @@ impl<T: Send + 'static> StoreWriter<T> {
         clock: Arc<dyn Clock>,
         is_durable: impl Fn(PersistId) -> bool + Send + 'static,
         report: impl FnMut(Result<Applied<T>, StoreError>) + Send + 'static,
+        workers: &Workers,
     ) -> io::Result<Self> {
-        let (jobs, queue) = mpsc::channel();
         let waiting_bytes = Arc::new(AtomicUsize::new(0));
         let writer = Writer {
             store,
@@ -106,18 +104,17 @@ impl<T: Send + 'static> StoreWriter<T> {
             clock,
             is_durable: Box::new(is_durable),
             logged_by: PersistId::default(),
-            queue,
             waiting_bytes: waiting_bytes.clone(),
             report,
         };
-        let thread = std::thread::Builder::new().name("store".to_string()).spawn(move || writer.run())?;
-        Ok(Self { jobs, waiting_bytes, limits, thread })
+        let (jobs, worker) = workers.start("store", move |queue| writer.run(queue))?;
+        Ok(Self { jobs, waiting_bytes, limits, worker })
     }
 
     /// Hands over the next slot. Never blocks.
     ///
     /// # Errors
-    /// When too much is waiting, or the thread has ended. A single job is taken however large it is.
+    /// When too much is waiting, or the writer has ended. A single job is taken however large it is.
     pub fn apply(&self, job: Job<T>) -> Result<(), NotTaken<T>> {
         let bytes = job_bytes(&job);
         let waiting = self.waiting_bytes.fetch_add(bytes, Ordering::AcqRel);
@@ -125,7 +122,7 @@ impl<T: Send + 'static> StoreWriter<T> {
             self.waiting_bytes.fetch_sub(bytes, Ordering::AcqRel);
             return Err(NotTaken::Full(job));
         }
-        self.jobs.send(job).map_err(|unsent| NotTaken::Ended(unsent.0))
+        self.jobs.send(job).map_err(NotTaken::Ended)
     }
 
     /// What waits to be applied, in bytes of values (and a little for each).
@@ -134,17 +131,17 @@ impl<T: Send + 'static> StoreWriter<T> {
     }
 
     /// Applies what is waiting, makes everything durable (unless the log is not), closes the store and waits for all that.
-    /// Blocks.
     ///
     /// # Errors
     /// When the store could not be made durable or closed, or had failed before.
-    pub fn stop(self) -> Result<(), StoreError> {
-        drop(self.jobs);
-        self.thread.join().unwrap_or(Err(StoreError::Panicked))
+    pub async fn stop(self) -> Result<(), StoreError> {
+        let Self { jobs, mut worker, .. } = self;
+        drop(jobs);
+        worker.ended().await.unwrap_or(Err(StoreError::Panicked))
     }
 }
 
-struct Writer<T, R> {
+struct Writer<R> {
     store: Store,
     policy: CommitPolicy,
     limits: WriterLimits,
@@ -152,14 +149,16 @@ struct Writer<T, R> {
     is_durable: Box<dyn Fn(PersistId) -> bool + Send>,
     /// The last batch of log records that anything applied here rests on.
     logged_by: PersistId,
-    queue: Receiver<Job<T>>,
     waiting_bytes: Arc<AtomicUsize>,
     report: R,
 }
 
-impl<T, R: FnMut(Result<Applied<T>, StoreError>)> Writer<T, R> {
-    fn run(mut self) -> Result<(), StoreError> {
-        let ended = catch_unwind(AssertUnwindSafe(|| self.serve())).unwrap_or(Err(StoreError::Panicked));
+impl<R> Writer<R> {
+    async fn run<T>(mut self, queue: Queue<Job<T>>) -> Result<(), StoreError>
+    where
+        R: FnMut(Result<Applied<T>, StoreError>),
+    {
+        let ended = caught(self.serve(queue)).await.unwrap_or(Err(StoreError::Panicked));
         let is_logged = self.is_logged();
         match ended {
             Ok(()) if is_logged => self.store.close(),
@@ -176,21 +175,28 @@ impl<T, R: FnMut(Result<Applied<T>, StoreError>)> Writer<T, R> {
     }
 
     /// Until the other side hangs up.
-    fn serve(&mut self) -> Result<(), StoreError> {
+    async fn serve<T>(&mut self, mut queue: Queue<Job<T>>) -> Result<(), StoreError>
+    where
+        R: FnMut(Result<Applied<T>, StoreError>),
+    {
         loop {
-            let job = match self.policy.due_in(self.clock.now()) {
-                Some(wait) if wait.is_zero() => self.queue.recv_timeout(LOG_LAG_PAUSE),
-                Some(wait) => self.queue.recv_timeout(wait),
-                None => self.queue.recv().map_err(RecvTimeoutError::from),
+            let next = match self.policy.due_in(self.clock.now()) {
+                Some(wait) if wait.is_zero() => queue.next_within(LOG_LAG_PAUSE).await,
+                Some(wait) => queue.next_within(wait).await,
+                None => queue.next().await.map_or(Next::HungUp, Next::Order),
             };
-            match job {
-                Ok(job) => self.apply_group(job)?,
-                Err(RecvTimeoutError::Timeout) => {}
-                Err(RecvTimeoutError::Disconnected) => return Ok(()),
+            match next {
+                Next::Order(job) => {
+                    queue.pass(Work::StoreApply).await;
+                    self.apply_group(job, &mut queue)?;
+                }
+                Next::Nothing => {}
+                Next::HungUp => return Ok(()),
             }
             // After the results are out: those who wait for them do not wait for the disk.
             let is_due = self.policy.is_due(self.clock.now()) || planted!(self.store.planted, NullFlushedAlways);
             if is_due && self.is_logged() {
+                queue.pass(Work::StoreSync).await;
                 self.store.flush()?;
                 self.policy.flushed();
             }
@@ -202,7 +208,10 @@ impl<T, R: FnMut(Result<Applied<T>, StoreError>)> Writer<T, R> {
     }
 
     /// Applies this job, and as many of those behind it as fit into one transaction.
-    fn apply_group(&mut self, first: Job<T>) -> Result<(), StoreError> {
+    fn apply_group<T>(&mut self, first: Job<T>, queue: &mut Queue<Job<T>>) -> Result<(), StoreError>
+    where
+        R: FnMut(Result<Applied<T>, StoreError>),
+    {
         let mut group_bytes = 0;
         let (mut batch, mut replies, mut awaited) = (Vec::new(), Vec::new(), Vec::new());
         let mut next = Some(first);
@@ -213,7 +222,7 @@ impl<T, R: FnMut(Result<Applied<T>, StoreError>)> Writer<T, R> {
             batch.push(job.decided);
             replies.push(job.replies);
             awaited.push(job.is_awaited);
-            next = if group_bytes < self.limits.group_bytes_max { self.queue.try_recv().ok() } else { None };
+            next = if group_bytes < self.limits.group_bytes_max { queue.next_now() } else { None };
         }
         let results = self.store.apply_for(&batch, false, |index| awaited[index])?;
         self.policy.applied(self.clock.now(), batch.iter().map(|decided| decided.value.size()).sum());

@@ -57,7 +57,7 @@ pub struct TlogOptions {
     pub planted: Option<crate::planted::PlantedBug>,
 }
 
-/// A transaction log, opened for writing. Single-threaded and blocking: [`LogWriter`] gives it a thread.
+/// A transaction log, opened for writing. Single-threaded and blocking: [`LogWriter`] gives it a worker.
 pub struct Tlog {
     place: Arc<Place>,
     segment_bytes: u64,
@@ -66,6 +66,8 @@ pub struct Tlog {
     group: Vec<u8>,
     /// The slots in `group`, and where in it they begin.
     group_slots: Vec<(Slot, u32)>,
+    /// Where in the segment `group` was written, once it was.
+    written_at: Option<u32>,
     sealed: bool,
     failed: bool,
     reader: LogReader,
@@ -123,6 +125,7 @@ impl Tlog {
             segment,
             group: Vec::new(),
             group_slots: Vec::new(),
+            written_at: None,
             sealed,
             failed: false,
             reader,
@@ -139,12 +142,21 @@ impl Tlog {
         self.guarded(|tlog| records.iter().try_for_each(|record| tlog.append_one(record)))
     }
 
-    /// Writes what was appended, and makes it durable.
+    /// Writes what was appended. Nothing can be appended between this and the next [`Tlog::sync`].
+    ///
+    /// # Errors
+    /// When the disk fails, or the log failed before. Any error is final.
+    pub fn write(&mut self) -> Result<(), TlogError> {
+        self.guarded(|tlog| if tlog.is_unwritten() { tlog.write_group() } else { Ok(()) })
+    }
+
+    /// Makes what was appended durable, and writes it first if that was not done.
     ///
     /// # Errors
     /// When the disk fails, or the log failed before. Any error is final.
     pub fn sync(&mut self) -> Result<(), TlogError> {
-        self.guarded(|tlog| if tlog.group.is_empty() { Ok(()) } else { tlog.write_group() })?;
+        self.write()?;
+        self.guarded(Self::sync_group)?;
         if planted!(self.place.planted, NullSealedAlways) { self.seal() } else { Ok(()) }
     }
 
@@ -186,7 +198,12 @@ impl Tlog {
         outcome
     }
 
+    fn is_unwritten(&self) -> bool {
+        self.written_at.is_none() && !self.group.is_empty()
+    }
+
     fn append_one(&mut self, record: &Record) -> Result<(), TlogError> {
+        assert!(self.written_at.is_none(), "a group that was written takes no more records");
         let start = offset_in_segment(self.group.len() as u64);
         record::encode(record, &mut self.group)?;
         if self.group.len() > UNSYNCED_BYTES_MAX {
@@ -204,8 +221,12 @@ impl Tlog {
         if !has_room && self.segment.written() > HEADER_BYTES {
             self.roll()?;
         }
-        let at = offset_in_segment(self.segment.written());
-        self.segment.write(&mut self.group)?;
+        self.written_at = Some(offset_in_segment(self.segment.written()));
+        self.segment.write(&mut self.group)
+    }
+
+    fn sync_group(&mut self) -> Result<(), TlogError> {
+        let Some(at) = self.written_at.take() else { return Ok(()) };
         self.segment.sync()?;
         self.sealed = false;
         self.group.clear();

@@ -1,13 +1,11 @@
-//! The thread that makes records durable, in groups.
+//! The worker that makes records durable, in groups.
 
 use std::io;
-use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::sync::mpsc::{self, Receiver, Sender, TryRecvError};
-use std::thread::{self, JoinHandle};
 
 use trialbay_engine::{PersistId, Record};
 
 use super::{Tlog, TlogError};
+use crate::workers::{Orders, Queue, Work, Worker, Workers, caught};
 
 /// A group takes no further batch of records when it has this many bytes.
 const GROUP_BYTES: usize = 8 << 20;
@@ -24,12 +22,12 @@ pub enum LogEvent {
 /// Hears what a [`LogWriter`] reports, on the writer's thread. It must not block for long.
 pub type OnLogEvent = Box<dyn FnMut(LogEvent) + Send>;
 
-/// Runs a [`Tlog`] on a thread of its own: whatever waits is written at once and synced once.
+/// Runs a [`Tlog`] on a thread (or task) of its own: whatever waits is written at once and synced once.
 ///
 /// The queue holds what the engine ordered and is bounded by the engine's window, not here.
 pub struct LogWriter {
-    batches: Option<Sender<Batch>>,
-    thread: Option<JoinHandle<()>>,
+    batches: Option<Orders<Batch>>,
+    worker: Worker<()>,
 }
 
 struct Batch {
@@ -38,55 +36,50 @@ struct Batch {
 }
 
 impl LogWriter {
-    /// Starts the thread.
+    /// Starts the worker.
     ///
     /// # Errors
     /// When the system gives no thread.
-    pub fn start(tlog: Tlog, on_event: OnLogEvent) -> io::Result<Self> {
-        let (batches, queue) = mpsc::channel();
-        let thread = thread::Builder::new().name("tlog".into()).spawn(move || serve(tlog, &queue, on_event))?;
-        Ok(Self { batches: Some(batches), thread: Some(thread) })
+    pub fn start(tlog: Tlog, on_event: OnLogEvent, workers: &Workers) -> io::Result<Self> {
+        let (batches, worker) = workers.start("tlog", move |queue| serve(tlog, queue, on_event))?;
+        Ok(Self { batches: Some(batches), worker })
     }
 
     /// Queues these records; a `Persisted` of this id or a later one, or `Failed`, follows. Nothing follows after a
     /// failure, which is reported once.
     pub fn persist(&self, id: PersistId, records: Vec<Record>) {
         if let Some(batches) = &self.batches {
-            // The thread is gone after a failure that it has reported.
+            // The worker is gone after a failure that it has reported.
             let _ = batches.send(Batch { id, records });
         }
     }
 
-    /// Writes and reports what was queued, then ends the thread. Blocks until that is done. So does dropping.
-    pub fn stop(mut self) {
-        self.end();
-    }
-
-    fn end(&mut self) {
+    /// Waits until everything that was queued is written and reported, and the worker has ended.
+    pub async fn stop(mut self) {
         self.batches = None;
-        if let Some(thread) = self.thread.take() {
-            // Only a panic of `on_event` can end the thread with an error, and that was reported where it happened.
-            let _ = thread.join();
-        }
+        // Only a panic of `on_event` can end it without a result, and that was reported where it happened.
+        let _ = self.worker.ended().await;
     }
 }
 
 impl Drop for LogWriter {
+    /// A thread is waited for: nothing of this log is written afterwards. Blocks.
     fn drop(&mut self) {
-        self.end();
+        self.batches = None;
+        self.worker.join();
     }
 }
 
 /// A panic must not look like a disk that takes for ever.
-fn serve(tlog: Tlog, queue: &Receiver<Batch>, mut on_event: OnLogEvent) {
-    if catch_unwind(AssertUnwindSafe(|| run(tlog, queue, &mut on_event))).is_err() {
+async fn serve(tlog: Tlog, queue: Queue<Batch>, mut on_event: OnLogEvent) {
+    if caught(run(tlog, queue, &mut on_event)).await.is_none() {
         on_event(LogEvent::Failed(TlogError::Panicked));
     }
 }
 
-fn run(mut tlog: Tlog, queue: &Receiver<Batch>, on_event: &mut OnLogEvent) {
-    while let Ok(first) = queue.recv() {
-        match write_group(&mut tlog, queue, first) {
+async fn run(mut tlog: Tlog, mut queue: Queue<Batch>, on_event: &mut OnLogEvent) {
+    while let Some(first) = queue.next().await {
+        match write_group(&mut tlog, &mut queue, first).await {
             Ok((last, is_idle)) => {
                 on_event(LogEvent::Persisted(last));
                 if !is_idle {
@@ -101,23 +94,22 @@ fn run(mut tlog: Tlog, queue: &Receiver<Batch>, on_event: &mut OnLogEvent) {
     }
 }
 
-/// Makes `first` and what else is waiting durable; gives the last batch, and whether nothing is left waiting.
-fn write_group(tlog: &mut Tlog, queue: &Receiver<Batch>, first: Batch) -> Result<(PersistId, bool), TlogError> {
+/// Makes `first` and what else is waiting durable; gives the last batch, and whether nothing was left waiting.
+async fn write_group(tlog: &mut Tlog, queue: &mut Queue<Batch>, first: Batch) -> Result<(PersistId, bool), TlogError> {
     let mut last = first.id;
     let mut is_idle = false;
     tlog.append(&first.records)?;
-    while tlog.unsynced_bytes() < GROUP_BYTES {
-        match queue.try_recv() {
-            Ok(batch) => {
+    while !is_idle && tlog.unsynced_bytes() < GROUP_BYTES {
+        match queue.next_now() {
+            Some(batch) => {
                 tlog.append(&batch.records)?;
                 last = batch.id;
             }
-            Err(TryRecvError::Empty | TryRecvError::Disconnected) => {
-                is_idle = true;
-                break;
-            }
+            None => is_idle = true,
         }
     }
+    tlog.write()?;
+    queue.pass(Work::LogSync).await;
     tlog.sync()?;
     Ok((last, is_idle))
 }
@@ -125,6 +117,7 @@ fn write_group(tlog: &mut Tlog, queue: &Receiver<Batch>, first: Batch) -> Result
 #[cfg(test)]
 mod tests {
     use std::io::ErrorKind;
+    use std::sync::mpsc::{self, Receiver};
 
     use trialbay_engine::Slot;
 
@@ -138,7 +131,7 @@ mod tests {
         let (events, heard) = mpsc::channel();
         let calls = disk.clone();
         let on_event = move |event| events.send((event, calls.take_calls())).unwrap();
-        (LogWriter::start(tlog, Box::new(on_event)).unwrap(), heard)
+        (LogWriter::start(tlog, Box::new(on_event), &Workers::Threads).unwrap(), heard)
     }
 
     fn persisted(event: &LogEvent) -> PersistId {
@@ -174,7 +167,7 @@ mod tests {
                 events.send(event).unwrap();
                 let _ = held.recv();
             };
-            let writer = LogWriter::start(tlog, Box::new(on_event)).unwrap();
+            let writer = LogWriter::start(tlog, Box::new(on_event), &Workers::Threads).unwrap();
             writer.persist(PersistId(1), vec![accepted(1, 1, b"x")]);
             assert_eq!(persisted(&heard.recv().unwrap()), PersistId(1));
             disk.take_calls();
@@ -185,7 +178,7 @@ mod tests {
             (writer, heard)
         };
         assert_eq!(persisted(&heard.recv().unwrap()), PersistId(100));
-        writer.stop();
+        drop(writer);
         assert!(heard.recv().is_err(), "nothing else is reported");
         let syncs = disk.take_calls().iter().filter(|call| call.starts_with("sync ")).count();
         assert_eq!(syncs, 1);
@@ -199,7 +192,7 @@ mod tests {
         for id in 1..=50 {
             writer.persist(PersistId(id), vec![accepted(id, 1, &[1; 200])]);
         }
-        writer.stop();
+        drop(writer);
         let reported: Vec<_> = heard.iter().map(|(event, _)| persisted(&event)).collect();
         assert!(reported.is_sorted_by(|a, b| a < b));
         assert_eq!(reported.last(), Some(&PersistId(50)));
@@ -221,7 +214,7 @@ mod tests {
             disk.fail("nothing", ErrorKind::Other);
             let before = disk.image();
             writer.persist(PersistId(3), vec![accepted(3, 1, b"x")]);
-            writer.stop();
+            drop(writer);
             events.extend(heard.iter().map(|(event, _)| event));
             assert!(matches!(events[..], [LogEvent::Failed(TlogError::Io { .. })]), "{call}: {events:?}");
             assert_eq!(disk.image(), before, "{call}");

@@ -1,0 +1,241 @@
+//! The clients: they work through the real client library, and write down what they asked and what they were told.
+
+use std::cell::{Cell, RefCell};
+use std::ops::Bound;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use tokio::task::JoinSet;
+use trialbay::client::{Client, ClientError, ClientOptions, Happened, KeyRange, Sequence};
+use trialbay::config::Reads;
+use trialbay::consistency::Consistency;
+use trialbay::update::{Failure, Outcome, Update, encode_command};
+
+use super::home::now;
+use super::network::{SimNetwork, Sockets};
+use super::node::{CLUSTER, endpoint};
+use super::plan::StackPlan;
+use super::trace::Trace;
+use crate::check::history::{Ask, Freshness, Operation, Response};
+use crate::check::query::{Query, QueryResult, Scan};
+use crate::rng::Rng;
+
+/// The stream of the first client's chance.
+const STREAM: u64 = 500;
+
+/// All keys that clients share begin with this,
+const KEY_PREFIX: &str = "k";
+/// and the key with which a client tells its deletions apart with this.
+const MARK_PREFIX: &str = "mark";
+
+/// What clients asked and were told. Clones share it.
+#[derive(Clone, Default)]
+pub(super) struct History(Rc<RefCell<Inner>>);
+
+#[derive(Default)]
+struct Inner {
+    events: u64,
+    operations: Vec<Operation>,
+    /// When each update was acknowledged, in simulated time.
+    acknowledged_at: Vec<Duration>,
+}
+
+impl History {
+    /// The number of an event that happens now.
+    pub(super) fn event(&self) -> u64 {
+        let mut inner = self.0.borrow_mut();
+        inner.events += 1;
+        inner.events
+    }
+
+    /// All operations, in the order in which they were asked for.
+    pub(super) fn operations(&self) -> Vec<Operation> {
+        self.0.borrow().operations.clone()
+    }
+
+    /// When updates were acknowledged.
+    pub(super) fn acknowledged_at(&self) -> Vec<Duration> {
+        self.0.borrow().acknowledged_at.clone()
+    }
+
+    fn asks(&self, client: u64, ask: Ask) -> usize {
+        let invoked = self.event();
+        let operations = &mut self.0.borrow_mut().operations;
+        operations.push(Operation { client, ask, invoked, response: None, applied: None });
+        operations.len() - 1
+    }
+
+    fn is_told(&self, index: usize, response: Response) {
+        let event = self.event();
+        let mut inner = self.0.borrow_mut();
+        if matches!(response, Response::Updated(_)) {
+            inner.acknowledged_at.push(Duration::from_nanos(now()));
+        }
+        inner.operations[index].response = Some((event, response));
+    }
+}
+
+/// Runs all clients until they are told to stop; each ends with its last call.
+pub(super) async fn run(plan: StackPlan, history: History, trace: Trace, stop: Rc<Cell<bool>>) {
+    let mut clients = JoinSet::new();
+    for number in 0..u64::from(plan.clients) {
+        let options = ClientOptions::new(CLUSTER, (1..=plan.nodes).map(endpoint));
+        let options = ClientOptions { timeout: plan.call_max, ..options.expect("the endpoints are well-formed") };
+        let dial = Arc::new(SimNetwork::new(Sockets::default(), trace.clone()));
+        let user = User {
+            number,
+            client: Client::with_dial(options, dial).expect("the options make sense"),
+            rng: Rng::new(plan.seed, STREAM + number),
+            plan: plan.clone(),
+            history: history.clone(),
+            trace: trace.clone(),
+            calls: 0,
+        };
+        clients.spawn_local(user.work(stop.clone()));
+    }
+    while clients.join_next().await.is_some() {}
+}
+
+/// One client.
+struct User {
+    number: u64,
+    client: Client,
+    rng: Rng,
+    plan: StackPlan,
+    history: History,
+    trace: Trace,
+    calls: u64,
+}
+
+impl User {
+    async fn work(mut self, stop: Rc<Cell<bool>>) {
+        while !stop.get() {
+            let (low, high) = self.plan.rest_ms;
+            tokio::time::sleep(Duration::from_millis(self.rng.between(low, high))).await;
+            self.calls += 1;
+            match self.rng.below(100) {
+                0..35 => self.set().await,
+                35..50 => self.test_and_set().await,
+                50..60 => self.set_two().await,
+                60..67 => self.delete().await,
+                67..90 => self.get().await,
+                _ => self.range().await,
+            }
+        }
+    }
+
+    async fn set(&mut self) {
+        let (key, value) = (self.key(), self.value());
+        let update = Update::Set { key: key.clone(), value: value.clone() };
+        let client = self.client.clone();
+        self.update(update, async move { client.set(key, value).await.map(|()| Outcome::Done) }).await;
+    }
+
+    async fn test_and_set(&mut self) {
+        let (key, wanted) = (self.key(), Some(self.value()));
+        // It is absent at first, and from time to time again.
+        let expected = None;
+        let update = Update::TestAndSet { key: key.clone(), expected: expected.clone(), wanted: wanted.clone() };
+        let client = self.client.clone();
+        let call = async move {
+            client.test_and_set(key, expected.as_deref(), wanted.as_deref()).await.map(Outcome::Previous)
+        };
+        self.update(update, call).await;
+    }
+
+    async fn set_two(&mut self) {
+        let (first, second, value) = (self.key(), self.key(), self.value());
+        self.sequence(Sequence::new().set(first, &value).set(second, &value)).await;
+    }
+
+    /// With a mark, by which the log tells it from any other deletion.
+    async fn delete(&mut self) {
+        let (key, value) = (self.key(), self.value());
+        let mark = format!("{MARK_PREFIX}{}", self.number);
+        self.sequence(Sequence::new().set(mark, value).delete(key)).await;
+    }
+
+    async fn sequence(&mut self, sequence: Sequence) {
+        let client = self.client.clone();
+        let update = Update::Sequence(sequence.clone().into_updates());
+        self.update(update, async move { client.sequence(sequence).await.map(|()| Outcome::Done) }).await;
+    }
+
+    async fn get(&mut self) {
+        let key = self.key();
+        let (client, query) = (self.client.clone(), Query::Get { key: key.clone() });
+        let call = async move {
+            match client.get(key).await {
+                Ok(value) => Ok(QueryResult::Value(Some(value))),
+                Err(ClientError::NotFound { .. }) => Ok(QueryResult::Value(None)),
+                Err(error) => Err(error),
+            }
+        };
+        self.read(query, call).await;
+    }
+
+    async fn range(&mut self) {
+        let first = self.key();
+        let scan = Scan { first: Bound::Included(first.clone()), last: Bound::Unbounded, max: Some(10) };
+        let client = self.client.clone();
+        let call = async move {
+            let range = KeyRange::all().from(first).max(10);
+            client.range_entries(&range, Consistency::Consistent).await.map(QueryResult::Entries)
+        };
+        self.read(Query::RangeEntries(scan), call).await;
+    }
+
+    async fn update(&mut self, update: Update, call: impl Future<Output = Result<Outcome, ClientError>>) {
+        let command = encode_command(&update);
+        let index = self.asks(Ask::Update { update, command });
+        let response = match call.await.map_err(failure) {
+            Ok(outcome) => Response::Updated(Ok(outcome)),
+            Err(Ok(failure)) => Response::Updated(Err(failure)),
+            Err(Err(Happened::No)) => Response::Refused,
+            Err(Err(Happened::Unknown)) => Response::Unknown,
+        };
+        self.is_told(index, response);
+    }
+
+    async fn read(&mut self, query: Query, call: impl Future<Output = Result<QueryResult, ClientError>>) {
+        let by_lease = matches!(self.plan.reads, Reads::Lease);
+        let index = self.asks(Ask::Read { query, freshness: Freshness::Consistent { by_lease } });
+        let response = call.await.map_or(Response::Refused, Response::Read);
+        self.is_told(index, response);
+    }
+
+    fn asks(&self, ask: Ask) -> usize {
+        let index = self.history.asks(self.number, ask.clone());
+        let bytes = match ask {
+            Ask::Update { command, .. } => command,
+            Ask::Read { query, .. } => format!("{query:?}").into(),
+        };
+        self.trace.note(now(), &format!("{index} asks"), &bytes);
+        index
+    }
+
+    fn is_told(&self, index: usize, response: Response) {
+        self.trace.note(now(), &format!("{index} is told"), format!("{response:?}").as_bytes());
+        self.history.is_told(index, response);
+    }
+
+    fn key(&mut self) -> Bytes {
+        format!("{KEY_PREFIX}{:03}", self.rng.below(self.plan.keys)).into()
+    }
+
+    /// A value that no other call writes.
+    fn value(&self) -> Bytes {
+        format!("{}.{}", self.number, self.calls).into()
+    }
+}
+
+/// What the store said of an update that was decided and did not succeed; or else whether it happened.
+fn failure(error: ClientError) -> Result<Failure, Happened> {
+    match error {
+        ClientError::NotFound { key } => Ok(Failure::NotFound { key }),
+        ClientError::AssertionFailed { message } => Ok(Failure::AssertionFailed { message }),
+        error => Err(error.happened()),
+    }
+}
