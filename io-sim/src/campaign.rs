@@ -1,7 +1,8 @@
 //! Many runs: swarms of seeds, and the hunt for planted bugs.
 
-use std::sync::Mutex;
+use std::process::Command;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Mutex, OnceLock};
 
 use crate::core::{Counters, Report, World};
 use crate::mutant::{Bugs, Planted};
@@ -136,7 +137,9 @@ pub fn hunting_ground(seed: u64) -> Kind {
 pub fn story(name: &str, seed: u64, report: &Report) -> String {
     let Some(broken) = &report.violation else { return format!("PASS {name} seed {seed}") };
     let (whole, part) = (report.at / S, report.at % S / 1_000_000);
-    let mut text = format!("FAIL {name}  seed {seed}  event {}  at {whole}.{part:03}s simulated\n", report.event);
+    let commit = commit().map(|commit| format!("  commit {commit}")).unwrap_or_default();
+    let mut text =
+        format!("FAIL {name}  seed {seed}{commit}  event {}  at {whole}.{part:03}s simulated\n", report.event);
     text += &format!("  {}: {}\n  faults:", broken.checker, broken.story);
     let recent = report.faults.len().saturating_sub(8);
     for (at, what) in &report.faults[recent..] {
@@ -149,4 +152,16 @@ pub fn story(name: &str, seed: u64, report: &Report) -> String {
     text += &format!("\n  shrink: trialbay-sim shrink {name} --seed {seed}");
     text += &format!("\n  view:   trialbay-sim timeline {name} --seed {seed} > timeline.html");
     text
+}
+
+/// What is checked out where this was built, if that can be told.
+fn commit() -> Option<&'static str> {
+    static COMMIT: OnceLock<Option<String>> = OnceLock::new();
+    let described = COMMIT.get_or_init(|| {
+        let mut git = Command::new("git");
+        git.args(["-C", env!("CARGO_MANIFEST_DIR"), "describe", "--always", "--dirty", "--exclude", "*"]);
+        let output = git.output().ok().filter(|output| output.status.success())?;
+        Some(String::from_utf8(output.stdout).ok()?.trim().to_owned())
+    });
+    described.as_deref()
 }

@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use trialbay::identity::Identity;
-use trialbay::tlog::{RecoveredLog, Tlog, TlogOptions};
+use trialbay::tlog::{Note, RecoveredLog, Tlog, TlogOptions};
 use trialbay_engine::{Event, NodeId, PersistId, Record, Recovered, Slot};
 use xxhash_rust::xxh3::xxh3_64_with_seed;
 
@@ -52,7 +52,7 @@ impl World {
         };
         let disk = Arc::new(node.disk.for_process());
         let opened = Tlog::open(disk, &home(id), identity(id), options, (store.applied, store.hash));
-        let (tlog, RecoveredLog { mut recovered, .. }) = match opened {
+        let (tlog, RecoveredLog { mut recovered, damage, notes }) = match opened {
             Ok(opened) => opened,
             // A full or failing disk: a later start may do better.
             Err(_) if node.disk_is_troubled => return Ok(None),
@@ -78,6 +78,12 @@ impl World {
         }
         if store.hash != recovered.decided_hash {
             return violation("K5", format!("{id} replays another history than its log has recorded"));
+        }
+        if !damage.is_empty() {
+            self.mark("damaged logs");
+        }
+        if notes.iter().any(|note| matches!(note, Note::TornTail { .. })) {
+            self.mark("torn tails");
         }
         let node = self.node(id);
         recovered.log_start = recovered.log_start.max(node.trimmed_upto.next()).min(recovered.decided_upto.next());

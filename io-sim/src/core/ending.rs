@@ -141,6 +141,12 @@ impl World {
         let stats = history::check(&self.operations, &log)?;
         *self.counters.entry("slots").or_default() += log.len() as u64;
         *self.counters.entry("operations checked").or_default() += stats.updates + stats.reads + stats.relaxed_reads;
+        for (what, most) in &self.scenario.at_most {
+            let count = self.counters.get(what.as_str()).copied().unwrap_or(0);
+            if count > *most {
+                return violation("K10", format!("{count} {what}, and {most} at most were expected"));
+            }
+        }
         if self.scenario.budget != Budget::Tolerable {
             return Ok(());
         }

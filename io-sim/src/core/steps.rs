@@ -21,6 +21,8 @@ pub(crate) struct Pending {
     pub(crate) done: Vec<bool>,
     /// The step that waits for its condition: the first one that was not done, if it has one.
     waiting: Option<usize>,
+    /// The step whose condition held, and which is done a while after.
+    seen: Option<usize>,
     /// Messages since that step's turn came: by kind, sender and receiver.
     sent: BTreeMap<(&'static str, NodeId, NodeId), u64>,
     over: bool,
@@ -28,8 +30,13 @@ pub(crate) struct Pending {
 
 impl Pending {
     pub(crate) fn of(scenario: &Scenario) -> Self {
-        let mut pending =
-            Self { done: vec![false; scenario.steps.len()], waiting: None, sent: BTreeMap::new(), over: false };
+        let mut pending = Self {
+            done: vec![false; scenario.steps.len()],
+            waiting: None,
+            seen: None,
+            sent: BTreeMap::new(),
+            over: false,
+        };
         pending.advance(scenario);
         pending
     }
@@ -43,7 +50,8 @@ impl Pending {
     /// A step that has a condition waits for it once all those before it were done.
     fn advance(&mut self, scenario: &Scenario) {
         let next = self.done.iter().position(|done| !done);
-        let next = next.filter(|index| scenario.steps[*index].when.is_some() && !self.over);
+        let waits = |index: &usize| scenario.steps[*index].when.is_some() && self.seen != Some(*index);
+        let next = next.filter(|index| waits(index) && !self.over);
         if next != self.waiting {
             self.waiting = next;
             self.sent.clear();
@@ -70,6 +78,7 @@ impl World {
                 Some(after) => {
                     // Its turn is over; what is left of it comes by itself.
                     self.pending.waiting = None;
+                    self.pending.seen = Some(index);
                     self.schedule(after.0, Happening::Step(index));
                     return Ok(());
                 }
@@ -181,6 +190,7 @@ impl World {
                 let until = self.now + time.0;
                 self.node(id).slow_until = until;
                 self.fault(vec![id], Some(time.0), format!("{id} has a slow disk"));
+                self.mark("slow disks");
             }
             Act::FailSync { node } => {
                 let id = self.who(*node);

@@ -61,7 +61,7 @@ pub fn all(dir: &Path) -> Result<Vec<(String, PathBuf)>, String> {
 
 #[cfg(test)]
 mod tests {
-    use super::super::{Budget, Expect, WorldKind};
+    use super::super::{Budget, Expect, LimitsPlan, WorldKind};
     use super::*;
 
     const TEXT: &str = r#"
@@ -77,6 +77,15 @@ drift_ppm = 10000
 
 [clocks]
 n1 = 15000
+
+[at_least]
+kills = 1
+
+[at_most]
+masters = 3
+
+[limits]
+cache_slots_max = 16
 
 [[step]]
 at = "3s"
@@ -99,7 +108,16 @@ do = "set k1"
         assert_eq!(scenario.worlds, [WorldKind::Core, WorldKind::Stack]);
         assert_eq!((scenario.budget, scenario.expect.clone()), (Budget::Beyond, Expect::Fail("K7".into())));
         assert_eq!((scenario.steps.len(), scenario.ops.len(), scenario.cluster.nodes), (2, 1, 5));
+        let limits = LimitsPlan { cache_slots_max: 16, ..LimitsPlan::default() };
+        assert_eq!((&scenario.limits, scenario.at_most["masters"]), (&Some(limits), 3));
         assert_eq!(parse(&print(&scenario).unwrap()), Ok(scenario));
+    }
+
+    #[test]
+    fn a_run_must_show_what_the_scenario_is_about() {
+        let scenario = parse(TEXT).unwrap();
+        assert_eq!(scenario.lacks(&[("kills", 1)].into()), Vec::<String>::new());
+        assert_eq!(scenario.lacks(&[("masters", 1)].into()), ["0 kills are less than 1"]);
     }
 
     #[test]
@@ -108,10 +126,10 @@ do = "set k1"
             ("duration", "durations", "line 4: unknown field `durations`"),
             ("8s", "8", "line 4: `8` is no time"),
             ("nodes = 5", "node = 5", "line 9: unknown field `node`"),
-            ("kill master for 500ms", "kill master", "line 17: `kill master` lacks `for` and a time"),
-            ("Accept, n1", "Vote, n1", "line 20: `Vote` is no kind of message"),
+            ("kill master for 500ms", "kill master", "line 26: `kill master` lacks `for` and a time"),
+            ("Accept, n1", "Vote, n1", "line 29: `Vote` is no kind of message"),
             ("at = \"3s\"\n", "", "step 1 needs either `at` or `when`"),
-            ("set k1", "put k1", "line 27: `put` is nothing to ask for"),
+            ("set k1", "put k1", "line 36: `put` is nothing to ask for"),
             ("nodes = 5", "nodes = 9", "a cluster has 1 to 7 nodes, not 9"),
             ("n1 = 15000", "n6 = 15000", "there is no n6"),
         ] {

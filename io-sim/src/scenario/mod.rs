@@ -74,6 +74,12 @@ pub struct Scenario {
     /// The engine's limits, where they are not the usual ones.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub limits: Option<LimitsPlan>,
+    /// By counter's name: how often it must happen in every run, or the run does not show what the title says.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub at_least: BTreeMap<String, u64>,
+    /// By counter's name: how often it may happen in a run. More than that breaks K10.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub at_most: BTreeMap<String, u64>,
     /// Faults, and what operators do.
     #[serde(default, rename = "step", skip_serializing_if = "Vec::is_empty")]
     pub steps: Vec<Step>,
@@ -182,9 +188,9 @@ pub struct Workload {
     pub padding_max: u64,
 }
 
-/// The engine's limits: see [`Limits`] for what each means.
+/// The engine's limits: see [`Limits`] for what each means. What is left out is as usual.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
+#[serde(deny_unknown_fields, default)]
 #[expect(missing_docs, reason = "the fields of `Limits`, under their own names")]
 pub struct LimitsPlan {
     pub in_flight_slots_max: u64,
@@ -257,6 +263,8 @@ impl Scenario {
             clocks: BTreeMap::new(),
             workload: Workload::default(),
             limits: None,
+            at_least: BTreeMap::new(),
+            at_most: BTreeMap::new(),
             steps: Vec::new(),
             ops: Vec::new(),
         }
@@ -290,6 +298,13 @@ impl Scenario {
             return Err(format!("`{name}` is no planted bug: their names begin with world/, engine/ or node/"));
         }
         Ok(())
+    }
+
+    /// What a run with these counters lacks of what it must show, in words.
+    pub fn lacks(&self, counters: &BTreeMap<&'static str, u64>) -> Vec<String> {
+        let counted = |name: &str| counters.get(name).copied().unwrap_or(0);
+        let lacking = self.at_least.iter().filter(|(name, least)| counted(name) < **least);
+        lacking.map(|(name, least)| format!("{} {name} are less than {least}", counted(name))).collect()
     }
 
     fn check_node(&self, node: trialbay_engine::NodeId) -> Result<(), String> {
@@ -346,6 +361,24 @@ impl Default for Disk {
             apply_max: Span(MS),
             checkpoint: Span(S),
             segment_bytes: 64 << 10,
+        }
+    }
+}
+
+impl Default for LimitsPlan {
+    fn default() -> Self {
+        let limits = Limits::default();
+        Self {
+            in_flight_slots_max: limits.in_flight_slots_max,
+            in_flight_bytes_max: limits.in_flight_bytes_max,
+            batch_bytes_max: limits.batch_bytes_max,
+            queued_requests_max: limits.queued_requests_max,
+            queued_bytes_max: limits.queued_bytes_max,
+            message_bytes_max: limits.message_bytes_max,
+            cache_bytes_max: limits.cache_bytes_max,
+            cache_slots_max: limits.cache_slots_max,
+            undecided_max: Span(u64::try_from(limits.undecided_max.as_nanos()).unwrap_or(u64::MAX)),
+            queued_reads_max: limits.queued_reads_max,
         }
     }
 }
