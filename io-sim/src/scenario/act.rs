@@ -2,7 +2,7 @@
 //!
 //! ```text
 //! kill master for 500ms              the process dies, what it wrote is kept; it starts again after that time
-//! kill-after n2 7 for 500ms          it dies before the seventh further thing that its engine orders
+//! kill-after n2 7 for 500ms          it dies once seven more things that its engine orders are done
 //! power-cut n1 for 1s                what was not synced is lost in part
 //! power-cut all for 1s
 //! pause n1 for 2s                    the process stands still, its clock does not
@@ -74,7 +74,7 @@ pub enum Act {
         /// How long it stays dead.
         down: Span,
     },
-    /// The process dies before the engine's so many-th further order is carried out.
+    /// The process dies once so many more of its engine's orders were carried out.
     KillAfter {
         /// Whose.
         node: Who,
