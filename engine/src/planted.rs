@@ -1,4 +1,4 @@
-//! Known bugs, for the simulator to find: one is chosen by [`Config::planted`](crate::Config::planted), for one node.
+//! Known bugs, for the simulator to find: one is chosen by `Config::planted`, for one node.
 //!
 //! They exist only with the feature `planted-bugs`. Without it `planted!` is `false`, and the compiler drops what it guards.
 

@@ -141,7 +141,7 @@ fn waiting() -> Scenario {
         ]
         "#,
     )
-    .unwrap()
+    .expect("it is a scenario")
 }
 
 #[test]

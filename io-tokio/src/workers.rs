@@ -1,6 +1,6 @@
 //! Who does a node's blocking work: threads in production; in the simulator tasks, for which it takes simulated time.
 //!
-//! The code of a writer is the same in both worlds. What it waits for is in its [`Queue`]: on a thread that blocks, so
+//! The code of a writer is the same in both worlds. What it waits for is in its `Queue`: on a thread that blocks, so
 //! that the writer's future is ready whenever it is polled; on a task it is awaited.
 
 use std::future::{Future, poll_fn};

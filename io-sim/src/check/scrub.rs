@@ -337,8 +337,11 @@ mod tests {
     fn log(sealed: bool) -> SimDisk {
         let disk = SimDisk::new(Rng::new(1, 1));
         disk.create_dir(Path::new("home")).unwrap();
-        let mut options = TlogOptions::default();
-        options.segment_bytes = 4096;
+        let options = TlogOptions {
+            segment_bytes: 4096,
+            #[cfg(feature = "planted-bugs")]
+            planted: None,
+        };
         let store = (Slot::ZERO, HistoryHash::default());
         let process = Arc::new(disk.for_process());
         let (mut tlog, _) = Tlog::open(process, Path::new("home"), identity(), options, store).unwrap();

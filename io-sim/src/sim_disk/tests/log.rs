@@ -74,8 +74,11 @@ fn identity() -> Identity {
 }
 
 fn open(disk: &SimDisk) -> (Tlog, RecoveredLog) {
-    let mut options = TlogOptions::default();
-    options.segment_bytes = SEGMENT_BYTES;
+    let options = TlogOptions {
+        segment_bytes: SEGMENT_BYTES,
+        #[cfg(feature = "planted-bugs")]
+        planted: None,
+    };
     let process = Arc::new(disk.for_process());
     Tlog::open(process, Path::new("home"), identity(), options, (Slot::ZERO, HistoryHash::default())).unwrap()
 }
