@@ -14,7 +14,7 @@ use crate::rng::Rng;
 /// The lease of most scenarios. Everything else is scaled to it.
 pub const LEASE: u64 = 400 * MS;
 
-/// Streams of chance of one seed; beyond [`OPERATION`] there is one for each operation.
+/// Streams of chance of one seed; beyond [`stream::OPERATION`] there is one for each operation.
 pub mod stream {
     /// What the cluster and its surroundings are.
     pub const PLAN: u64 = 1;
