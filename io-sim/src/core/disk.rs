@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use trialbay::identity::Identity;
-use trialbay::tlog::{Note, RecoveredLog, Tlog, TlogOptions};
+use trialbay::tlog::{Damage, Note, RecoveredLog, Tlog, TlogOptions};
 use trialbay_engine::{Event, NodeId, PersistId, Record, Recovered, Slot};
 use xxhash_rust::xxh3::xxh3_64_with_seed;
 
@@ -82,6 +82,10 @@ impl World {
         if !damage.is_empty() {
             self.mark("damaged logs");
         }
+        // A log that lacks what a head brought is behind its store, and that costs the vote.
+        let is_behind = damage.iter().any(|damage| matches!(damage, Damage::LogBehindStore { .. }));
+        let node = self.node(id);
+        node.disk_was_harmed |= is_behind && node.has_head;
         if notes.iter().any(|note| matches!(note, Note::TornTail { .. })) {
             self.mark("torn tails");
         }
@@ -268,8 +272,7 @@ impl World {
                 process.checkpoint = None;
                 node.durable_store = head.clone();
                 process.store = head;
-                // Its log ends before its store, and that costs it its vote when it starts again.
-                node.disk_was_harmed = true;
+                node.has_head = true;
                 self.ledger.stored(id, slot);
                 self.mark("heads installed");
                 self.check_state(id)?;

@@ -344,7 +344,9 @@ impl World {
 
     /// Whether this node's votes count, and will when it starts again.
     pub(super) fn remembers(&self, id: NodeId) -> bool {
-        self.ledger.votes(id) && !self.nodes[usize::from(id.0) - 1].disk_was_harmed
+        let node = &self.nodes[usize::from(id.0) - 1];
+        let is_behind = node.has_head && self.ledger.durable_upto(id) < node.durable_store.applied;
+        self.ledger.votes(id) && !node.disk_was_harmed && !is_behind
     }
 
     fn who(&self, who: Who) -> NodeId {
