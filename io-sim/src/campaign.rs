@@ -7,7 +7,9 @@ use std::sync::{Mutex, OnceLock};
 use crate::core::{Counters, Report, World};
 use crate::mutant::{Bugs, Planted};
 use crate::scenario::draw::{self, Kind, Swarm};
-use crate::scenario::{S, Scenario};
+use crate::scenario::{S, Scenario, WorldKind};
+use crate::stack;
+use crate::trace::Recorder;
 
 /// What a swarm found.
 #[derive(Debug, Default)]
@@ -38,14 +40,38 @@ impl Hunt {
     }
 }
 
-/// Plays one scenario with the noise of one seed.
+/// Plays one scenario with the noise of one seed in the core world.
 pub fn play(scenario: &Scenario, seed: u64, bugs: Bugs) -> Report {
     World::new(scenario.clone(), seed, bugs).run()
 }
 
+/// Plays one scenario with the noise of one seed in this world, and has what happens told to `watch`.
+///
+/// # Errors
+/// What in it that world cannot play.
+pub fn play_in(
+    world: WorldKind,
+    scenario: &Scenario,
+    seed: u64,
+    bugs: Bugs,
+    watch: Recorder,
+) -> Result<Report, String> {
+    match world {
+        WorldKind::Core => {
+            let mut world = World::new(scenario.clone(), seed, bugs);
+            world.watch(watch);
+            Ok(world.run())
+        }
+        WorldKind::Stack => stack::play(scenario, seed, bugs, watch),
+    }
+}
+
 /// Plays what a seed makes.
-pub fn play_seed(seed: u64, swarm: &Swarm, bugs: Bugs) -> Report {
-    World::new(draw::scenario(seed, swarm), seed, bugs).run()
+///
+/// # Errors
+/// What in it that world cannot play.
+pub fn play_seed(seed: u64, swarm: &Swarm, bugs: Bugs) -> Result<Report, String> {
+    play_in(swarm.kind.world(), &draw::scenario(seed, swarm), seed, bugs, Recorder::default())
 }
 
 /// Rare branches: over a campaign each must have been taken somewhere.
@@ -80,9 +106,13 @@ pub const BRANCHES: [&str; 24] = [
 pub type Progress<'a> = dyn Fn(u64, Option<(u64, &Report)>) + Sync + 'a;
 
 /// Plays the seeds from `from` on, on `jobs` threads; tells `progress` of each, and what failed.
-pub fn swarm(from: u64, seeds: u64, jobs: u64, swarm: &Swarm, progress: &Progress<'_>) -> Findings {
+///
+/// # Errors
+/// What cannot be played.
+pub fn swarm(from: u64, seeds: u64, jobs: u64, swarm: &Swarm, progress: &Progress<'_>) -> Result<Findings, String> {
     let next = AtomicU64::new(0);
     let findings = Mutex::new(Findings::default());
+    let mistake = Mutex::new(None);
     std::thread::scope(|scope| {
         for _ in 0..jobs.max(1) {
             scope.spawn(|| {
@@ -92,7 +122,13 @@ pub fn swarm(from: u64, seeds: u64, jobs: u64, swarm: &Swarm, progress: &Progres
                         return;
                     }
                     let seed = from + index;
-                    let report = play_seed(seed, swarm, Bugs::NONE);
+                    let report = match play_seed(seed, swarm, Bugs::NONE) {
+                        Ok(report) => report,
+                        Err(why) => {
+                            *mistake.lock().unwrap_or_else(std::sync::PoisonError::into_inner) = Some(why);
+                            return;
+                        }
+                    };
                     let mut findings = findings.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
                     findings.seeds += 1;
                     for (what, count) in &report.counters {
@@ -110,27 +146,37 @@ pub fn swarm(from: u64, seeds: u64, jobs: u64, swarm: &Swarm, progress: &Progres
     });
     let mut findings = findings.into_inner().unwrap_or_else(std::sync::PoisonError::into_inner);
     findings.failures.sort_by_key(|(seed, _)| *seed);
-    findings
+    match mistake.into_inner().unwrap_or_else(std::sync::PoisonError::into_inner) {
+        Some(why) => Err(why),
+        None => Ok(findings),
+    }
 }
 
 /// Plays up to `seeds` seeds against one planted bug, until one finds it.
-pub fn hunt(planted: Planted, assertions_off: bool, seeds: u64) -> Hunt {
+///
+/// # Errors
+/// What cannot be played.
+pub fn hunt(planted: Planted, assertions_off: bool, seeds: u64) -> Result<Hunt, String> {
     let bugs = Bugs { planted: Some(planted), assertions_off };
     let mut hunt = Hunt { planted, seeds: 0, found: None };
     for seed in 0..seeds {
         hunt.seeds += 1;
-        let report = play_seed(seed, &Swarm { nodes: None, kind: hunting_ground(seed) }, bugs);
+        let report = play_seed(seed, &Swarm { nodes: None, kind: hunting_ground(planted, seed) }, bugs)?;
         if report.violation.is_some() {
             hunt.found = Some((seed, report));
             break;
         }
     }
-    hunt
+    Ok(hunt)
 }
 
-/// Where planted bugs are hunted with this seed.
-pub fn hunting_ground(seed: u64) -> Kind {
-    if seed.is_multiple_of(2) { Kind::Harsh } else { Kind::Churn }
+/// Where this planted bug is hunted with this seed.
+pub fn hunting_ground(planted: Planted, seed: u64) -> Kind {
+    match (planted.is_in_core(), seed.is_multiple_of(2)) {
+        (true, true) => Kind::Harsh,
+        (true, false) => Kind::Churn,
+        (false, _) => Kind::Stack,
+    }
 }
 
 /// A failure, explained. `name` is what was played, as the commands take it.

@@ -6,11 +6,13 @@
 
 use std::time::Duration;
 
+use crate::campaign::play_in;
 use crate::check::Violation;
-use crate::core::{Report, World};
+use crate::core::Report;
 use crate::mutant::Bugs;
 use crate::scenario::draw::operations;
-use crate::scenario::{Expect, LimitsPlan, MS, Scenario, Span};
+use crate::scenario::{Expect, LimitsPlan, MS, Scenario, Span, WorldKind};
+use crate::trace::Recorder;
 
 /// Noise that changes with what was taken away may hide the failure: as many other seeds are tried.
 const OTHER_SEEDS: u64 = 3;
@@ -30,12 +32,18 @@ pub struct Shrunk {
 
 /// Looks for the smallest scenario that fails as this one does with this seed; `None` when it does not fail. `is_over`
 /// says when the time for it is up.
-pub fn shrink(scenario: &Scenario, seed: u64, bugs: Bugs, is_over: &dyn Fn() -> bool) -> Option<Shrunk> {
-    let report = World::new(scenario.clone(), seed, bugs).run();
+pub fn shrink(
+    world: WorldKind,
+    scenario: &Scenario,
+    seed: u64,
+    bugs: Bugs,
+    is_over: &dyn Fn() -> bool,
+) -> Option<Shrunk> {
+    let report = play_in(world, scenario, seed, bugs, Recorder::default()).ok()?;
     let reason = reason(report.violation.as_ref()?);
     let explicit = explicit(scenario, seed, &report);
     let best = Shrunk { scenario: scenario.clone(), seed, report, runs: 1 };
-    let mut shrinker = Shrinker { bugs, reason, best, is_over };
+    let mut shrinker = Shrinker { world, bugs, reason, best, is_over };
     if !shrinker.accepts(explicit) {
         // The run cannot be told step by step; what is left of it can still be made smaller.
         shrinker.best.scenario = scenario.clone();
@@ -50,6 +58,7 @@ pub fn shrink(scenario: &Scenario, seed: u64, bugs: Bugs, is_over: &dyn Fn() -> 
     let mut best = shrinker.best;
     let checker = best.report.violation.as_ref().map_or("K0", |broken| broken.checker);
     best.scenario.title = best.report.violation.as_ref().map(|broken| title(&broken.story)).unwrap_or_default();
+    best.scenario.worlds = vec![world];
     best.scenario.seeds = 1;
     best.scenario.first_seed = best.seed;
     best.scenario.planted = bugs.planted.map(|planted| planted.to_string());
@@ -96,6 +105,7 @@ fn explicit(scenario: &Scenario, seed: u64, report: &Report) -> Scenario {
 }
 
 struct Shrinker<'a> {
+    world: WorldKind,
     bugs: Bugs,
     reason: (&'static str, String),
     best: Shrunk,
@@ -225,7 +235,7 @@ impl Shrinker<'_> {
             }
             let seed = self.best.seed.wrapping_add(turn * 1_000_003);
             self.best.runs += 1;
-            let report = World::new(scenario.clone(), seed, self.bugs).run();
+            let Ok(report) = play_in(self.world, &scenario, seed, self.bugs, Recorder::default()) else { return false };
             if report.violation.as_ref().is_some_and(|broken| reason(broken) == self.reason) {
                 let runs = self.best.runs;
                 self.best = Shrunk { scenario, seed, report, runs };

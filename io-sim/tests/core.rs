@@ -8,7 +8,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 
 use trialbay_sim::campaign::{hunt, hunting_ground, play, play_seed, story, swarm};
 use trialbay_sim::scenario::draw::{self, Kind, Swarm};
-use trialbay_sim::scenario::{MS, S, Scenario, Span, file};
+use trialbay_sim::scenario::{MS, S, Scenario, Span, WorldKind, file};
 use trialbay_sim::shrink::{Shrunk, shrink};
 use trialbay_sim::trace::{Entry, Recorder};
 use trialbay_sim::{Bugs, Mutant, Planted, World};
@@ -18,7 +18,7 @@ const JOBS: u64 = 2;
 
 #[test]
 fn no_seed_breaks_a_rule() {
-    let found = swarm(0, 60, JOBS, &Swarm::default(), &|_, _| {});
+    let found = swarm(0, 60, JOBS, &Swarm::default(), &|_, _| {}).unwrap();
     let stories: Vec<String> = found.failures.iter().map(|(seed, report)| story("swarm", *seed, report)).collect();
     assert!(stories.is_empty(), "{}", stories.join("\n"));
     assert_eq!(found.seeds, 60);
@@ -29,7 +29,7 @@ fn clusters_of_every_size_survive() {
     for nodes in 1..=7 {
         let size = Swarm { nodes: Some(nodes), ..Swarm::default() };
         for seed in 900..903 {
-            let report = play_seed(seed, &size, Bugs::NONE);
+            let report = play_seed(seed, &size, Bugs::NONE).unwrap();
             assert!(report.violation.is_none(), "{}", story(&format!("swarm --nodes {nodes}"), seed, &report));
         }
     }
@@ -37,7 +37,7 @@ fn clusters_of_every_size_survive() {
 
 #[test]
 fn the_same_seed_gives_the_same_trace_in_any_process() {
-    let hash = |seed| format!("{:016x}", play_seed(seed, &Swarm::default(), Bugs::NONE).trace_hash);
+    let hash = |seed| format!("{:016x}", play_seed(seed, &Swarm::default(), Bugs::NONE).unwrap().trace_hash);
     for seed in 200..204 {
         let here = hash(seed);
         assert_eq!(here, hash(seed), "seed {seed}");
@@ -60,9 +60,10 @@ fn every_planted_bug_of_the_world_is_found_and_no_harmless_change_is() {
             scope.spawn(|| {
                 while let Some(mutant) = Mutant::ALL.get(next.fetch_add(1, Ordering::Relaxed)) {
                     let planted = Planted::World(*mutant);
-                    let hunt = hunt(planted, false, if planted.is_null() { 8 } else { 100 });
+                    let hunt = hunt(planted, false, if planted.is_null() { 8 } else { 100 }).unwrap();
                     if !hunt.is_right() {
-                        let story = hunt.found.map(|(seed, report)| story(hunting_ground(seed).name(), seed, &report));
+                        let story =
+                            hunt.found.map(|(seed, report)| story(hunting_ground(planted, seed).name(), seed, &report));
                         wrong.lock().unwrap().push(format!("{planted} in {} seeds: {story:?}", hunt.seeds));
                     }
                 }
@@ -106,12 +107,13 @@ fn one_fault_less_changes_nothing_before_its_time() {
 fn a_failure_is_made_so_small_that_a_person_reads_it() {
     for mutant in [Mutant::WipedNodeVotes, Mutant::LeaseUnchecked, Mutant::GrantsForgotten] {
         let bugs = Bugs::of(Planted::World(mutant));
-        let (seed, report) = hunt(Planted::World(mutant), false, 100).found.expect("the hunt finds it");
+        let (seed, report) = hunt(Planted::World(mutant), false, 100).unwrap().found.expect("the hunt finds it");
         let found = report.violation.expect("a failing run").checker;
-        let whole = draw::scenario(seed, &Swarm { kind: hunting_ground(seed), nodes: None });
+        let whole = draw::scenario(seed, &Swarm { kind: hunting_ground(Planted::World(mutant), seed), nodes: None });
         let looks = Cell::new(0);
         let is_over = || looks.replace(looks.get() + 1) > LOOKS_MAX;
-        let Shrunk { scenario, seed, .. } = shrink(&whole, seed, bugs, &is_over).expect("a failing run");
+        let Shrunk { scenario, seed, .. } =
+            shrink(WorldKind::Core, &whole, seed, bugs, &is_over).expect("a failing run");
         let (steps, requests) = (scenario.steps.len(), scenario.ops.len());
         assert!(
             steps <= 12 && requests <= 10,

@@ -1,12 +1,13 @@
-//! Plays every scenario file, for all its seeds, in the core world.
+//! Plays every scenario file: for all its seeds in the core world, and for the first one with whole nodes.
 
 use std::collections::BTreeSet;
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use trialbay_sim::campaign::{play, play_seed, story};
+use trialbay_sim::campaign::{play, play_in, play_seed, story};
 use trialbay_sim::scenario::draw::Swarm;
 use trialbay_sim::scenario::{Expect, Scenario, WorldKind, file};
+use trialbay_sim::trace::Recorder;
 use trialbay_sim::{Bugs, Planted, Report};
 
 /// Makes one test for each scenario: its name, with `_` for `-`.
@@ -50,6 +51,7 @@ scenarios! {
     rolling_restarts
     seven_node_cluster
     slave_catch_up
+    slave_returns
     slow_disks
     torn_tails
     total_power_cut
@@ -81,7 +83,8 @@ fn every_scenario_has_a_name_a_title_and_a_test_of_its_own() {
 
 #[test]
 fn what_a_scenario_allows_at_most_is_something_that_is_counted() {
-    let counters: Vec<_> = (0..4).map(|seed| play_seed(seed, &Swarm::default(), Bugs::NONE).counters).collect();
+    let counters: Vec<_> =
+        (0..4).map(|seed| play_seed(seed, &Swarm::default(), Bugs::NONE).unwrap().counters).collect();
     for (name, path) in all(&folder()) {
         for what in load(&path).at_most.keys() {
             let is_known = counters.iter().any(|counters| counters.contains_key(what.as_str()));
@@ -103,10 +106,6 @@ fn a_mistake_is_told_with_file_and_line() {
 /// Plays a scenario for all its seeds, and looks whether each ended as it must.
 fn play_file(name: &str, path: &Path) {
     let scenario = load(path);
-    if !scenario.worlds.contains(&WorldKind::Core) {
-        println!("{name} is not for the core world");
-        return;
-    }
     let planted = match scenario.planted.as_deref().map(|bug| (bug, Planted::find(bug))) {
         Some((bug, None)) => {
             assert!(!bug.starts_with("world/"), "{name}: there is no planted bug `{bug}`");
@@ -116,6 +115,16 @@ fn play_file(name: &str, path: &Path) {
         found => found.and_then(|(_, planted)| planted),
     };
     let bugs = Bugs { planted, assertions_off: false };
+    if scenario.worlds.contains(&WorldKind::Stack) {
+        let report = play_in(WorldKind::Stack, &scenario, scenario.first_seed, bugs, Recorder::default());
+        let report = report.unwrap_or_else(|error| panic!("{name}: {error}"));
+        let label = format!("{name} --world stack");
+        assert!(report.violation.is_none(), "{}", story(&label, scenario.first_seed, &report));
+        assert!(report.counters["updates acknowledged"] > 0, "{label}: nothing was acknowledged");
+    }
+    if !scenario.worlds.contains(&WorldKind::Core) {
+        return;
+    }
     let seeds = scenario.first_seed..scenario.first_seed + scenario.seeds;
     let reports: Vec<(u64, Report)> = seeds.map(|seed| (seed, play(&scenario, seed, bugs))).collect();
     match &scenario.expect {

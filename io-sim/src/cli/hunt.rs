@@ -17,7 +17,7 @@ pub(super) fn shrink(subject: &Subject, seconds: u64, out: Option<PathBuf>) -> R
     let begun = std::time::Instant::now();
     let ready = subject.ready()?;
     let is_over = shrink::deadline(Duration::from_secs(seconds));
-    let Some(shrunk) = shrink::shrink(&ready.scenario, ready.seed, ready.bugs, &is_over) else {
+    let Some(shrunk) = shrink::shrink(ready.world, &ready.scenario, ready.seed, ready.bugs, &is_over) else {
         return Err(format!("`{}` does not fail with seed {}", ready.label, ready.seed));
     };
     let Shrunk { scenario, seed, report, runs } = &shrunk;
@@ -46,12 +46,12 @@ pub(super) fn mutants(seeds: u64, only: Option<&str>) -> Result<bool, String> {
     let only = only.map(find_planted).transpose()?;
     let mut all_right = true;
     println!("{:<6} {:<32} {:<6} {:>6} {:>8}  HOW", "", "PLANTED BUG", "BY", "SEEDS", "SECONDS");
-    let wanted = |planted: &Planted| only.map_or(planted.is_in_core(), |only| only == *planted);
+    let wanted = |planted: &Planted| only.is_none_or(|only| only == *planted);
     for planted in Planted::all().into_iter().filter(wanted) {
         let assertions = if planted.is_asserted() { &[false, true][..] } else { &[false] };
         for assertions_off in assertions {
             let begun = std::time::Instant::now();
-            let hunt = hunt(planted, *assertions_off, seeds);
+            let hunt = hunt(planted, *assertions_off, seeds)?;
             all_right &= hunt.is_right();
             print_hunt(&hunt, *assertions_off, begun.elapsed().as_secs_f64());
         }
@@ -67,7 +67,9 @@ fn print_hunt(hunt: &Hunt, assertions_off: bool, seconds: f64) {
     let broken = hunt.found.as_ref().and_then(|(seed, report)| Some((seed, report.violation.as_ref()?)));
     let (by, how) = match broken {
         None => ("-", "not found".to_owned()),
-        Some((seed, broken)) => (broken.checker, format!("{} {seed}: {}", hunting_ground(*seed).name(), broken.story)),
+        Some((seed, broken)) => {
+            (broken.checker, format!("{} {seed}: {}", hunting_ground(hunt.planted, *seed).name(), broken.story))
+        }
     };
     let how: String = how.chars().take(120).collect();
     let name = format!("{}{}", hunt.planted, if assertions_off { " -asserts" } else { "" });

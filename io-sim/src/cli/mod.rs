@@ -8,6 +8,7 @@ mod subject;
 use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand};
+use trialbay_sim::scenario::WorldKind;
 use trialbay_sim::scenario::draw::Kind;
 
 /// Plays Trialbay through faults in simulated time, from a seed, with checkers that trust nothing.
@@ -69,7 +70,7 @@ enum Command {
         /// So many nodes, not as many as each seed draws.
         #[arg(long)]
         nodes: Option<u16>,
-        /// What is drawn: `swarm`, `harsh`, `churn`, or `standard`, which the speed is measured with.
+        /// What is drawn: `swarm`, `harsh`, `churn`, `stack` (whole nodes), or `standard`, which the speed is measured with.
         #[arg(long, default_value = "swarm", value_parser = kind)]
         kind: Kind,
     },
@@ -100,7 +101,7 @@ enum Command {
 /// What is played.
 #[derive(Args)]
 pub(crate) struct Subject {
-    /// A scenario of `list`, a file, or `swarm`, `harsh`, `churn` or `standard`: what the seed itself makes.
+    /// A scenario of `list`, a file, or `swarm`, `harsh`, `churn`, `stack` or `standard`: what the seed itself makes.
     name: String,
     /// The seed. By default the first one of the scenario.
     #[arg(long)]
@@ -111,14 +112,25 @@ pub(crate) struct Subject {
     /// With this planted bug.
     #[arg(long)]
     planted: Option<String>,
+    /// Where it is played: `core` or `stack`. By default the first world that the scenario names.
+    #[arg(long, value_parser = world)]
+    world: Option<WorldKind>,
     /// Where the scenarios are.
     #[arg(long)]
     scenarios: Option<PathBuf>,
 }
 
+fn world(name: &str) -> Result<WorldKind, String> {
+    match name {
+        "core" => Ok(WorldKind::Core),
+        "stack" => Ok(WorldKind::Stack),
+        _ => Err("core or stack".to_owned()),
+    }
+}
+
 fn kind(name: &str) -> Result<Kind, String> {
     let found = Kind::NAMES.iter().find(|(known, _)| *known == name);
-    found.map(|(_, kind)| *kind).ok_or_else(|| "swarm, harsh, churn or standard".to_owned())
+    found.map(|(_, kind)| *kind).ok_or_else(|| "swarm, harsh, churn, stack or standard".to_owned())
 }
 
 /// Does what the arguments say, and tells whether all was as it should be.

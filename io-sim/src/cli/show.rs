@@ -6,11 +6,11 @@ use std::rc::Rc;
 
 use trialbay_engine::NodeId;
 use trialbay_sim::campaign::story;
+use trialbay_sim::recording;
 use trialbay_sim::scenario::{Condition, Span};
 use trialbay_sim::trace::lines::{Filter, Lines, Predicate, States, WIDTH};
 use trialbay_sim::trace::timeline::{Header, html};
 use trialbay_sim::trace::{Entry, Recorder, What};
-use trialbay_sim::{World, recording};
 
 use super::Subject;
 use super::subject::Ready;
@@ -31,15 +31,12 @@ pub(super) fn replay(
     let node = node.map(number).transpose()?;
     let filter = Filter { within, until, node };
     let nodes: Vec<NodeId> = (1..=ready.scenario.cluster.nodes).map(NodeId).collect();
-    let lines = Rc::new(RefCell::new(Lines::new(&nodes, WIDTH, filter)));
-    let mut world = World::new(ready.scenario, ready.seed, ready.bugs);
-    let shown = Rc::clone(&lines);
-    world.watch(Recorder::new(move |entry| {
-        for line in shown.borrow_mut().push(&entry) {
+    let mut lines = Lines::new(&nodes, WIDTH, filter);
+    let report = ready.play(Recorder::new(move |entry| {
+        for line in lines.push(&entry) {
             println!("{line}");
         }
-    }));
-    let report = world.run();
+    }))?;
     println!("{}", story(&ready.label, ready.seed, &report));
     Ok(report.violation.is_none())
 }
@@ -52,13 +49,12 @@ pub(super) fn recording(dir: &Path) -> Result<bool, String> {
 }
 
 pub(super) fn timeline(subject: &Subject) -> Result<bool, String> {
-    let Ready { label, scenario, seed, bugs } = subject.ready()?;
-    let (title, nodes) = (scenario.title.clone(), (1..=scenario.cluster.nodes).map(NodeId).collect());
+    let ready = subject.ready()?;
     let entries = Rc::new(RefCell::new(Vec::new()));
-    let mut world = World::new(scenario, seed, bugs);
     let seen = Rc::clone(&entries);
-    world.watch(Recorder::new(move |entry| seen.borrow_mut().push(entry)));
-    let report = world.run();
+    let report = ready.play(Recorder::new(move |entry| seen.borrow_mut().push(entry)))?;
+    let Ready { label, scenario, seed, .. } = ready;
+    let (title, nodes) = (scenario.title.clone(), (1..=scenario.cluster.nodes).map(NodeId).collect());
     let verdict = report.violation.as_ref().map_or("pass".to_owned(), |broken| format!("FAIL {}", broken.checker));
     let command = |name: &str| (name.to_owned(), format!("trialbay-sim {name} {label} --seed {seed}"));
     let header = Header {

@@ -2,9 +2,11 @@
 
 use std::path::{Path, PathBuf};
 
+use trialbay_sim::campaign::play_in;
 use trialbay_sim::scenario::draw::{self, Kind, Swarm};
-use trialbay_sim::scenario::{Scenario, file};
-use trialbay_sim::{Bugs, Planted};
+use trialbay_sim::scenario::{Scenario, WorldKind, file};
+use trialbay_sim::trace::Recorder;
+use trialbay_sim::{Bugs, Planted, Report};
 
 use super::Subject;
 
@@ -15,6 +17,14 @@ pub(super) struct Ready {
     pub(super) scenario: Scenario,
     pub(super) seed: u64,
     pub(super) bugs: Bugs,
+    pub(super) world: WorldKind,
+}
+
+impl Ready {
+    /// Plays it, and has what happens told to `watch`.
+    pub(super) fn play(&self, watch: Recorder) -> Result<Report, String> {
+        play_in(self.world, &self.scenario, self.seed, self.bugs, watch)
+    }
 }
 
 impl Subject {
@@ -39,12 +49,12 @@ impl Subject {
         if let Some(planted) = &self.planted {
             label += &format!(" --planted {planted}");
         }
-        Ok(Ready {
-            label,
-            scenario,
-            seed: self.seed.unwrap_or(first_seed),
-            bugs: Bugs { planted, assertions_off: false },
-        })
+        let world = self.world.or(scenario.worlds.first().copied()).unwrap_or(WorldKind::Core);
+        if let Some(WorldKind::Stack) = self.world {
+            label += " --world stack";
+        }
+        let bugs = Bugs { planted, assertions_off: false };
+        Ok(Ready { label, scenario, seed: self.seed.unwrap_or(first_seed), bugs, world })
     }
 
     fn load(&self) -> Result<Scenario, String> {

@@ -141,16 +141,21 @@ impl World {
         self.begin_sync(id);
     }
 
-    /// Begins a sync of some of what waits, one batch or a group.
+    /// Writes some of what waits, one batch or a group, and begins a sync of it.
     fn begin_sync(&mut self, id: NodeId) {
         let node = self.node(id);
         let Some(process) = &mut node.process else { return };
-        if process.syncing > 0 || process.unwritten.is_empty() {
+        if process.syncing.is_some() || process.unwritten.is_empty() {
             return;
         }
         let waiting = process.unwritten.len() as u64;
         let group = if node.rng.chance(0.7) { waiting } else { node.rng.between(1, waiting) };
-        process.syncing = usize::try_from(group).unwrap_or(1);
+        let group: Vec<_> = process.unwritten.drain(..usize::try_from(group).unwrap_or(1)).collect();
+        process.syncing = group.last().map(|(last, _)| *last);
+        let tlog = &mut process.tlog;
+        // A write that fails is told when the sync fails.
+        let appended = group.iter().try_for_each(|(_, records)| tlog.append(records));
+        let _ = appended.and_then(|()| tlog.write());
         let (life, delay) = self.disk_delay(id);
         self.schedule(delay, Happening::Synced { node: id, life });
     }
@@ -158,7 +163,7 @@ impl World {
     /// A sync comes to its end.
     pub(super) fn synced(&mut self, id: NodeId) -> Checked {
         let event = self.event;
-        let last = match self.write_group(id) {
+        let last = match self.end_sync(id) {
             Ok(last) => last,
             Err(last) if self.mutant == Some(Mutant::FailedSyncBelieved) => last,
             Err(_) => {
@@ -190,15 +195,13 @@ impl World {
         self.step(id, Event::Persisted(last))
     }
 
-    /// Writes and syncs the group, and gives its last batch: as an error when the disk fails.
-    fn write_group(&mut self, id: NodeId) -> Result<PersistId, PersistId> {
+    /// Syncs what was written, and gives its last batch: as an error when the disk fails.
+    fn end_sync(&mut self, id: NodeId) -> Result<PersistId, PersistId> {
         let Some(process) = &mut self.node(id).process else { return Err(PersistId::default()) };
-        let group: Vec<_> = process.unwritten.drain(..std::mem::take(&mut process.syncing)).collect();
-        let last = group.last().map_or(process.persisted, |(last, _)| *last);
-        let tlog = &mut process.tlog;
-        let written = group.iter().try_for_each(|(_, records)| tlog.append(records)).and_then(|()| tlog.sync());
+        let last = process.syncing.take().unwrap_or(process.persisted);
+        let synced = process.tlog.sync();
         let is_idle = process.unwritten.is_empty();
-        written.and_then(|()| if is_idle { tlog.seal() } else { Ok(()) }).map_err(|_| last)?;
+        synced.and_then(|()| if is_idle { process.tlog.seal() } else { Ok(()) }).map_err(|_| last)?;
         process.persisted = last;
         Ok(last)
     }
@@ -287,15 +290,16 @@ impl World {
         (node.life, delay)
     }
 
-    /// The process is about to die. A group that is on its way to the disk may get there in part.
+    /// The process is about to die. It may get a little further before: end its sync, and write the next group in part.
     pub(super) fn die_while_writing(&mut self, id: NodeId) {
         let node = self.node(id);
-        let is_writing = node.process.as_ref().is_some_and(|process| process.syncing > 0);
-        if is_writing && node.rng.chance(0.5) {
-            let changes = node.rng.below(4);
+        let Some(process) = &mut node.process else { return };
+        if process.syncing.is_some() && node.rng.chance(0.5) {
+            let changes = node.rng.below(6);
             node.disk.power_fails_after(changes);
             // Nobody is left to be told how it went.
-            let _ = self.write_group(id);
+            let _ = self.end_sync(id);
+            self.begin_sync(id);
         }
     }
 }

@@ -60,10 +60,10 @@ pub(crate) struct Process {
     pub(crate) tlog: Tlog,
     pub(crate) log: LogReader,
     pub(crate) store: Store,
-    /// Batches of records that were not yet given to the log.
+    /// Batches of records that were not yet written.
     pub(crate) unwritten: VecDeque<(PersistId, Vec<Record>)>,
-    /// How many of them the sync in progress covers.
-    pub(crate) syncing: usize,
+    /// The last batch that the sync in progress covers.
+    pub(crate) syncing: Option<PersistId>,
     pub(crate) ordered: PersistId,
     pub(crate) persisted: PersistId,
     /// A commit of the store that waits until the log has what it rests on.
@@ -164,7 +164,7 @@ impl Process {
             ordered_upto: store.applied,
             store,
             unwritten: VecDeque::new(),
-            syncing: 0,
+            syncing: None,
             ordered: PersistId::default(),
             persisted: PersistId::default(),
             checkpoint: None,

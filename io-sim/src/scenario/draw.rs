@@ -126,12 +126,24 @@ pub enum Kind {
     Churn,
     /// What the speed is measured with: 60 s, 3 or 5 nodes, 2,000 operations.
     Standard,
+    /// What the stack world can play.
+    Stack,
 }
 
 impl Kind {
     /// All of them, by the names that commands take.
-    pub const NAMES: [(&'static str, Self); 4] =
-        [("swarm", Self::Usual), ("harsh", Self::Harsh), ("churn", Self::Churn), ("standard", Self::Standard)];
+    pub const NAMES: [(&'static str, Self); 5] = [
+        ("swarm", Self::Usual),
+        ("harsh", Self::Harsh),
+        ("churn", Self::Churn),
+        ("standard", Self::Standard),
+        ("stack", Self::Stack),
+    ];
+
+    /// Where it is played.
+    pub fn world(self) -> WorldKind {
+        if self == Self::Stack { WorldKind::Stack } else { WorldKind::Core }
+    }
 
     /// The name that commands take.
     pub fn name(self) -> &'static str {
@@ -142,6 +154,9 @@ impl Kind {
 /// The scenario that `seed` makes.
 pub fn scenario(seed: u64, swarm: &Swarm) -> Scenario {
     let rng = &mut Rng::new(seed, stream::PLAN);
+    if swarm.kind == Kind::Stack {
+        return whole_nodes(seed, swarm, rng);
+    }
     if swarm.kind == Kind::Churn {
         return churn(seed, swarm.nodes.unwrap_or(3), rng);
     }
@@ -228,6 +243,42 @@ fn churn(seed: u64, nodes: u16, rng: &mut Rng) -> Scenario {
         scenario.steps.push(Step { at: Some(Span(at)), when: None, after: None, act });
         at += rng.magnitude(lease / 8, 4 * lease);
     }
+    scenario
+}
+
+/// Whole nodes: the families of faults that they can be played with, in whole milliseconds.
+fn whole_nodes(seed: u64, swarm: &Swarm, rng: &mut Rng) -> Scenario {
+    let nodes = swarm.nodes.or(rng.pick(&[3, 3, 3, 3, 5, 1, 2])).unwrap_or(3);
+    let mut scenario = Scenario {
+        worlds: vec![WorldKind::Stack],
+        cluster: Cluster { nodes, lease: Span(LEASE), drift_ppm: 10_000, staggered: false },
+        network: Network { delay_max: Span(rng.magnitude(MS, 20 * MS)), ..Network::default() },
+        disk: Disk { sync_max: Span(rng.magnitude(MS, 10 * MS)), ..Disk::default() },
+        workload: Workload {
+            clients: u16::try_from(rng.magnitude(1, 12)).unwrap_or(1),
+            think_max: Span(rng.magnitude(2 * MS, 100 * MS)),
+            keys: rng.between(2, 20),
+            ..Workload::default()
+        },
+        ..Scenario::quiet(format!("whole nodes, seed {seed}"), Span(rng.between(3, 8) * S))
+    };
+    for (family, number) in FAMILIES.into_iter().zip(0..) {
+        if !matches!(
+            family,
+            Family::KillAfter | Family::Pause | Family::Disconnect | Family::Damage | Family::Trim | Family::Clog
+        ) {
+            strikes(&mut scenario, family, swarm, &mut Rng::new(seed, stream::FAMILY + number));
+        }
+    }
+    // One memory is lost at the most, and never when two of two are needed.
+    let mut wipes = if nodes >= 3 { 1 } else { 0 };
+    scenario.steps.retain(|step| {
+        let is_wipe = matches!(step.act, Act::Wipe { .. });
+        let stays = !is_wipe || wipes > 0;
+        wipes -= i32::from(is_wipe && stays);
+        stays
+    });
+    scenario.steps.sort_by_key(|step| step.at);
     scenario
 }
 

@@ -18,9 +18,11 @@ use super::network::{SimNetwork, Sockets};
 use super::node::{CLUSTER, endpoint};
 use super::plan::StackPlan;
 use super::trace::Trace;
+use super::watch::{Watch, asked, outcome, told};
 use crate::check::history::{Ask, Freshness, Operation, Response};
 use crate::check::query::{Query, QueryResult, Scan};
 use crate::rng::Rng;
+use crate::trace::What;
 
 /// The stream of the first client's chance.
 const STREAM: u64 = 500;
@@ -31,8 +33,8 @@ const KEY_PREFIX: &str = "k";
 const MARK_PREFIX: &str = "mark";
 
 /// What clients asked and were told. Clones share it.
-#[derive(Clone, Default)]
-pub(super) struct History(Rc<RefCell<Inner>>);
+#[derive(Clone)]
+pub(super) struct History(Rc<RefCell<Inner>>, Watch);
 
 #[derive(Default)]
 struct Inner {
@@ -43,6 +45,10 @@ struct Inner {
 }
 
 impl History {
+    pub(super) fn new(watch: Watch) -> Self {
+        Self(Rc::default(), watch)
+    }
+
     /// The number of an event that happens now.
     pub(super) fn event(&self) -> u64 {
         let mut inner = self.0.borrow_mut();
@@ -63,6 +69,8 @@ impl History {
     fn asks(&self, client: u64, ask: Ask) -> usize {
         let invoked = self.event();
         let operations = &mut self.0.borrow_mut().operations;
+        let op = operations.len() as u64;
+        self.1.tell(now(), || What::Invoked { client, op, text: asked(&ask) });
         operations.push(Operation { client, ask, invoked, response: None, applied: None });
         operations.len() - 1
     }
@@ -73,6 +81,8 @@ impl History {
         if matches!(response, Response::Updated(_)) {
             inner.acknowledged_at.push(Duration::from_nanos(now()));
         }
+        let (client, op) = (inner.operations[index].client, index as u64);
+        self.1.tell(now(), || What::Responded { client, op, text: told(&response), outcome: outcome(&response) });
         inner.operations[index].response = Some((event, response));
     }
 }

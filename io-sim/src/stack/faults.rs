@@ -32,6 +32,14 @@ impl StackWorld<'_> {
             }),
             StackFault::FreeDisk(who) => self.each(*who, |_, machine| machine.disk.set_full(false)),
             StackFault::LieAboutSyncs(who) => self.each(*who, |_, machine| machine.disk.set_syncs_lie(true)),
+            StackFault::For(fault, time) => {
+                let end = self.sim.elapsed() + *time;
+                for fault in self.aimed(fault) {
+                    self.strike(&fault);
+                    let undo = self.undoing(&fault);
+                    self.later.extend(undo.into_iter().map(|undo| (end, undo)));
+                }
+            }
             StackFault::ClockRate(who, ppm) => {
                 let now = self.now();
                 self.each(*who, |_, machine| machine.clock.with(|clock| clock.set_rate(now, *ppm)));
@@ -47,6 +55,56 @@ impl StackWorld<'_> {
         self.strike(&StackFault::SyncTakes(Who::Nodes, self.plan.sync_ms));
         self.strike(&StackFault::ClockRate(Who::Nodes, 0));
         self.strike(&StackFault::Restart(Who::Nodes));
+    }
+
+    /// The same fault for each node that it hits now: who is master may have changed when it ends.
+    fn aimed(&self, fault: &StackFault) -> Vec<StackFault> {
+        let each = |who: Who, aim: &dyn Fn(Who) -> StackFault| {
+            self.machines(who).iter().map(|machine| aim(Who::Node(machine.id))).collect()
+        };
+        let pairs = |a: Who, b: Who, aim: &dyn Fn(Who, Who) -> StackFault| {
+            let (from, to) = (self.machines(a), self.machines(b));
+            let pairs = from.iter().flat_map(|a| to.iter().map(move |b| (a.id, b.id))).filter(|(a, b)| a != b);
+            pairs.map(|(a, b)| aim(Who::Node(a), Who::Node(b))).collect()
+        };
+        match fault {
+            StackFault::Kill(who) => each(*who, &StackFault::Kill),
+            StackFault::Wipe(who) => each(*who, &StackFault::Wipe),
+            StackFault::Stop(who) => each(*who, &StackFault::Stop),
+            StackFault::FillDisk(who) => each(*who, &StackFault::FillDisk),
+            StackFault::FailNextSync(who) => each(*who, &StackFault::FailNextSync),
+            StackFault::PowerCut(who @ (Who::Master | Who::Slave)) => each(*who, &StackFault::PowerCut),
+            StackFault::SyncTakes(who, time) => each(*who, &|who| StackFault::SyncTakes(who, *time)),
+            StackFault::Partition(a, b) => pairs(*a, *b, &StackFault::Partition),
+            StackFault::PartitionOneWay(a, b) => pairs(*a, *b, &StackFault::PartitionOneWay),
+            StackFault::Hold(a, b) => pairs(*a, *b, &StackFault::Hold),
+            other => vec![other.clone()],
+        }
+    }
+
+    /// What undoes a fault.
+    fn undoing(&self, fault: &StackFault) -> Vec<StackFault> {
+        match fault {
+            // Who made up the majority then is not known any more. A start too many does no harm.
+            StackFault::PowerCut(Who::Majority) => vec![StackFault::Restart(Who::Nodes)],
+            StackFault::Kill(who)
+            | StackFault::PowerCut(who)
+            | StackFault::Wipe(who)
+            | StackFault::Stop(who)
+            | StackFault::FailNextSync(who) => vec![StackFault::Restart(*who)],
+            // A node ends when its disk is full.
+            StackFault::FillDisk(who) => vec![StackFault::FreeDisk(*who), StackFault::Restart(*who)],
+            StackFault::SyncTakes(who, _) => vec![StackFault::SyncTakes(*who, self.plan.sync_ms)],
+            StackFault::Partition(a, b) | StackFault::PartitionOneWay(a, b) | StackFault::Hold(a, b) => {
+                vec![StackFault::Mend(*a, *b)]
+            }
+            StackFault::Restart(_)
+            | StackFault::Mend(..)
+            | StackFault::FreeDisk(_)
+            | StackFault::LieAboutSyncs(_)
+            | StackFault::ClockRate(..)
+            | StackFault::For(..) => Vec::new(),
+        }
     }
 
     fn kill(&mut self, machine: &Arc<Machine>) {
@@ -105,6 +163,12 @@ impl StackWorld<'_> {
             Who::Slave => {
                 let mut running = machines.filter(|machine| machine.handle().is_some());
                 running.find(|machine| !machine.is_master()).cloned().into_iter().collect()
+            }
+            Who::Majority => {
+                let master = self.machines.iter().position(|machine| machine.is_master()).unwrap_or(0);
+                let count = self.machines.len();
+                let from_master = (0..self.plan.majority()).map(|next| (master + next) % count);
+                from_master.map(|index| self.machines[index].clone()).collect()
             }
             Who::Nodes | Who::Everyone => self.machines.clone(),
             Who::Clients => Vec::new(),

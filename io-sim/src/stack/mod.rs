@@ -23,9 +23,12 @@ mod home;
 mod network;
 mod node;
 mod plan;
+mod scenario;
 mod trace;
 mod verdict;
+mod watch;
 mod world;
 
 pub use plan::{StackFault, StackPlan, Who};
-pub use world::{Calls, StackReport, run};
+pub use scenario::{plan, play};
+pub use world::{Calls, StackReport, run, run_watched};

@@ -74,6 +74,8 @@ pub enum StackFault {
     FreeDisk(Who),
     /// Syncs return success and do nothing, from now on. Beyond what a cluster can bear: it must be found out.
     LieAboutSyncs(Who),
+    /// The other fault, and after this time what undoes it, for those whom it hit: a dead node starts again, a cut is mended.
+    For(Box<StackFault>, Duration),
     /// The clocks run this much too fast, in millionths; negative: too slow.
     ClockRate(Who, i64),
 }
@@ -85,6 +87,8 @@ pub enum Who {
     Node(u16),
     /// The node that takes itself for the master; nobody when there is none.
     Master,
+    /// The master and the first others, as few as make a majority.
+    Majority,
     /// The first running node that does not take itself for the master.
     Slave,
     /// Every node.
@@ -116,6 +120,11 @@ impl StackPlan {
             bugs: Bugs::NONE,
             faults: Vec::new(),
         }
+    }
+
+    /// How few nodes are a majority.
+    pub(super) fn majority(&self) -> usize {
+        usize::from(self.nodes / 2 + 1)
     }
 
     /// The same with one more fault.

@@ -18,20 +18,22 @@ struct Inner {
 impl Trace {
     /// Something happened at this simulated time.
     pub(super) fn note(&self, at: u64, what: &str, details: &[u8]) {
-        let mut inner = self.lock();
-        inner.entries += 1;
-        for part in [what.as_bytes(), details] {
-            inner.hash.update(&(part.len() as u64).to_le_bytes());
-            inner.hash.update(part);
-        }
-        inner.hash.update(&at.to_le_bytes());
+        self.add(at, &[what.as_bytes(), details]);
     }
 
     /// Bytes arrived.
     pub(super) fn delivered(&self, at: u64, from: SocketAddr, to: SocketAddr, bytes: &[u8]) {
-        self.note(at, "from", &address(from));
-        self.note(at, "to", &address(to));
-        self.note(at, "delivered", bytes);
+        self.add(at, &[&address(from), &address(to), bytes]);
+    }
+
+    fn add(&self, at: u64, parts: &[&[u8]]) {
+        let mut inner = self.lock();
+        inner.entries += 1;
+        inner.hash.update(&at.to_le_bytes());
+        for part in parts {
+            inner.hash.update(&(part.len() as u64).to_le_bytes());
+            inner.hash.update(part);
+        }
     }
 
     /// The hash so far.

@@ -15,8 +15,10 @@ use super::node::Machine;
 use super::plan::{StackFault, StackPlan};
 use super::trace::Trace;
 use super::verdict;
+use super::watch::Watch;
 use crate::check::Violation;
 use crate::rng::Rng;
+use crate::trace::{Recorder, What};
 
 /// The host that the clients are on.
 pub(super) const CLIENTS_HOST: &str = "clients";
@@ -69,6 +71,9 @@ pub(super) struct StackWorld<'a> {
     pub(super) history: History,
     pub(super) violations: Vec<Violation>,
     trace: Trace,
+    watch: Watch,
+    /// What is to be done, and when, to end what was done before.
+    pub(super) later: Vec<(Duration, StackFault)>,
     stop_clients: Rc<Cell<bool>>,
     /// The nodes that have a reason to end by themselves.
     may_fail: BTreeSet<u16>,
@@ -77,8 +82,13 @@ pub(super) struct StackWorld<'a> {
 
 /// Plays a whole run.
 pub fn run(plan: &StackPlan) -> StackReport {
+    run_watched(plan, Recorder::default())
+}
+
+/// Plays a whole run, and has what happens told to `recorder`.
+pub fn run_watched(plan: &StackPlan, recorder: Recorder) -> StackReport {
     count_panics();
-    let mut world = StackWorld::new(plan);
+    let mut world = StackWorld::new(plan, Watch::new(recorder, plan.nodes));
     let mut faults: Vec<_> = plan.faults.iter().filter(|(at, _)| *at < plan.chaos).collect();
     faults.sort_by_key(|(at, _)| *at);
     let mut faults: VecDeque<_> = faults.into();
@@ -86,6 +96,7 @@ pub fn run(plan: &StackPlan) -> StackReport {
         while let Some((_, fault)) = faults.pop_front_if(|(at, _)| *at <= world.sim.elapsed()) {
             world.do_to(fault);
         }
+        world.do_what_is_due();
         world.step();
     }
     world.trace.note(world.now(), "heal", &[]);
@@ -99,7 +110,7 @@ pub fn run(plan: &StackPlan) -> StackReport {
 }
 
 impl<'a> StackWorld<'a> {
-    fn new(plan: &'a StackPlan) -> Self {
+    fn new(plan: &'a StackPlan, watch: Watch) -> Self {
         let trace = Trace::default();
         let mut sim = turmoil::Builder::new()
             .epoch(SystemTime::UNIX_EPOCH)
@@ -122,7 +133,7 @@ impl<'a> StackWorld<'a> {
             });
         }
         let stop_clients = Rc::new(Cell::new(false));
-        let history = History::default();
+        let history = History::new(watch.clone());
         let clients = clients::run(plan.clone(), history.clone(), trace.clone(), stop_clients.clone());
         sim.client(CLIENTS_HOST, async move {
             clients.await;
@@ -137,6 +148,8 @@ impl<'a> StackWorld<'a> {
             history,
             violations: Vec::new(),
             trace,
+            watch,
+            later: Vec::new(),
             stop_clients,
             may_fail: BTreeSet::new(),
             panics: PANICS.get(),
@@ -163,6 +176,7 @@ impl<'a> StackWorld<'a> {
                 }
             }
         }
+        self.watch.look(self.now(), &self.machines);
         let panics = PANICS.get();
         if panics > std::mem::replace(&mut self.panics, panics) {
             let story = format!("something panicked at {:?} (see the output)", self.sim.elapsed());
@@ -184,10 +198,25 @@ impl<'a> StackWorld<'a> {
 
     fn do_to(&mut self, fault: &StackFault) {
         self.trace.note(self.now(), "fault", format!("{fault:?}").as_bytes());
+        self.watch.tell(self.now(), || What::Fault { text: format!("{fault:?}"), nodes: Vec::new(), until: None });
         self.strike(fault);
     }
 
+    fn do_what_is_due(&mut self) {
+        let now = self.sim.elapsed();
+        let (due, later) = std::mem::take(&mut self.later).into_iter().partition(|(at, _)| *at <= now);
+        self.later = later;
+        let due: Vec<(Duration, StackFault)> = due;
+        for (_, fault) in due {
+            self.do_to(&fault);
+        }
+    }
+
     fn report(self) -> StackReport {
+        for Violation { checker, story } in &self.violations {
+            let (checker, story) = ((*checker).into(), story.clone());
+            self.watch.tell(self.now(), || What::Violation { checker, story });
+        }
         for machine in &self.machines {
             self.trace.note(self.now(), &machine.name, &machine.disk.image_hash().to_le_bytes());
         }

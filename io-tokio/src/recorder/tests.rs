@@ -14,8 +14,7 @@ const MIB: u64 = 1 << 20;
 const PATIENCE: Duration = Duration::from_secs(30);
 
 fn engine(limits: Limits) -> Engine {
-    let config =
-        Config { node: NODE, voters: vec![NODE], lease: Duration::from_millis(800), clock_drift_ppm: 0, limits };
+    let config = Config { clock_drift_ppm: 0, limits, ..Config::new(NODE, vec![NODE]) };
     Engine::new(Instant(0), config, Recovered::blank(), 7)
 }
 

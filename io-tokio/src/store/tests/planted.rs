@@ -47,14 +47,15 @@ fn written_and_killed(disk: &MemoryDisk, planted: Option<PlantedBug>, policy: Co
     let (tell, reports) = std::sync::mpsc::channel();
     let report = move |report: Report| tell.send(report).unwrap();
     let (limits, clock) = (WriterLimits::default(), Arc::new(ManualClock::default()));
-    let writer = StoreWriter::start(open(disk, planted), policy, limits, clock, move |_| is_logged, report).unwrap();
+    let (store, is_logged) = (open(disk, planted), move |_| is_logged);
+    let writer = StoreWriter::start(store, policy, limits, clock, is_logged, report, &Workers::Threads).unwrap();
     for slot in 1..=2 {
         writer.apply(job(slot)).unwrap();
         reports.recv().unwrap().unwrap();
     }
     // Whatever was to become durable after the first slot did so before the second was applied.
     let durable = after_power_cut(disk).contains("slot");
-    writer.stop().unwrap();
+    stop(writer).unwrap();
     format!("{durable}")
 }
 
