@@ -141,7 +141,7 @@ fn waiting() -> Scenario {
         ]
         "#,
     )
-    .unwrap()
+    .expect("the scenario above")
 }
 
 #[test]

@@ -117,7 +117,7 @@ fn play_file(name: &str, path: &Path) {
     let bugs = Bugs { planted, assertions_off: false };
     if scenario.worlds.contains(&WorldKind::Stack) {
         let report = play_in(WorldKind::Stack, &scenario, scenario.first_seed, bugs, Recorder::default());
-        let report = report.unwrap_or_else(|error| panic!("{name}: {error}"));
+        let report = report.expect(name);
         let label = format!("{name} --world stack");
         assert!(report.violation.is_none(), "{}", story(&label, scenario.first_seed, &report));
         assert!(report.counters["updates acknowledged"] > 0, "{label}: nothing was acknowledged");
@@ -157,9 +157,9 @@ fn all(dir: &Path) -> Vec<(String, PathBuf)> {
     if !dir.exists() {
         return Vec::new();
     }
-    file::all(dir).unwrap_or_else(|error| panic!("{error}"))
+    file::all(dir).expect("the folder can be read")
 }
 
 fn load(path: &Path) -> Scenario {
-    file::load(path).unwrap_or_else(|error| panic!("{error}"))
+    file::load(path).expect("the scenario can be read")
 }
