@@ -101,6 +101,9 @@ fn explicit(scenario: &Scenario, seed: u64, report: &Report) -> Scenario {
     explicit.ops = operations(scenario, seed);
     explicit.ops.retain(|op| op.id.is_some_and(|id| report.ops_made.contains(&id)));
     explicit.workload.clients = 0;
+    for (step, number) in explicit.steps.iter_mut().zip(0..) {
+        step.id = step.id.or(Some(number));
+    }
     explicit
 }
 

@@ -123,7 +123,8 @@ impl World {
         self.pending.done[index] = true;
         self.pending.advance(&self.scenario);
         let act = self.scenario.steps[index].act.clone();
-        let mut rng = Rng::new(self.seed, stream::STEP + index as u64);
+        let number = self.scenario.steps[index].id.unwrap_or(index as u64);
+        let mut rng = Rng::new(self.seed, stream::STEP + number);
         self.trace(6, index as u64, 0);
         self.perform(&act, &mut rng)
     }

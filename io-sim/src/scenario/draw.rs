@@ -240,7 +240,7 @@ fn churn(seed: u64, nodes: u16, rng: &mut Rng) -> Scenario {
             4 => Act::Clog { links: Links { from: one, to: Whom::Others, both: rng.chance(0.5) }, time },
             _ => Act::Pause { node, time },
         };
-        scenario.steps.push(Step { at: Some(Span(at)), when: None, after: None, act });
+        scenario.steps.push(Step { at: Some(Span(at)), when: None, after: None, act, id: None });
         at += rng.magnitude(lease / 8, 4 * lease);
     }
     scenario
@@ -351,7 +351,7 @@ fn strikes(scenario: &mut Scenario, family: Family, swarm: &Swarm, rng: &mut Rng
     let mut at = rng.below(2 * mean);
     while strikes && at < duration {
         for (delay, act) in acts(family, nodes, scenario.cluster.drift_ppm, rng) {
-            scenario.steps.push(Step { at: Some(Span(at + delay)), when: None, after: None, act });
+            scenario.steps.push(Step { at: Some(Span(at + delay)), when: None, after: None, act, id: None });
         }
         at += rng.below(2 * mean) + MS;
     }

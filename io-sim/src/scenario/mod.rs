@@ -221,6 +221,9 @@ pub struct Step {
     /// What is done.
     #[serde(rename = "do")]
     pub act: Act,
+    /// Chooses this step's own chance; its place in the file unless a longer file was made shorter.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub id: Option<u64>,
 }
 
 /// One request of one client.

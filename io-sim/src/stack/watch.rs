@@ -57,9 +57,11 @@ fn state(machine: &Machine) -> NodeState {
     let Some(handle) = machine.handle() else { return NodeState::default() };
     let master = handle.master_name();
     let number = master.as_deref().and_then(|name| name.strip_prefix('n')?.parse().ok()).map(NodeId);
+    // Whether its lease holds only its own host can tell: that is where its clock is.
+    let is_master = number == Some(NodeId(machine.id));
     NodeState {
         up: true,
-        role: if handle.is_serving() { "master" } else { "slave" }.into(),
+        role: if is_master { "master" } else { "slave" }.into(),
         master: number,
         applied: handle.applied().0,
         votes: true,
