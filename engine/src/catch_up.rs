@@ -73,7 +73,9 @@ impl Engine {
         } else if first < self.log.disk_start() {
             self.send(from, Message::Gone { log_start: self.log.disk_start() });
         } else if self.catch_up.reading_for.insert(from, first).is_none() {
-            self.out.push(Action::ReadLog { peer: from, from: first, upto: decided_upto, bytes_max });
+            // Rule D3: what is in memory need not be durable, and where it is not the log may have an older entry.
+            let upto = decided_upto.min(self.log.start().prev());
+            self.out.push(Action::ReadLog { peer: from, from: first, upto, bytes_max });
         }
     }
 

@@ -41,11 +41,15 @@ pub(crate) struct DiskQueue {
     batches: VecDeque<(PersistId, usize)>,
     unpersisted_bytes: usize,
     decided_recorded: Slot,
+    /// Ends of the decided prefix, each with the batch by which all its entries are ordered.
+    decided_ordered: VecDeque<(PersistId, Slot)>,
+    /// The last slot up to which the log has the decided entries durable: there may be older ones in later slots.
+    decided_durable: Slot,
 }
 
 impl DiskQueue {
     pub(crate) fn new(decided_recorded: Slot) -> Self {
-        Self { decided_recorded, ..Self::default() }
+        Self { decided_recorded, decided_durable: decided_recorded, ..Self::default() }
     }
 
     /// Has `record` made durable, after all earlier ones.
@@ -81,6 +85,21 @@ impl DiskQueue {
         Some((self.ordered, core::mem::take(&mut self.records)))
     }
 
+    /// Everything up to `upto` is decided, and its entries are ordered by now, at the end of a step.
+    pub(crate) fn decided(&mut self, upto: Slot) {
+        if self.decided_ordered.back().map_or(self.decided_durable, |(_, slot)| *slot) < upto {
+            self.decided_ordered.push_back((self.ordered, upto));
+        }
+        while let Some((_, slot)) = self.decided_ordered.pop_front_if(|(id, _)| *id <= self.durable) {
+            self.decided_durable = slot;
+        }
+    }
+
+    /// The last slot up to which what the log has is what was decided (rule D3).
+    pub(crate) fn decided_durable(&self) -> Slot {
+        self.decided_durable
+    }
+
     /// The disk is done with everything up to `id`.
     ///
     /// # Panics
@@ -102,6 +121,7 @@ impl DiskQueue {
     }
 
     /// Hashes this between two steps; batches are numbered from the last durable one on, for their numbers mean nothing else.
+    /// How far the decided entries are durable follows from the rest, and matters only where memory is short.
     pub(crate) fn digest(&self, hasher: &mut impl Hasher) {
         let after_durable = |id: PersistId| id.0 - self.durable.0;
         let dues = self.dues.iter().map(|(id, due)| (after_durable(*id), due));

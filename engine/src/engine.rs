@@ -318,7 +318,8 @@ impl Engine {
         if let Some((id, records)) = self.disk.take_batch(self.log.decided_upto(), self.log.decided_hash()) {
             self.out.push(Action::Persist { id, records });
         }
-        self.log.shrink(&self.config.limits);
+        self.disk.decided(self.log.decided_upto());
+        self.log.shrink(&self.config.limits, self.disk.decided_durable());
     }
 
     /// Sends what waited for the disk. Of several acceptances only the last says something.

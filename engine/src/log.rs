@@ -187,9 +187,10 @@ impl Log {
         self.unapplied_bytes
     }
 
-    /// Forgets decided entries from memory until the cache is within its limits. They stay on disk.
-    pub(crate) fn shrink(&mut self, limits: &Limits) {
-        while self.start <= self.decided_upto
+    /// Forgets decided entries from memory until the cache is within its limits. They stay on disk, so only those that are
+    /// there are forgotten: up to `durable` (rule D3).
+    pub(crate) fn shrink(&mut self, limits: &Limits, durable: Slot) {
+        while self.start <= self.decided_upto.min(durable)
             && (self.bytes > limits.cache_bytes_max || self.entries.len() as u64 > limits.cache_slots_max)
         {
             let Some(entry) = self.entries.pop_front() else { return };
@@ -310,13 +311,13 @@ mod tests {
         for slot in 1..=7 {
             assert_eq!(log.decide_next().0, Slot(slot));
         }
-        log.shrink(&Limits { cache_slots_max: 4, ..Limits::default() });
+        log.shrink(&Limits { cache_slots_max: 4, ..Limits::default() }, Slot(u64::MAX));
         assert_eq!((log.start(), log.accepted_upto()), (Slot(7), Slot(10)));
         assert_eq!(log.entry(Slot(6)), None);
         assert_eq!(log.entry(Slot(8)), Some(&entry(1, "8")));
         assert_eq!(log.entries(Slot(7), Slot(9), usize::MAX).count(), 3);
         assert_eq!(log.entries(Slot(7), Slot(9), 0).count(), 1);
-        log.shrink(&Limits { cache_slots_max: 0, ..Limits::default() });
+        log.shrink(&Limits { cache_slots_max: 0, ..Limits::default() }, Slot(u64::MAX));
         assert_eq!(log.start(), Slot(8), "undecided entries never leave memory");
     }
 

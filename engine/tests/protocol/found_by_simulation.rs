@@ -180,3 +180,49 @@ fn a_lent_vote_gives_nobody_else_the_vote_back() {
     }
     assert!(!cluster.engine(1).status().votes, "the only copy is gone, and the cluster says so");
 }
+
+/// An entry of an older ballot was durable in a slot whose decided value was still on its way to the disk. A peer that
+/// fetched got the older one, which the log had, and took it for decided.
+#[test]
+fn nobody_is_given_from_the_log_what_is_decided_and_not_yet_durable_there() {
+    let old = crate::node::accepted_entry(2, ballot(1, 2), "old");
+    let recovered = memory(ballot(1, 2), &[value("a")], vec![old]);
+    let mut small = config(3);
+    (small.limits.cache_slots_max, small.limits.cache_bytes_max) = (0, 0);
+    let mut node = Node::rested(small, recovered);
+    node.receive(3, accept(ballot(2, 3), 2, vec![value("new")]));
+    let decided_hash = crate::cluster::hash_of(&[value("a"), value("new")]);
+    let given = node.receive(
+        3,
+        Message::Heartbeat {
+            ballot: ballot(2, 3),
+            asked_at: node.now,
+            sent_upto: Slot(2),
+            stream_start: Slot(1),
+            decided_upto: Slot(2),
+            decided_hash,
+        },
+    );
+    assert_eq!(given.applied.len(), 1, "the value is decided, and nothing is durable yet");
+
+    let given = node.receive(2, Message::Fetch { from: Slot(2) });
+    let new = |sent: &[(trialbay_engine::NodeId, Message)]| {
+        sent.iter().any(|(_, message)| {
+            matches!(message, Message::Fetched { entries: List(entries), .. } if entries[..].iter().any(|entry| entry.value == value("new")))
+        })
+    };
+    assert!(new(&given.sent) && given.others.is_empty(), "{given:?}");
+    let given = node.receive(2, Message::Fetch { from: Slot(1) });
+    let reads =
+        |upto| move |action: &Action| matches!(action, Action::ReadLog { upto: asked, .. } if *asked == Slot(upto));
+    assert!(given.others.iter().any(reads(1)), "{given:?}");
+    let entries = vec![trialbay_engine::SlotEntry {
+        slot: Slot(1),
+        entry: trialbay_engine::Entry { ballot: ballot(1, 2), value: value("a") },
+    }];
+    node.step(Event::LogRead { peer: trialbay_engine::NodeId(2), entries });
+
+    node.persist();
+    let given = node.receive(2, Message::Fetch { from: Slot(2) });
+    assert!(given.others.iter().any(reads(2)), "it is durable, and may be forgotten: {given:?}");
+}

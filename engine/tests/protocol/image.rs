@@ -107,12 +107,12 @@ fn the_bytes_of_events_and_images_are_those_of_this_format() {
     HeadFailed 0a000000
     StorageFailed 0b000000
     StopRequested 0c000000
-    image 0: 503 bytes, 215075845f6f4d6a
-    image 1: 506 bytes, 0779a24c7d953b27
-    image 2: 502 bytes, 096c7859b3107fba
-    image 3: 587 bytes, 9a46992da91c147b
-    image 4: 877 bytes, 1caa4702928a9a7a
-    image 5: 720 bytes, 3463e6366f3cedf2
+    image 0: 519 bytes, 61048d163be207b3
+    image 1: 522 bytes, dfddf2c991fb7b25
+    image 2: 518 bytes, bd8b0e7462e38487
+    image 3: 603 bytes, cef69129b42a9f86
+    image 4: 893 bytes, 89f114199104c895
+    image 5: 736 bytes, e80af7041405987c
     ");
 }
 
