@@ -48,8 +48,9 @@ pub(crate) struct DiskQueue {
 }
 
 impl DiskQueue {
-    pub(crate) fn new(decided_recorded: Slot) -> Self {
-        Self { decided_recorded, decided_durable: decided_recorded, ..Self::default() }
+    /// Of a log in which everything is decided up to `decided`, and says so up to `recorded`.
+    pub(crate) fn new(decided: Slot, recorded: Slot) -> Self {
+        Self { decided_recorded: recorded, decided_durable: decided, ..Self::default() }
     }
 
     /// Has `record` made durable, after all earlier ones.
@@ -148,7 +149,7 @@ mod tests {
 
     #[test]
     fn nothing_is_due_before_its_record_is_durable() {
-        let mut queue = DiskQueue::new(Slot::ZERO);
+        let mut queue = DiskQueue::new(Slot::ZERO, Slot::ZERO);
         queue.record(Record::Promised(ballot(1)));
         queue.when_durable(Due::Promise { ballot: ballot(1), candidate_decided: Slot::ZERO });
         assert_eq!(queue.pop_ready(), None);
@@ -162,7 +163,7 @@ mod tests {
 
     #[test]
     fn what_needs_no_new_record_waits_for_the_last_one_ordered() {
-        let mut queue = DiskQueue::new(Slot::ZERO);
+        let mut queue = DiskQueue::new(Slot::ZERO, Slot::ZERO);
         queue.when_durable(Due::OwnPromise { ballot: ballot(1) });
         assert!(queue.pop_ready().is_some(), "nothing was ever ordered");
         queue.record(Record::Promised(ballot(1)));
@@ -175,7 +176,7 @@ mod tests {
 
     #[test]
     fn the_decided_prefix_is_noted_beside_other_records_and_only_when_it_grew() {
-        let mut queue = DiskQueue::new(Slot(5));
+        let mut queue = DiskQueue::new(Slot(5), Slot(5));
         assert_eq!(queue.take_batch(Slot(9), HistoryHash::default()), None, "an idle node writes nothing");
         queue.record(Record::Promised(ballot(1)));
         assert_eq!(queue.take_batch(Slot(5), HistoryHash::default()).unwrap().1.len(), 1);
@@ -186,6 +187,6 @@ mod tests {
     #[test]
     #[should_panic(expected = "was persisted but only")]
     fn a_driver_that_persists_what_was_never_ordered_is_caught() {
-        DiskQueue::new(Slot::ZERO).persisted(PersistId(1));
+        DiskQueue::new(Slot::ZERO, Slot::ZERO).persisted(PersistId(1));
     }
 }

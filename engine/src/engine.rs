@@ -90,7 +90,10 @@ impl Engine {
         let forgets = planted!(config, RestartedGrantForgotten);
         let wait = if alone || forgets { Duration::ZERO } else { config.restart_wait() };
         let log = Log::new(&recovered);
-        let mut disk = DiskQueue::new(recovered.decided_upto);
+        // A new life notes what is decided beside its beginning, as if nothing had been noted before: of what the lost one
+        // noted nobody knows how much is left, and a log that ends before its store costs the vote once more.
+        let recorded = if recovered.memory.is_some() { recovered.decided_upto } else { Slot::ZERO };
+        let mut disk = DiskQueue::new(recovered.decided_upto, recorded);
         let mut franchise = Franchise::new(&recovered, &mut rng, &mut disk);
         if planted!(config, WipedNodeVotes) {
             (franchise.votes, franchise.remembers) = (true, true);

@@ -1,7 +1,8 @@
 //! What the simulator found, told again step by step: a seed's run changes with the simulator, these do not.
 
 use trialbay_engine::{
-    Action, Ballot, Event, Incarnation, Message, Offence, Recovered, Role, Slot, message::List, value::HistoryHash,
+    Action, Ballot, Event, Incarnation, Message, Offence, Record, Recovered, Role, Slot, message::List,
+    value::HistoryHash,
 };
 
 use crate::cluster::{Cluster, LEASE_MS, node};
@@ -225,4 +226,19 @@ fn nobody_is_given_from_the_log_what_is_decided_and_not_yet_durable_there() {
     node.persist();
     let given = node.receive(2, Message::Fetch { from: Slot(2) });
     assert!(given.others.iter().any(reads(2)), "it is durable, and may be forgotten: {given:?}");
+}
+
+/// The record of the last slot was lost, and the store had it: at each start until the next value the log ended before its
+/// store, and the node gave up the vote that it had regained.
+#[test]
+fn a_new_life_notes_what_is_decided_beside_its_beginning() {
+    let mut recovered = memory(ballot(1, 2), &[value("a"), value("b")], Vec::new());
+    recovered.memory = None;
+    let decided_hash = recovered.decided_hash;
+    let mut node = Node::start(config(3), recovered);
+    let given = node.tick();
+    let [Record::MemoryBegan(_), Record::Decided { upto: Slot(2), hash }] = given.records[..] else {
+        panic!("{given:?}");
+    };
+    assert_eq!(hash, decided_hash);
 }

@@ -23,6 +23,7 @@ pub(super) struct Opened {
     pub(super) tlog: Tlog,
     pub(super) recovered: Recovered,
     pub(super) store: Store,
+    pub(super) damage: Vec<Damage>,
 }
 
 /// Whose logs these are.
@@ -91,11 +92,11 @@ impl World {
         }
         let node = self.node(id);
         recovered.log_start = recovered.log_start.max(node.trimmed_upto.next()).min(recovered.decided_upto.next());
-        Ok(Some(Opened { tlog, recovered, store }))
+        Ok(Some(Opened { tlog, recovered, store, damage }))
     }
 
     /// K6: what the checkers knew to be durable is still there, unless something took it. What else is there they learn now.
-    pub(super) fn examine(&mut self, id: NodeId, recovered: &Recovered) -> Checked {
+    pub(super) fn examine(&mut self, id: NodeId, recovered: &Recovered, damage: &[Damage]) -> Checked {
         let event = self.event;
         let node = self.node(id);
         node.scrub = super::node::new_scrub(id);
@@ -126,7 +127,7 @@ impl World {
             }
         }
         if self.ledger.votes(id) && !votes {
-            return violation("K6", format!("{id} gives up its vote, and nothing was taken from it"));
+            return violation("K6", format!("{id} gives up its vote, and nothing was taken from it: {damage:?}"));
         }
         Ok(())
     }

@@ -76,6 +76,7 @@ impl World {
         self.fault(broken.clone(), None, format!("faults end; {ids:?} work, {broken:?} do not"));
         for id in self.ids() {
             self.node(id).set_disk_full(false);
+            self.node(id).disk.mend();
             if let Some(process) = &mut self.node(id).process {
                 process.dies_after = None;
             }

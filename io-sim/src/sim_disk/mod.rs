@@ -147,6 +147,11 @@ impl SimDisk {
         self.state().faults.syncs_lie = lie;
     }
 
+    /// Nothing fails from now on that was made to, and nothing lies.
+    pub fn mend(&self) {
+        self.state().faults = state::Faults::default();
+    }
+
     /// Flips any bit of a file's durable bytes, where something was written; says of which byte. `None` when there are none.
     pub fn rot(&self, path: &Path) -> Option<u64> {
         self.state().rot(path)

@@ -9,6 +9,8 @@
 //!   `MemoryBegan`, not from `VoteRegained`: what a node accepted without a vote it acknowledges once it has one;
 //! * damage wholly before that record is listed and costs nothing: what an earlier life knew does not count any more;
 //! * a log that ends before the slot that the store has applied was lost, or cut, and so is the memory;
+//! * entries before a damaged place are not used, neither for the store nor for peers: a lost record may have been a
+//!   newer entry of any slot;
 //! * entries behind a gap in the slots are of no use to the engine. Dropping them is forgetting them: no memory.
 
 use std::collections::BTreeMap;
@@ -158,6 +160,8 @@ struct Findings {
     /// Segment and offset of the last `MemoryBegan`.
     began_at: Option<(u32, u64)>,
     index: Index,
+    /// The last slot of which there ever was an entry.
+    seen_upto: Slot,
     damage: Vec<Damage>,
     damage_unlisted: u64,
     last_damage: Option<(u32, u64)>,
@@ -237,7 +241,10 @@ fn survey_segment(
     let damaged = listener.damaged;
     match ending {
         Ending::Clean => {}
-        Ending::Torn if header.is_none() => {}
+        // It stays in place, and would be found damaged once the log goes on in another segment: better at once.
+        Ending::Torn if header.is_none() => {
+            findings.damage_at((number, end), Damage::Unsearched { segment: number, offset: end });
+        }
         Ending::Torn => findings.notes.push(Note::TornTail { segment: number, offset: end, bytes: bytes - end }),
         Ending::Unsearched => findings.damage_at((number, end), Damage::Unsearched { segment: number, offset: end }),
     }
@@ -285,8 +292,10 @@ impl Survey {
         let mut findings = self.findings;
         let store = findings.store;
         let log_end = reader.log_end().unwrap_or(Slot::ZERO).max(findings.decided.0);
-        if store.0 > log_end {
-            findings.damage.push(Damage::LogBehindStore { log_end, store_applied: store.0 });
+        // Entries before a damaged place are of no use, and were there: the log did not end before them.
+        let log_ended = log_end.max(findings.seen_upto);
+        if store.0 > log_ended {
+            findings.damage.push(Damage::LogBehindStore { log_end: log_ended, store_applied: store.0 });
         }
 
         let (mut decided_upto, mut decided_hash) = if findings.decided.0 > store.0 { findings.decided } else { store };
@@ -315,7 +324,7 @@ impl Survey {
         }
 
         let has_damage = findings.last_damage > findings.began_at;
-        let ends_early = store.0 > log_end && !planted!(findings.planted, LostTailForgiven);
+        let ends_early = store.0 > log_ended && !planted!(findings.planted, LostTailForgiven);
         let lost = (ends_early || has_gap || has_damage) && !planted!(findings.planted, DamageForgiven);
         let recovered = Recovered {
             promised: findings.promised,
@@ -341,6 +350,7 @@ impl Findings {
             memory: None,
             began_at: None,
             index: Index::default(),
+            seen_upto: Slot::ZERO,
             damage: Vec::new(),
             damage_unlisted: 0,
             last_damage: None,
@@ -352,6 +362,11 @@ impl Findings {
 
     fn damage_at(&mut self, position: (u32, u64), damage: Damage) {
         self.last_damage = self.last_damage.max(Some(position));
+        if !matches!(damage, Damage::Header { .. }) {
+            // What is lost may have been the latest record of any slot. An earlier one, of a ballot that lost, must not pass
+            // for it.
+            self.index = Index::default();
+        }
         if self.damage.len() < DAMAGE_LISTED_MAX {
             self.damage.push(damage);
         } else {
@@ -364,6 +379,7 @@ impl Findings {
             Record::Promised(ballot) => self.promised = self.promised.max(ballot),
             Record::Accepted(slot_entry) => {
                 self.promised = self.promised.max(slot_entry.entry.ballot);
+                self.seen_upto = self.seen_upto.max(slot_entry.slot);
                 self.index.insert(slot_entry.slot, location);
             }
             Record::Decided { upto, hash } => {

@@ -151,7 +151,7 @@ fn a_file_that_is_damaged_all_over_is_left_as_it_is() {
     let garbage = vec![0xaa; 2000];
     let disk = MemDisk::from_image(&[("000.tlog".to_owned(), garbage.clone())].into());
     let found = open(&disk, SEGMENT_BYTES, NOTHING_APPLIED).unwrap().1;
-    assert_eq!(found.damage, [Damage::Header { segment: 0 }]);
+    assert_eq!(found.damage, [Damage::Header { segment: 0 }, Damage::Unsearched { segment: 0, offset: 512 }]);
     assert_eq!((found.recovered, found.notes), (Recovered::blank(), vec![]));
     let image = disk.image();
     assert_eq!(image.keys().collect::<Vec<_>>(), ["000.tlog", "001.tlog"]);
@@ -171,7 +171,10 @@ fn missing_segments_cost_the_vote_and_the_rest_is_read() {
     let mut image = two_segments().0.image();
     image.insert("007.tlog".into(), vec![]);
     let found = open(&MemDisk::from_image(&image), SEGMENT_BYTES, NOTHING_APPLIED).unwrap().1;
-    assert_eq!(found.damage.last(), Some(&Damage::Missing { first: 2, last: 6 }));
+    // What was in them may have been newer than anything before them, so that is of no use.
+    let missing = Damage::Missing { first: 2, last: 6 };
+    assert_eq!(found.damage[1..], [missing, Damage::Gap { after: Slot::ZERO, upto: Slot(2) }]);
+    assert_eq!(found.recovered.decided_upto, Slot::ZERO);
     assert_eq!(found.notes, [Note::Recreated { segment: 7 }]);
     assert_eq!(found.recovered.memory, None);
 }
@@ -252,4 +255,28 @@ fn a_value_that_looks_like_a_log_is_still_a_value() {
     let found = reopen(&image);
     assert_eq!(found.damage, []);
     assert!(matches!(found.notes[..], [Note::TornTail { offset, .. }] if offset == last as u64));
+}
+
+/// Two nodes had decided different values then: this one, and whoever it handed the older one to.
+#[test]
+fn an_older_entry_does_not_pass_for_the_one_that_was_lost() {
+    let disk = MemDisk::default();
+    let (mut tlog, _) = open(&disk, SEGMENT_BYTES, NOTHING_APPLIED).unwrap();
+    let decided = Record::Decided { upto: Slot(1), hash: hash_of(&[entry(1, 2, b"new")]) };
+    let groups = [vec![accepted(1, 1, b"old")], vec![accepted(1, 2, b"new")], vec![accepted(2, 2, b"next"), decided]];
+    write(&mut tlog, &groups);
+    tlog.seal().unwrap();
+    let lost = tlog.reader().state().index.find(Slot(1)).unwrap();
+    drop(tlog);
+    disk.damage("000.tlog", lost.offset as usize + 20);
+    // The store has the slot already: it was applied before the damage.
+    let applied = (Slot(1), hash_of(&[entry(1, 2, b"new")]));
+    let (tlog, found) = open(&disk, SEGMENT_BYTES, applied).unwrap();
+    assert_eq!(found.recovered.undecided, [entry(2, 2, b"next")]);
+    assert_eq!(found.recovered.log_start, Slot(2), "nobody is given slot 1 from here: {found:?}");
+    assert!(tlog.reader().read(Slot(1), Slot(1), 0).is_err());
+    // Nor does the store take it.
+    drop(tlog);
+    let (_, found) = open(&disk, SEGMENT_BYTES, NOTHING_APPLIED).unwrap();
+    assert_eq!((found.recovered.decided_upto, found.recovered.undecided.len()), (Slot::ZERO, 0));
 }

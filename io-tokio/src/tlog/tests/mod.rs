@@ -71,6 +71,10 @@ fn model(records: &[Record], lost_since: Option<usize>) -> Recovered {
     let mut entries: BTreeMap<Slot, SlotEntry> = BTreeMap::new();
     let mut began_at = None;
     for (at, record) in records.iter().enumerate() {
+        if lost_since == Some(at) {
+            // What was lost may have been a newer entry of any slot.
+            entries.clear();
+        }
         match record {
             Record::Promised(ballot) => recovered.promised = recovered.promised.max(*ballot),
             Record::Accepted(entry) => {
@@ -86,6 +90,9 @@ fn model(records: &[Record], lost_since: Option<usize>) -> Recovered {
                 recovered.memory = Some(Memory { incarnation: *incarnation, votes: true, genesis: genesis.clone() });
             }
         }
+    }
+    if lost_since == Some(records.len()) {
+        entries.clear();
     }
     let present = (1..).map(Slot).take_while(|slot| entries.contains_key(slot)).last().unwrap_or_default();
     let wanted = recovered.decided_upto;
