@@ -142,6 +142,11 @@ impl SimDisk {
         self.state().faults.is_full = is_full;
     }
 
+    /// Whether it is full.
+    pub fn is_full(&self) -> bool {
+        self.state().faults.is_full
+    }
+
     /// Whether syncs return success and do nothing. The first one that does not lie makes good for all of its file.
     pub fn set_syncs_lie(&self, lie: bool) {
         self.state().faults.syncs_lie = lie;

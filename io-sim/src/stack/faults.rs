@@ -50,8 +50,7 @@ impl StackWorld<'_> {
     /// The network, the disks and the clocks are as they should be, and every node runs.
     pub(super) fn heal(&mut self) {
         self.strike(&StackFault::Mend(Who::Everyone, Who::Everyone));
-        self.each(Who::Nodes, |_, machine| machine.disk.set_syncs_lie(false));
-        self.strike(&StackFault::FreeDisk(Who::Nodes));
+        self.each(Who::Nodes, |_, machine| machine.disk.mend());
         self.strike(&StackFault::SyncTakes(Who::Nodes, self.plan.sync_ms));
         self.strike(&StackFault::ClockRate(Who::Nodes, 0));
         self.strike(&StackFault::Restart(Who::Nodes));
