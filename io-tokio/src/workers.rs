@@ -157,6 +157,14 @@ impl<T> Queue<T> {
         }
     }
 
+    /// Rests for a while, whatever orders come.
+    pub(crate) async fn rest(&mut self, time: Duration) {
+        match self {
+            Self::OfThread(_) => thread::sleep(time),
+            Self::OfTask { .. } => tokio::time::sleep(time).await,
+        }
+    }
+
     /// Lets the time go by that this work takes. On a thread the work itself takes it.
     pub(crate) async fn pass(&mut self, work: Work) {
         match self {

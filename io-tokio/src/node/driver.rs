@@ -10,8 +10,8 @@ use std::time::Duration;
 use bytes::Bytes;
 use tokio::sync::{mpsc, oneshot};
 use trialbay_engine::{
-    Action, Actions, Engine, Event, HaltReason, NodeId, PeerStatus, PersistId, ReadId, Refusal, Request, RequestId,
-    Role, Slot, SlotEntry,
+    Action, Actions, Engine, Event, HaltReason, NodeId, PeerStatus, PersistId, ReadId, Record, Refusal, Request,
+    RequestId, Role, Slot, SlotEntry,
 };
 
 use super::handle::{Ask, NodeStatus, PeerView, Shared, UpdateRefused};
@@ -75,8 +75,8 @@ pub(super) struct Waiting {
     requests_asked: u64,
     reads: HashMap<ReadId, oneshot::Sender<Result<Slot, Refusal>>>,
     reads_asked: u64,
-    /// The last batch of records that the log was given.
-    ordered: PersistId,
+    /// Slots that were accepted in this run and not decided yet: the batch of records that has each one's entry.
+    accepted_in: BTreeMap<Slot, PersistId>,
     /// Slots that were decided in this round.
     decided: Vec<Job<Vec<Reply>>>,
     /// Decided slots that the store's queue had no room for.
@@ -155,12 +155,19 @@ impl Driver {
         let mut actions = std::mem::take(&mut self.actions);
         let halted = actions.drain().fold(None, |halted, action| halted.or(self.perform(action)));
         self.actions = actions;
-        // What the slots of this round rest on was ordered by its end; an engine that halted may have ordered less.
-        let logged_by = if halted.is_some() { PersistId(u64::MAX) } else { self.waiting.ordered };
-        let decided = self.waiting.decided.drain(..).map(|job| Job { logged_by, ..job });
-        self.waiting.unapplied.extend(decided);
+        self.hand_over_decided(halted.is_some());
         self.apply_backlog();
         halted
+    }
+
+    /// Says of each slot that was decided in this round which batch of records has its entry: that was ordered by the end of
+    /// the round. An engine that halted may have ordered less. What no batch of this run has was in the log at its start.
+    fn hand_over_decided(&mut self, has_halted: bool) {
+        let Waiting { decided, unapplied, accepted_in, .. } = &mut self.waiting;
+        unapplied.extend(decided.drain(..).map(|job| {
+            let logged_by = accepted_in.remove(&job.decided.slot).unwrap_or_default();
+            Job { logged_by: if has_halted { PersistId(u64::MAX) } else { logged_by }, ..job }
+        }));
     }
 
     /// Ends the node: the disk failed, or a part of the node that it cannot do without panicked.
@@ -207,7 +214,11 @@ impl Driver {
         match action {
             Action::Send { to, message } => self.peers.send(to, message),
             Action::Persist { id, records } => {
-                self.waiting.ordered = id;
+                for record in &records {
+                    if let Record::Accepted(accepted) = record {
+                        self.waiting.accepted_in.insert(accepted.slot, id);
+                    }
+                }
                 self.tlog.persist(id, records);
             }
             Action::Apply { slot, hash, value, requests } => {

@@ -634,3 +634,34 @@ fn the_store_is_never_made_durable_before_what_it_was_logged_by() {
         assert!(persisted < 2 || durable == Slot(2), "a clean stop makes everything durable");
     }
 }
+
+/// The log is always one batch behind what is applied, as it is on a master whose slaves have the faster disks.
+#[test]
+fn a_store_that_is_always_ahead_of_its_log_waits_for_it_when_it_is_to_be_made_durable() {
+    let disk = MemoryDisk::default();
+    let clock = Arc::new(ManualClock::default());
+    let logged = Arc::new(std::sync::atomic::AtomicU64::new(0));
+    let looks = Arc::new(std::sync::atomic::AtomicU64::new(0));
+    let is_durable = {
+        let (logged, looks) = (logged.clone(), looks.clone());
+        move |id: PersistId| {
+            // It catches up after a while, but not by itself as long as more is applied.
+            if looks.fetch_add(1, std::sync::atomic::Ordering::Relaxed) % 4 == 3 {
+                logged.store(id.0, std::sync::atomic::Ordering::Relaxed);
+            }
+            id.0 <= logged.load(std::sync::atomic::Ordering::Relaxed)
+        }
+    };
+    let (tell, reports) = std::sync::mpsc::channel();
+    let report = move |report: Report| tell.send(report).unwrap();
+    let policy = CommitPolicy::new(1, Duration::from_secs(1));
+    let limits = WriterLimits { group_bytes_max: 1, ..WriterLimits::default() };
+    let writer = StoreWriter::start(open(&disk), policy, limits, clock, is_durable, report, &Workers::Threads).unwrap();
+    for slot in 1..=20 {
+        writer.apply(job(slot)).unwrap();
+    }
+    while reports.recv().unwrap().unwrap().upto < Slot(20) {}
+    let durable = open(&disk.after_power_cut()).applied().0;
+    assert!(durable >= Slot(19), "{durable} is durable while the log was behind at each moment of the load");
+    drop(writer);
+}

@@ -17,8 +17,10 @@ use crate::workers::{Next, Orders, Queue, Work, Worker, Workers, caught};
 /// What one value counts in the queue beyond its own bytes.
 const JOB_BYTES: usize = 256;
 
-/// How long to wait for the log to catch up when the store is to be made durable and is ahead of it.
-const LOG_LAG_PAUSE: Duration = Duration::from_millis(5);
+/// How often to look whether the log has caught up when the store is to be made durable and is ahead of it,
+const LOG_LAG_PAUSE: Duration = Duration::from_millis(1);
+/// and how often before slots are applied again: a log that fails never catches up.
+const LOG_LAG_LOOKS: u32 = 1_000;
 
 /// Bounds on the writer's queue, in bytes of values (and a little for each).
 #[derive(Clone, Copy, Debug)]
@@ -195,11 +197,24 @@ impl<R> Writer<R> {
             }
             // After the results are out: those who wait for them do not wait for the disk.
             let is_due = self.policy.is_due(self.clock.now()) || planted!(self.store.planted, NullFlushedAlways);
+            if is_due {
+                self.wait_for_log(&mut queue).await;
+            }
             if is_due && self.is_logged() {
                 queue.pass(Work::StoreSync).await;
                 self.store.flush()?;
                 self.policy.flushed();
             }
+        }
+    }
+
+    /// Under a steady load the log is always a little behind. It catches up with a store that stands still.
+    async fn wait_for_log<T>(&mut self, queue: &mut Queue<T>) {
+        for _ in 0..LOG_LAG_LOOKS {
+            if self.is_logged() {
+                return;
+            }
+            queue.rest(LOG_LAG_PAUSE).await;
         }
     }
 
