@@ -121,7 +121,7 @@ pub fn swarm(from: u64, seeds: u64, jobs: u64, swarm: &Swarm, progress: &Progres
                     if index >= seeds {
                         return;
                     }
-                    let seed = from + index;
+                    let seed = from.wrapping_add(index);
                     let report = match play_seed(seed, swarm, Bugs::NONE) {
                         Ok(report) => report,
                         Err(why) => {
@@ -183,7 +183,7 @@ pub fn hunting_ground(planted: Planted, seed: u64) -> Kind {
 pub fn story(name: &str, seed: u64, report: &Report) -> String {
     let Some(broken) = &report.violation else { return format!("PASS {name} seed {seed}") };
     let (whole, part) = (report.at / S, report.at % S / 1_000_000);
-    let commit = commit().map(|commit| format!("  commit {commit}")).unwrap_or_default();
+    let commit = commit().map(|commit| format!("  sources at {commit}")).unwrap_or_default();
     let mut text =
         format!("FAIL {name}  seed {seed}{commit}  event {}  at {whole}.{part:03}s simulated\n", report.event);
     text += &format!("  {}: {}\n  faults:", broken.checker, broken.story);

@@ -19,5 +19,5 @@ pub mod sim_disk;
 pub mod stack;
 pub mod trace;
 
-pub use core::{Counters, Report, World};
+pub use core::{Counters, Report, World, is_catching};
 pub use mutant::{Bugs, Mutant, Planted};

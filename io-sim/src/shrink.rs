@@ -231,7 +231,12 @@ impl Shrinker<'_> {
     }
 
     /// Takes this scenario for the best if it fails in the same way, with the same seed or another one.
-    fn accepts(&mut self, scenario: Scenario) -> bool {
+    fn accepts(&mut self, mut scenario: Scenario) -> bool {
+        let end = scenario.duration;
+        scenario.steps.retain(|step| step.at.is_none_or(|at| at < end));
+        if scenario.check().is_err() {
+            return false;
+        }
         for turn in 0..=OTHER_SEEDS {
             if (self.is_over)() {
                 return false;

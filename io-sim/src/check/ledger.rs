@@ -210,7 +210,7 @@ impl Ledger {
     /// K1: a ballot proposes two values; K2: it contradicts a promise or a lease; K3: what it says is not durable.
     pub fn sent(&mut self, from: NodeId, message: &Message, now: u64, event: u64) -> Checked {
         let votes = matches!(message, Message::Prepare { .. } | Message::Promise { .. })
-            || matches!(message, Message::Accepted { votes: true, .. });
+            || matches!(message, Message::Accepted { votes: true, .. } | Message::Granted { votes: true, .. });
         if votes && !self.votes(from) {
             self.lend(from, event)?;
         }

@@ -10,7 +10,7 @@ use trialbay_sim::scenario::file;
 use trialbay_sim::shrink::{self, Shrunk};
 
 use super::Subject;
-use super::subject::{find_planted, folder};
+use super::subject::{find_planted, regressions};
 
 #[expect(clippy::disallowed_types, reason = "how long a person waits concerns no run")]
 pub(super) fn shrink(subject: &Subject, seconds: u64, out: Option<PathBuf>) -> Result<bool, String> {
@@ -23,9 +23,9 @@ pub(super) fn shrink(subject: &Subject, seconds: u64, out: Option<PathBuf>) -> R
     let Shrunk { scenario, seed, report, runs } = &shrunk;
     let path = out.unwrap_or_else(|| {
         let name = format!("{}-{}", subject.name.trim_end_matches(".toml").replace('/', "-"), ready.seed);
-        folder(subject.scenarios.as_deref()).join("regressions").join(format!("{name}.toml"))
+        regressions(subject.scenarios.as_deref()).join(format!("{name}.toml"))
     });
-    if let Some(dir) = path.parent() {
+    if let Some(dir) = path.parent().filter(|dir| dir.ends_with("regressions")) {
         fs::create_dir_all(dir).map_err(|error| format!("{}: {error}", dir.display()))?;
     }
     fs::write(&path, file::print(scenario)?).map_err(|error| format!("{}: {error}", path.display()))?;

@@ -8,7 +8,7 @@ use trialbay_sim::scenario::{Expect, S, WorldKind, file};
 use trialbay_sim::trace::Recorder;
 
 use super::Subject;
-use super::subject::folder;
+use super::subject::{check_nodes, folder};
 
 pub(super) fn list(dir: Option<&Path>) -> Result<bool, String> {
     let all = file::all(&folder(dir))?;
@@ -34,8 +34,15 @@ pub(super) fn run(subject: &Subject) -> Result<bool, String> {
         println!("{count:>10}  {what}");
     }
     let found = report.violation.map(|broken| broken.checker);
+    let mut lacks = Vec::new();
+    if ready.world == WorldKind::Core && found.is_none() {
+        lacks = ready.scenario.lacks(&report.counters);
+        let left = report.steps_done.iter().zip(1..).filter(|(done, _)| !**done);
+        lacks.extend(left.map(|(_, number)| format!("step {number} was never done")));
+        lacks.iter().for_each(|lack| println!("does not do what it says: {lack}"));
+    }
     Ok(match &ready.scenario.expect {
-        Expect::Pass => found.is_none(),
+        Expect::Pass => found.is_none() && lacks.is_empty(),
         Expect::Fail(checker) => {
             println!("expected: {checker} finds something");
             found == Some(checker)
@@ -46,6 +53,7 @@ pub(super) fn run(subject: &Subject) -> Result<bool, String> {
 #[expect(clippy::disallowed_types, reason = "how fast a swarm is concerns no run")]
 pub(super) fn swarm(from: u64, seeds: u64, jobs: u64, nodes: Option<u16>, kind: Kind) -> Result<bool, String> {
     let begun = std::time::Instant::now();
+    check_nodes(nodes)?;
     let mut label = kind.name().to_owned();
     let kind = Swarm { nodes, kind };
     if let Some(nodes) = nodes {

@@ -29,6 +29,9 @@ pub(super) fn replay(
     let within = around.map(str::parse::<Span>).transpose()?.map(|at| Filter::around(at.0));
     let until = until.map(str::parse::<Condition>).transpose()?.map(predicate);
     let node = node.map(number).transpose()?;
+    if let Some(node) = node.filter(|node| node.0 > ready.scenario.cluster.nodes) {
+        return Err(format!("there is no {node}: the cluster has n1 to n{}", ready.scenario.cluster.nodes));
+    }
     let filter = Filter { within, until, node };
     let nodes: Vec<NodeId> = (1..=ready.scenario.cluster.nodes).map(NodeId).collect();
     let mut lines = Lines::new(&nodes, WIDTH, filter);

@@ -32,7 +32,10 @@ impl Subject {
         let drawn = Kind::NAMES.iter().find(|(name, _)| *name == self.name);
         let drawn = drawn.map(|(_, kind)| Swarm { nodes: self.nodes, kind: *kind });
         let (scenario, first_seed) = match drawn {
-            Some(swarm) => (draw::scenario(self.seed.unwrap_or(0), &swarm), 0),
+            Some(swarm) => {
+                check_nodes(self.nodes)?;
+                (draw::scenario(self.seed.unwrap_or(0), &swarm), 0)
+            }
             None => {
                 let mut scenario = self.load()?;
                 scenario.cluster.nodes = self.nodes.unwrap_or(scenario.cluster.nodes);
@@ -49,6 +52,7 @@ impl Subject {
         if let Some(planted) = &self.planted {
             label += &format!(" --planted {planted}");
         }
+        scenario.check()?;
         let world = self.world.or(scenario.worlds.first().copied()).unwrap_or(WorldKind::Core);
         if let Some(WorldKind::Stack) = self.world {
             label += " --world stack";
@@ -75,6 +79,13 @@ impl Subject {
     }
 }
 
+pub(super) fn check_nodes(nodes: Option<u16>) -> Result<(), String> {
+    match nodes.filter(|nodes| !(1..=7).contains(nodes)) {
+        Some(nodes) => Err(format!("a cluster has 1 to 7 nodes, not {nodes}")),
+        None => Ok(()),
+    }
+}
+
 pub(super) fn find_planted(name: &str) -> Result<Planted, String> {
     let hint = if cfg!(feature = "planted-bugs") {
         ""
@@ -82,6 +93,14 @@ pub(super) fn find_planted(name: &str) -> Result<Planted, String> {
         "; those of engine and node need a build with `--features planted-bugs`"
     };
     Planted::find(name).ok_or_else(|| format!("there is no planted bug `{name}`: see `trialbay-sim mutants`{hint}"))
+}
+
+/// Where new regressions go: with the scenarios of the folder that the command runs in, or else into that folder itself.
+pub(super) fn regressions(said: Option<&Path>) -> PathBuf {
+    let here = PathBuf::from("scenarios");
+    said.map(Path::to_owned)
+        .or_else(|| here.is_dir().then_some(here))
+        .map_or_else(PathBuf::new, |dir| dir.join("regressions"))
 }
 
 /// Where the scenarios are: as said, or in the folder that the command runs in, or where it was built.

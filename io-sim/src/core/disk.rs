@@ -84,9 +84,10 @@ impl World {
             self.mark("damaged logs");
         }
         // A log that lacks what a head brought is behind its store, and that costs the vote.
-        let is_behind = damage.iter().any(|damage| matches!(damage, Damage::LogBehindStore { .. }));
         let node = self.node(id);
-        node.disk_was_harmed |= is_behind && node.has_head;
+        let head = node.head_upto;
+        let is_behind = |damage: &Damage| matches!(damage, Damage::LogBehindStore { log_end, .. } if *log_end < head);
+        node.disk_was_harmed |= damage.iter().any(is_behind);
         if notes.iter().any(|note| matches!(note, Note::TornTail { .. })) {
             self.mark("torn tails");
         }
@@ -275,7 +276,7 @@ impl World {
                 process.checkpoint = None;
                 node.durable_store = head.clone();
                 process.store = head;
-                node.has_head = true;
+                node.head_upto = slot;
                 self.ledger.stored(id, slot);
                 self.mark("heads installed");
                 self.check_state(id)?;

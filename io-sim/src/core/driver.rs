@@ -1,5 +1,6 @@
 //! The driver's side of the contract with the engine: does what it orders, in any order, and tells it what came of it.
 
+use std::cell::Cell;
 use std::collections::{BTreeMap, VecDeque};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
@@ -400,13 +401,25 @@ fn lane(action: &Action) -> Lane {
     }
 }
 
-/// K13: an engine never panics.
-fn caught<T>(run: impl FnOnce() -> T) -> Result<T, Violation> {
-    catch_unwind(AssertUnwindSafe(run)).map_err(|payload| {
+/// K13: nothing ever panics, no engine and no log, nor a checker.
+pub(super) fn caught<T>(run: impl FnOnce() -> T) -> Result<T, Violation> {
+    let was_catching = CATCHING.replace(true);
+    let outcome = catch_unwind(AssertUnwindSafe(run));
+    CATCHING.set(was_catching);
+    outcome.map_err(|payload| {
         let message = payload.downcast_ref::<String>().cloned();
         let message = message.or_else(|| payload.downcast_ref::<&str>().map(|text| (*text).to_owned()));
-        Violation { checker: "K13", story: format!("the engine panics: {}", message.unwrap_or_default()) }
+        Violation { checker: "K13", story: format!("a panic: {}", message.unwrap_or_default()) }
     })
+}
+
+thread_local! {
+    static CATCHING: Cell<bool> = const { Cell::new(false) };
+}
+
+/// Whether a panic on this thread becomes a finding, with a story of its own.
+pub fn is_catching() -> bool {
+    CATCHING.get()
 }
 
 fn shown(event: &Event) -> String {

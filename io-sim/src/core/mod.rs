@@ -17,6 +17,7 @@ mod store;
 
 use std::collections::{BTreeMap, BinaryHeap, VecDeque};
 
+pub use driver::is_catching;
 use trialbay_engine::{Message, NodeId, PersistId, Slot};
 use xxhash_rust::xxh3::xxh3_64_with_seed;
 
@@ -56,7 +57,7 @@ pub(crate) enum Happening {
     ClientNext { client: usize },
     ClientTimeout { op: usize },
     Step(usize),
-    Mend { pairs: Vec<(NodeId, NodeId)> },
+    Mend { pairs: Vec<(NodeId, NodeId)>, calm: bool },
     Heal,
     Settle,
     End,
@@ -171,7 +172,8 @@ impl World {
         {
             self.now = self.now.max(at);
             self.event += 1;
-            let outcome = self.happen(happening).and_then(|()| self.do_due_steps());
+            let outcome = driver::caught(|| self.happen(happening).and_then(|()| self.do_due_steps()));
+            let outcome = outcome.and_then(|outcome| outcome);
             if let Err(broken) = outcome {
                 let (checker, story) = (broken.checker, broken.story.clone());
                 self.tell(|| What::Violation { checker: checker.into(), story });
@@ -319,8 +321,11 @@ impl World {
                 Ok(())
             }
             Happening::Step(index) => self.do_step(index),
-            Happening::Mend { pairs } => {
-                self.network.mend(&pairs);
+            // What was cut before everything was mended is mended; what is cut then stays cut.
+            Happening::Mend { pairs, calm } => {
+                if calm == self.calm {
+                    self.network.mend(&pairs);
+                }
                 Ok(())
             }
             Happening::Heal => self.heal(),

@@ -91,7 +91,7 @@ impl Network {
     /// Nothing is cut any more, and nothing is lost.
     pub(crate) fn heal(&mut self) {
         for way in self.ways.values_mut() {
-            way.cuts = 0;
+            (way.cuts, way.clogged_until) = (0, 0);
         }
         let plan = &mut self.plan;
         (plan.drop, plan.duplicate, plan.reorder, plan.spike, plan.stale) = (0.0, 0.0, 0.0, 0.0, 0.0);

@@ -305,6 +305,7 @@ impl World {
         let node = self.node(id);
         node.disk.wipe();
         node.durable_store = super::store::Store::default();
+        node.head_upto = Slot::ZERO;
         node.trimmed_upto = Slot::ZERO;
         node.disk_was_harmed = true;
         self.fault(vec![id], Some(down), format!("{id} loses its disk"));
@@ -324,11 +325,11 @@ impl World {
         let segments: Vec<_> = node.disk.durable_files().into_iter().filter(|path| path.starts_with(&tlogs)).collect();
         let index = usize::try_from(rng.below(segments.len() as u64)).unwrap_or(0);
         let place = segments.get(index).and_then(|path| Some((path, node.disk.rot(path)?)));
+        node.disk_was_harmed |= place.is_some();
         let text = match place {
             Some((path, byte)) => format!("{id} is down, and byte {byte} of {} is damaged", path.display()),
             None => format!("{id} is down"),
         };
-        node.disk_was_harmed = true;
         self.fault(vec![id], Some(down), text);
         self.mark("damages");
         self.schedule(down, Happening::Start { node: id });
@@ -346,14 +347,14 @@ impl World {
     /// Whether this node's votes count, and will when it starts again.
     pub(super) fn remembers(&self, id: NodeId) -> bool {
         let node = &self.nodes[usize::from(id.0) - 1];
-        let is_behind = node.has_head && self.ledger.durable_upto(id) < node.durable_store.applied;
+        let is_behind = self.ledger.durable_upto(id) < node.head_upto;
         self.ledger.votes(id) && !node.disk_was_harmed && !is_behind
     }
 
     fn who(&self, who: Who) -> NodeId {
         let is_master = |id: &NodeId| self.master() == Some(*id);
         match who {
-            Who::Node(id) => NodeId(id.0.clamp(1, self.scenario.cluster.nodes)),
+            Who::Node(id) => id,
             Who::Master => self.master().unwrap_or(NodeId(1)),
             Who::Slave => {
                 let up = self.nodes.iter().filter(|node| node.is_up()).map(|node| node.id);
@@ -411,7 +412,8 @@ impl World {
             self.schedule(delay, Happening::Break { a: *a, b: *b });
         }
         if let Some(duration) = duration {
-            self.schedule(duration, Happening::Mend { pairs });
+            let calm = self.calm;
+            self.schedule(duration, Happening::Mend { pairs, calm });
         }
     }
 }

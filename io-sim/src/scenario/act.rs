@@ -229,6 +229,31 @@ impl fmt::Display for Act {
 }
 
 impl Act {
+    /// The nodes that it names.
+    pub fn nodes(&self) -> Vec<NodeId> {
+        let named = |whom: &Whom| match whom {
+            Whom::Some(nodes) => nodes.iter().copied().filter_map(Who::named).collect(),
+            Whom::All | Whom::Majority | Whom::Others => Vec::new(),
+        };
+        match self {
+            Self::Kill { node, .. }
+            | Self::KillAfter { node, .. }
+            | Self::Pause { node, .. }
+            | Self::Stop { node, .. }
+            | Self::Wipe { node, .. }
+            | Self::Damage { node, .. }
+            | Self::SlowDisk { node, .. }
+            | Self::FailSync { node }
+            | Self::FullDisk { node, .. }
+            | Self::Clock { node, .. }
+            | Self::Trim { node } => node.named().into_iter().collect(),
+            Self::PowerCut { nodes, .. } => named(nodes),
+            Self::Cut { links, .. } | Self::Clog { links, .. } | Self::Disconnect { links } => {
+                [named(&links.from), named(&links.to)].concat()
+            }
+        }
+    }
+
     /// Halves the lengths of time in it, for who looks for a shorter story; `None` when there is nothing to halve.
     pub fn halved(&self) -> Option<Self> {
         let mut act = self.clone();
@@ -248,6 +273,13 @@ impl Act {
         };
         *span = Span(span.0 / 2);
         (span.0 > super::span::MS).then_some(act)
+    }
+}
+
+impl Who {
+    /// The node, if it is named.
+    fn named(self) -> Option<NodeId> {
+        if let Self::Node(node) = self { Some(node) } else { None }
     }
 }
 

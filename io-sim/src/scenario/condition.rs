@@ -77,6 +77,18 @@ pub fn kind_of(message: &Message) -> &'static str {
     MESSAGE_KINDS[index]
 }
 
+impl Condition {
+    /// The node that it names; of a way the one with the higher number.
+    pub fn node(&self) -> Option<NodeId> {
+        match self {
+            Self::Master(who) => *who,
+            Self::Applied(node, _) | Self::Down(node) => Some(*node),
+            Self::Message { way, .. } => way.map(|(from, to)| from.max(to)),
+            Self::Decided(_) | Self::Acknowledged(_) => None,
+        }
+    }
+}
+
 impl FromStr for Condition {
     type Err = String;
 

@@ -36,6 +36,9 @@ pub mod stream {
     pub const OPERATION: u64 = 1 << 32;
 }
 
+/// Ids of steps and operations are below this, so that their streams are their own.
+pub const IDS_END: u64 = 1 << 44;
+
 /// A family of faults.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Family {
@@ -204,6 +207,9 @@ pub fn scenario(seed: u64, swarm: &Swarm) -> Scenario {
     for (family, number) in FAMILIES.into_iter().zip(0..) {
         strikes(&mut scenario, family, swarm, &mut Rng::new(seed, stream::FAMILY + number));
     }
+    // A family may strike several times in a row, and the last ones too late.
+    let end = scenario.duration;
+    scenario.steps.retain(|step| step.at.is_some_and(|at| at < end));
     scenario.steps.sort_by_key(|step| step.at);
     scenario
 }
@@ -278,6 +284,8 @@ fn whole_nodes(seed: u64, swarm: &Swarm, rng: &mut Rng) -> Scenario {
         wipes -= i32::from(is_wipe && stays);
         stays
     });
+    let end = scenario.duration;
+    scenario.steps.retain(|step| step.at.is_some_and(|at| at < end));
     scenario.steps.sort_by_key(|step| step.at);
     scenario
 }
@@ -491,6 +499,7 @@ mod tests {
             strikes(&mut one, family, &Swarm::default(), &mut Rng::new(7, stream::FAMILY + number));
             all.extend(one.steps);
         }
+        all.retain(|step| step.at.is_some_and(|at| at < made.duration));
         all.sort_by_key(|step| step.at);
         assert_eq!(all, made.steps);
     }

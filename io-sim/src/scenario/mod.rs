@@ -17,12 +17,17 @@ use std::str::FromStr;
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
-use trialbay_engine::Limits;
+use trialbay_engine::{Limits, NodeId};
 
 pub use act::{Act, Links, Who, Whom};
 pub use condition::Condition;
 pub use request::{Request, Verb};
 pub use span::{MS, S, Span, US};
+
+/// No scenario lasts longer.
+const HOUR: Span = Span(3_600 * S);
+/// No value is longer, in bytes.
+const PADDING_MAX: u64 = 1 << 20;
 
 /// What is played, and what must hold.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -281,6 +286,40 @@ impl Scenario {
         if !(1..=7).contains(&self.cluster.nodes) {
             return Err(format!("a cluster has 1 to 7 nodes, not {}", self.cluster.nodes));
         }
+        let ppm = i64::from(self.cluster.drift_ppm);
+        if !(1..1_000_000).contains(&ppm) {
+            return Err(format!("`drift_ppm` is {ppm}: clocks drift by 1 to 999999 millionths"));
+        }
+        let times = [
+            ("duration", self.duration, Span(MS), HOUR),
+            ("lease", self.cluster.lease, Span(MS), Span(60 * S)),
+            ("checkpoint", self.disk.checkpoint, Span(1), HOUR),
+            ("sync_max", self.disk.sync_max, self.disk.sync_min, Span(60 * S)),
+            ("apply_max", self.disk.apply_max, Span(1), Span(60 * S)),
+            ("delay_max", self.network.delay_max, self.network.delay_min, Span(60 * S)),
+            ("think_max", self.workload.think_max, Span(0), HOUR),
+        ];
+        for (name, time, least, most) in times {
+            if time < least || time > most {
+                return Err(format!("`{name}` is {time}, and must be from {least} to {most}"));
+            }
+        }
+        let network = &self.network;
+        for rate in [network.drop, network.duplicate, network.reorder, network.spike, network.stale] {
+            if !(0.0..=1.0).contains(&rate) {
+                return Err(format!("a rate of `network` is {rate}: how likely something is lies from 0 to 1"));
+            }
+        }
+        if self.workload.padding_max > PADDING_MAX {
+            return Err(format!("`padding_max` is {}, and at most {PADDING_MAX}", self.workload.padding_max));
+        }
+        if self.worlds.is_empty() {
+            return Err("with no world nothing is played: `worlds` names core, stack or both".to_owned());
+        }
+        let ids = self.steps.iter().filter_map(|step| step.id).chain(self.ops.iter().filter_map(|op| op.id));
+        if let Some(id) = ids.max().filter(|id| *id >= draw::IDS_END) {
+            return Err(format!("an id is {id}, and below {}", draw::IDS_END));
+        }
         if self.seeds == 0 {
             return Err("with no seed nothing is played: `seeds` must be at least 1".to_owned());
         }
@@ -290,6 +329,13 @@ impl Scenario {
         for (step, number) in self.steps.iter().zip(1..) {
             if step.at.is_none() == step.when.is_none() {
                 return Err(format!("step {number} needs either `at` or `when`"));
+            }
+            let named = step.act.nodes().into_iter().chain(step.when.as_ref().and_then(Condition::node));
+            for node in named {
+                self.check_node(node).map_err(|error| format!("step {number}: {error}"))?;
+            }
+            if step.at.is_some_and(|at| at >= self.duration) {
+                return Err(format!("step {number} comes after the {} that the scenario lasts", self.duration));
             }
             if step.after.is_some() && step.when.is_none() {
                 return Err(format!("step {number} has `after`, which goes with `when`"));
@@ -310,8 +356,9 @@ impl Scenario {
         lacking.map(|(name, least)| format!("{} {name} are less than {least}", counted(name))).collect()
     }
 
-    fn check_node(&self, node: trialbay_engine::NodeId) -> Result<(), String> {
-        if node.0 <= self.cluster.nodes { Ok(()) } else { Err(format!("there is no {node}")) }
+    fn check_node(&self, node: NodeId) -> Result<(), String> {
+        let last = NodeId(self.cluster.nodes);
+        if node <= last { Ok(()) } else { Err(format!("there is no {node}: the cluster has n1 to {last}")) }
     }
 
     /// The lease.

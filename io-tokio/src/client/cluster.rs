@@ -197,7 +197,9 @@ impl Link {
 
 fn hearsay_of(name: &str, master: Option<&str>) -> String {
     match master {
-        Some(master) => format!("no node takes itself for the master; {name} names {master}"),
+        Some(master) => {
+            format!("no node takes itself for the master; {name} names {master} (is that one among the endpoints?)")
+        }
         None => format!("{name} knows of no master"),
     }
 }

@@ -249,7 +249,11 @@ fn open_files(disk: Arc<dyn HomeDisk>, options: &NodeOptions) -> Result<Files, N
     for damage in &damage {
         tracing::error!(%damage, "the log is damaged: this node does not vote until it has recovered from its peers");
     }
-    replay(&mut store, &tlog.reader(), recovered.decided_upto, recovered.decided_hash)?;
+    if let Err(error) = replay(&mut store, &tlog.reader(), recovered.decided_upto, recovered.decided_hash) {
+        // What it has applied may be wrong, and must not become durable as it is dropped.
+        store.abandon();
+        return Err(error);
+    }
     let damage = damage.iter().map(ToString::to_string).collect();
     Ok(Files { home, store, tlog, recovered, damage })
 }
