@@ -38,6 +38,7 @@ fn settle(world: &mut StackWorld<'_>) -> Result<(), Violation> {
         }
         clients_ended = world.step();
     }
+    world.restarts_all = false;
     world.strike(&StackFault::Stop(Who::Nodes));
     while world.machines.iter().any(|machine| machine.handle().is_some()) {
         if world.sim.elapsed() >= end + world.plan.converge_max {

@@ -12,7 +12,7 @@ use turmoil::Sim;
 use super::certificate::Certificate;
 use super::clients::{self, History};
 use super::node::Machine;
-use super::plan::{StackFault, StackPlan};
+use super::plan::{StackFault, StackPlan, Who};
 use super::trace::Trace;
 use super::verdict;
 use super::watch::Watch;
@@ -74,6 +74,8 @@ pub(super) struct StackWorld<'a> {
     watch: Watch,
     /// What is to be done, and when, to end what was done before.
     pub(super) later: Vec<(Duration, StackFault)>,
+    /// A node that does not run is started: one may have been stopping when it was to start again.
+    pub(super) restarts_all: bool,
     stop_clients: Rc<Cell<bool>>,
     /// The nodes that have a reason to end by themselves.
     may_fail: BTreeSet<u16>,
@@ -101,6 +103,7 @@ pub fn run_watched(plan: &StackPlan, recorder: Recorder) -> StackReport {
     }
     world.trace.note(world.now(), "heal", &[]);
     world.heal();
+    world.restarts_all = true;
     while world.sim.elapsed() < plan.chaos + plan.calm {
         world.step();
     }
@@ -150,6 +153,7 @@ impl<'a> StackWorld<'a> {
             trace,
             watch,
             later: Vec::new(),
+            restarts_all: false,
             stop_clients,
             may_fail: BTreeSet::new(),
             panics: PANICS.get(),
@@ -163,6 +167,9 @@ impl<'a> StackWorld<'a> {
 
     /// Lets a millisecond go by, and looks at what it did. True when all clients have ended.
     pub(super) fn step(&mut self) -> bool {
+        if self.restarts_all {
+            self.strike(&StackFault::Restart(Who::Nodes));
+        }
         let clients_ended = self.sim.step();
         for machine in &self.machines {
             if let Err(violation) = self.certificate.look(machine, || self.history.event()) {
