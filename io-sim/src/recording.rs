@@ -165,6 +165,8 @@ impl Replay<'_> {
         let mismatch = format!("event {number}, {at}, {what}: {mismatch}");
         (self.say)(&mismatch);
         self.replayed.mismatch.get_or_insert(mismatch);
+        // The rest of the file is not replayed, so nobody knows how many events the next one comes after.
+        self.before = None;
         false
     }
 

@@ -258,7 +258,7 @@ impl World {
         let head = self.node(from).process.as_ref().map(|peer| peer.store.clone());
         let in_part = self.mutant == Some(Mutant::HeadInPart);
         // The log does not know of heads yet, so that one costs a vote at the next start: one memory less at a time.
-        let is_tolerable = self.ids().iter().all(|other| *other == id || self.remembers(*other));
+        let is_tolerable = self.calm || self.ids().iter().all(|other| *other == id || self.remembers(*other));
         let reachable = is_tolerable && !self.network.is_cut(from, id) && !self.network.is_cut(id, from);
         let node = self.node(id);
         let Some(process) = &mut node.process else { return Ok(()) };

@@ -308,8 +308,8 @@ fn damage_of(found: &RecoveredLog) -> Vec<Damage> {
         tlog::Damage::Length { segment, expected, found } => {
             Some(Damage::Length { segment: *segment, expected: *expected, found: *found })
         }
-        tlog::Damage::Unsearched { .. } => panic!("nothing here takes so long"),
-        tlog::Damage::LogBehindStore { .. } | tlog::Damage::Gap { .. } => None,
+        // What looks torn behind a damaged header the log does not trust.
+        tlog::Damage::Unsearched { .. } | tlog::Damage::LogBehindStore { .. } | tlog::Damage::Gap { .. } => None,
     });
     damage.collect()
 }
