@@ -44,9 +44,7 @@ mod tests {
     use alloc::vec::Vec;
     use core::time::Duration;
 
-    use crate::{
-        Actions, Ballot, Config, Engine, Event, Incarnation, Instant, Limits, Memory, Message, NodeId, Recovered,
-    };
+    use crate::{Actions, Ballot, Config, Engine, Event, Incarnation, Instant, Memory, Message, NodeId, Recovered};
 
     #[test]
     fn a_digest_is_the_same_whenever_the_same_happened() {
@@ -86,7 +84,7 @@ mod tests {
     fn engine(start: u64, seed: u64, happened: &[Event]) -> Engine {
         let lease = Duration::from_nanos(8);
         let voters: Vec<NodeId> = [1, 2, 3].map(NodeId).into();
-        let config = Config { node: NodeId(1), voters, lease, clock_drift_ppm: 0, limits: Limits::default() };
+        let config = Config { lease, clock_drift_ppm: 0, ..Config::new(NodeId(1), voters) };
         let memory = Memory { incarnation: Incarnation(1), votes: true, genesis: Vec::new() };
         let recovered = Recovered { memory: Some(memory), ..Recovered::blank() };
         let mut engine = Engine::new(Instant(start), config, recovered, seed);
