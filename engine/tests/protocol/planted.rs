@@ -48,7 +48,7 @@ fn behaviour(shown: PlantedBug, config: Config) -> String {
         Bug::ReadWithoutRound => reads_later(config),
         Bug::ReadMissesInherited => reads_at(config),
         Bug::HandOverKeepsLease => stops(config),
-        Bug::SentTooFar => said(slave(config).receive(3, Message::Fetch { from: Slot(1) })),
+        Bug::SentTooFar => said(slave(config).receive(3, Message::Fetch { from: Slot(2) })),
         Bug::NoCatchUp => said(slave(config).receive(2, far_heartbeat())),
         Bug::WipedNodeVotes => shown_by(&Node::start(config, Recovered::blank()).engine.votes()),
         Bug::VoteRegainedTooSoon => regains_its_vote(config),

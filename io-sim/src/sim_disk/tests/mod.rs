@@ -287,7 +287,7 @@ fn directories_must_exist_and_files_must_be_what_is_asked_for() {
     let to_read = disk.open_to_read(Path::new("home/a")).unwrap();
     assert_eq!(to_read.write_at(b"b", 0).unwrap_err().kind(), io::ErrorKind::PermissionDenied);
     assert!(disk.create_dir(Path::new("home/a/b")).is_err());
-    disk.create_dir(Path::new("/root/x/y")).unwrap();
-    assert_eq!(disk.list(Path::new("/root")).unwrap(), ["x"]);
+    disk.create_dir(Path::new("/base/x/y")).unwrap();
+    assert_eq!(disk.list(Path::new("/base")).unwrap(), ["x"]);
     assert_eq!(disk.list(Path::new("home")).unwrap(), ["a"]);
 }
