@@ -8,7 +8,7 @@ use serde_json::json;
 
 use super::args::{Environment, Global, Output};
 use super::exit::{ExitCode, Failure};
-use crate::client::{ClientError, NodeReport, NodeStatus};
+use crate::client::{Client, ClientError, NodeReport, NodeStatus};
 
 /// A node that has not answered by then is shown as unreachable.
 const STATUS_WAIT_MAX: Duration = Duration::from_secs(2);
@@ -37,10 +37,7 @@ pub(crate) async fn run(
     let client = global.client(environment)?;
     match command {
         ClusterCommand::Status => {
-            let endpoints = client.options().endpoints.clone();
-            let reports = client.with_timeout(global.timeout.min(STATUS_WAIT_MAX)).cluster_status().await;
-            let names = endpoints.into_iter().map(|endpoint| endpoint.name);
-            let overview = Overview { nodes: names.zip(reports).map(|(name, report)| Node { name, report }).collect() };
+            let overview = Overview::of(client, global.timeout).await;
             let text = match global.output {
                 Output::Text => overview.text(),
                 Output::Json => overview.json().to_string() + "\n",
@@ -53,7 +50,13 @@ pub(crate) async fn run(
             let exit = if master.is_some() { ExitCode::Ok } else { ExitCode::Other };
             let line = match (global.output, master) {
                 (Output::Text, Some(master)) => master.name,
-                (Output::Text, None) => return Err(Failure::new(exit, "there is no master now")),
+                (Output::Text, None) => {
+                    let why = match Overview::of(client, global.timeout).await.hearsay() {
+                        Some(hearsay) => format!("no endpoint is the master: {hearsay}"),
+                        None => "there is no master now".to_owned(),
+                    };
+                    return Err(Failure::new(exit, why));
+                }
                 (Output::Json, Some(master)) => {
                     json!({ "master": master.name, "address": master.endpoint }).to_string()
                 }
@@ -95,6 +98,13 @@ impl Node {
 }
 
 impl Overview {
+    async fn of(client: Client, timeout: Duration) -> Self {
+        let endpoints = client.options().endpoints.clone();
+        let reports = client.with_timeout(timeout.min(STATUS_WAIT_MAX)).cluster_status().await;
+        let names = endpoints.into_iter().map(|endpoint| endpoint.name);
+        Self { nodes: names.zip(reports).map(|(name, report)| Node { name, report }).collect() }
+    }
+
     fn reached(&self) -> impl Iterator<Item = &NodeStatus> {
         self.nodes.iter().filter_map(|node| node.report.status.as_ref().ok())
     }

@@ -209,8 +209,10 @@ pub(crate) async fn run(
                     read_input(std::fs::File::open(&file).map_err(cannot)?, &name)?
                 }
             };
-            let updates =
-                sequence::parse(&text, form).map_err(|why| Failure::new(ExitCode::Usage, format!("{name}: {why}")))?;
+            let updates = sequence::parse(&text, form).map_err(|why| {
+                let why = why.replace('\n', &format!("\ntrialbay: {name}: "));
+                Failure::new(ExitCode::Usage, format!("{name}: {why}"))
+            })?;
             client.sequence(Sequence::from(updates)).await?;
             printer.done();
         }

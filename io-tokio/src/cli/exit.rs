@@ -180,7 +180,10 @@ impl From<ClientError> for Failure {
             ClientError::Protocol { happened: Happened::No, .. } => ExitCode::Other,
         };
         let advice = match exit {
-            ExitCode::Unreachable => " (is it running? `trialbay dev` starts one here; --endpoints names another)",
+            ExitCode::Unreachable => {
+                " (is it running, with this cluster id? `trialbay dev` starts one here; --endpoints and --cluster-id \
+                 name another)"
+            }
             ExitCode::OutcomeUnknown => " (read before you try again)",
             _ => "",
         };

@@ -14,6 +14,7 @@ mod exit;
 mod node;
 mod sequence;
 
+use std::ffi::OsString;
 use std::io::Write as _;
 
 use clap::{Parser, Subcommand};
@@ -58,8 +59,17 @@ pub fn main() -> std::process::ExitCode {
         Ok(cli) => cli,
         Err(error) => {
             // Help and version come as errors too, and succeed; nothing can be done where not even they can be printed.
-            let _ = error.print();
-            return if error.use_stderr() { ExitCode::Usage.into() } else { ExitCode::Ok.into() };
+            if !error.use_stderr() {
+                let _ = error.print();
+                return ExitCode::Ok.into();
+            }
+            if !asks_for_json(std::env::args_os()) {
+                let _ = error.print();
+                return ExitCode::Usage.into();
+            }
+            let text = error.render().to_string();
+            let message = text.trim_start_matches("error: ").trim_end();
+            return report(Failure::new(ExitCode::Usage, message), Output::Json).into();
         }
     };
     let output = cli.global.output;
@@ -94,6 +104,14 @@ async fn run(cli: Cli, environment: Environment<'_>, out: &mut Vec<u8>) -> Resul
         Command::Bench(args) => bench::run(args, global, environment, out).await,
         Command::Config(command) => check::run(command, global, environment, out),
     }
+}
+
+/// Whether a command line that cannot be understood asks for JSON all the same.
+fn asks_for_json(arguments: impl Iterator<Item = OsString>) -> bool {
+    let arguments: Vec<OsString> = arguments.take_while(|argument| argument != "--").collect();
+    let follows = |flag: &OsString, value: &OsString| (flag == "-o" || flag == "--output") && value == "json";
+    arguments.iter().any(|one| ["-ojson", "-o=json", "--output=json"].iter().any(|flag| one == flag))
+        || arguments.windows(2).any(|pair| follows(&pair[0], &pair[1]))
 }
 
 /// Says what went wrong on standard error.
@@ -143,6 +161,17 @@ mod tests {
         command.build();
         check(&command);
         assert!(command.render_help().to_string().contains("outcome unknown"));
+    }
+
+    #[test]
+    fn a_line_that_is_not_understood_can_ask_for_json() {
+        let asks = |line: &str| asks_for_json(line.split(' ').map(OsString::from));
+        for line in ["get -o json", "get --output json", "get --output=json", "-ojson sett", "get -o=json"] {
+            assert!(asks(line), "{line}");
+        }
+        for line in ["get", "get -o text json", "set -- -o json", "json -o"] {
+            assert!(!asks(line), "{line}");
+        }
     }
 
     #[test]

@@ -7,6 +7,7 @@ use clap::{Args, ValueEnum};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::oneshot;
 use tracing_subscriber::EnvFilter;
+use tracing_subscriber::filter::LevelFilter;
 use trialbay_engine::NodeId;
 
 use super::args::{Environment, Global, Settings, load};
@@ -160,10 +161,7 @@ fn start_log(args: &LogArgs, environment: Environment<'_>) -> Result<(), Failure
     let from_environment = environment("TRIALBAY_LOG").and_then(|level| level.into_string().ok());
     let level = args.log_level.clone().or(from_environment).filter(|level| !level.is_empty());
     let level = level.unwrap_or_else(|| "info".to_owned());
-    let filter = EnvFilter::try_new(&level).map_err(|error| {
-        let message = format!("`{level}` is no log level ({error}): write error, warn, info, debug or trace");
-        Failure::new(ExitCode::Usage, message)
-    })?;
+    let filter = log_filter(&level)?;
     let log = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).with_ansi(false);
     // It would say so on standard error, and panic if that is closed.
     let log = log.log_internal_errors(false);
@@ -172,6 +170,18 @@ fn start_log(args: &LogArgs, environment: Environment<'_>) -> Result<(), Failure
         LogFormat::Json => log.json().try_init(),
     };
     started.map_err(|error| Failure::new(ExitCode::Other, format!("the log cannot be set up: {error}")))
+}
+
+fn log_filter(level: &str) -> Result<EnvFilter, Failure> {
+    let refused = |why: &str| {
+        let hint = "write off, error, warn, info, debug or trace, or target=level,...";
+        Failure::new(ExitCode::Usage, format!("`{level}` is no log level{why}: {hint}"))
+    };
+    // A filter takes any word for a target, and then logs nothing else.
+    if let Some(word) = level.split(',').find(|word| !word.contains('=') && word.parse::<LevelFilter>().is_err()) {
+        return Err(refused(&format!(" (`{}` is none)", word.escape_debug())));
+    }
+    EnvFilter::try_new(level).map_err(|error| refused(&format!(" ({error})")))
 }
 
 /// Ready when the node is asked to stop; gives the reason for the log.
@@ -212,6 +222,18 @@ mod tests {
         let cli = super::super::Cli::try_parse_from(line.split(' ')).unwrap();
         let super::super::Command::Node(args) = cli.command else { panic!("not a node") };
         plan(&args, &cli.global, &|_: &str| None::<OsString>)
+    }
+
+    #[test]
+    fn a_log_level_that_is_none_is_refused() {
+        for level in ["off", "error", "warn", "info", "debug", "trace", "INFO", "warn,trialbay=debug", "redb=off"] {
+            assert!(log_filter(level).is_ok(), "{level}");
+        }
+        for level in ["foo", "info,foo", "trialbay=loud", "infos"] {
+            let failure = log_filter(level).unwrap_err();
+            assert_eq!(failure.exit, ExitCode::Usage);
+            assert!(failure.message.contains("is no log level"), "{}", failure.message);
+        }
     }
 
     #[test]

@@ -6,6 +6,9 @@ use serde::Deserialize;
 use super::bytes::{Form, unescape, unhex};
 use crate::update::Update;
 
+/// How many mistakes of one file are told.
+const MISTAKES_MAX: usize = 10;
+
 /// What `trialbay sequence --help` says of the files.
 pub(crate) const HELP: &str = r#"A text file has one update a line:
   set KEY VALUE                 set a key
@@ -27,7 +30,7 @@ A JSON file is a list of the same updates; null stands for absent, {"hex": "00ff
 /// Reads a file of updates, text or JSON. In text, the words after the first are as `form` says.
 ///
 /// # Errors
-/// What is wrong, with its line.
+/// What is wrong, with its line; every mistake of a text file, each on a line of its own.
 pub(crate) fn parse(file: &[u8], form: Form) -> Result<Vec<Update>, String> {
     let text = std::str::from_utf8(file).map_err(|error| {
         let line = file[..error.valid_up_to()].iter().filter(|byte| **byte == b'\n').count() + 1;
@@ -38,11 +41,24 @@ pub(crate) fn parse(file: &[u8], form: Form) -> Result<Vec<Update>, String> {
         return not_empty(updates.into_iter().map(Update::from).collect());
     }
     let mut updates = Vec::new();
+    let mut mistakes = Vec::new();
     for (index, line) in text.lines().enumerate() {
-        let update = words(line).and_then(|words| update(&words, form));
-        updates.extend(update.map_err(|why| format!("line {}: {why}", index + 1))?);
+        match words(line).and_then(|words| update(&words, form)) {
+            Ok(update) => updates.extend(update),
+            Err(why) => mistakes.push(format!("line {}: {why}", index + 1)),
+        }
     }
-    not_empty(updates)
+    if mistakes.is_empty() { not_empty(updates) } else { Err(told(mistakes)) }
+}
+
+/// The mistakes, each on a line of its own, as many as a person reads.
+fn told(mut mistakes: Vec<String>) -> String {
+    let more = mistakes.len().saturating_sub(MISTAKES_MAX);
+    mistakes.truncate(MISTAKES_MAX);
+    if more > 0 {
+        mistakes.push(format!("and {more} more"));
+    }
+    mistakes.join("\n")
 }
 
 /// Refuses what would succeed without doing anything: mostly whatever should have written the updates has failed.
@@ -281,6 +297,15 @@ mod tests {
             let said = parse(text, Form::Plain).unwrap_err();
             assert!(said.contains(expected), "{said}");
         }
+    }
+
+    #[test]
+    fn every_mistake_of_a_file_is_told() {
+        let said = parse(b"sett a b\nset a 1\ndelete", Form::Plain).unwrap_err();
+        assert_eq!(said.lines().count(), 2);
+        assert!(said.starts_with("line 1: `sett`") && said.contains("\nline 3: `delete`"), "{said}");
+        let many = parse("set\n".repeat(30).as_bytes(), Form::Plain).unwrap_err();
+        assert!(many.ends_with("line 10: `set` needs KEY VALUE: write `set KEY VALUE`\nand 20 more"), "{many}");
     }
 
     #[test]

@@ -29,7 +29,7 @@ enum When {
     Now,
     /// After a pause.
     Soon,
-    /// After a pause, but not for long: no endpoint can be reached.
+    /// After a pause, but not for long: no endpoint can be reached, or all say that the master is elsewhere.
     Awhile,
 }
 
@@ -60,6 +60,9 @@ impl Cluster {
         }
         Err(match progress.obstacle {
             Some(obstacle @ ClientError::Unreachable { .. }) => obstacle,
+            Some(ClientError::DidNotHappen { why }) => {
+                ClientError::DidNotHappen { why: format!("no success within {timeout:?}: {why}") }
+            }
             Some(obstacle) => ClientError::DidNotHappen { why: format!("no success within {timeout:?}: {obstacle}") },
             None => ClientError::DidNotHappen { why: format!("no answer within {timeout:?}") },
         })
@@ -114,7 +117,8 @@ impl Cluster {
         }
         match self.find_master().await {
             Found::Master(endpoint, _) => self.attempt(request, endpoint, progress).await,
-            Found::Nobody(why) => Ok(Try::Again(When::Soon, ClientError::DidNotHappen { why })),
+            Found::Nobody(why) => Ok(Try::Again(When::Soon, did_not_happen(why))),
+            Found::Elsewhere(why) => Ok(Try::Again(When::Awhile, did_not_happen(why))),
             Found::Unreachable(tried) => Ok(Try::Again(When::Awhile, ClientError::Unreachable { tried })),
         }
     }

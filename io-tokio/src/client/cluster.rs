@@ -51,6 +51,8 @@ pub(crate) enum Found {
     Master(usize, String),
     /// Some endpoints answer, and none names itself.
     Nobody(String),
+    /// Every endpoint answers, and the master that one names is none of them.
+    Elsewhere(String),
     /// No endpoint answers.
     Unreachable(Vec<(String, String)>),
 }
@@ -108,7 +110,8 @@ impl Cluster {
             let cluster = Arc::clone(self);
             answers.spawn(async move { (endpoint, cluster.ask(endpoint).await) });
         }
-        let mut hearsay = None;
+        let mut hearsay: Option<(String, Option<String>)> = None;
+        let mut names = Vec::new();
         let mut patience = Duration::MAX;
         let mut tried = Vec::new();
         loop {
@@ -124,12 +127,25 @@ impl Cluster {
                     // The one that is named may be slow to answer.
                     let wait = if master.is_some() { self.options.connect_timeout } else { STRAGGLERS_WAIT };
                     patience = patience.min(wait);
-                    hearsay = Some(hearsay_of(&name, master.as_deref()));
+                    names.push(name.clone());
+                    hearsay = Some((name, master));
                 }
                 Some(Ok((endpoint, Err(why)))) => tried.push((self.address(endpoint), why)),
                 // The runtime is stopping.
                 Some(Err(_)) => {}
-                None => return hearsay.map_or(Found::Unreachable(tried), Found::Nobody),
+                None => {
+                    return match hearsay {
+                        None => Found::Unreachable(tried),
+                        Some((by, None)) => Found::Nobody(format!("{by} knows of no master")),
+                        Some((by, Some(master))) if names.len() == self.links.len() && !names.contains(&master) => {
+                            let hint = "add that node to them";
+                            Found::Elsewhere(format!("{by} names {master} as master, not among the endpoints: {hint}"))
+                        }
+                        Some((by, Some(master))) => {
+                            Found::Nobody(format!("no node takes itself for the master; {by} names {master}"))
+                        }
+                    };
+                }
             }
         }
     }
@@ -192,15 +208,6 @@ impl Link {
 
     fn name(&self) -> Option<String> {
         self.lock().as_ref().and_then(|connection| connection.name.get().cloned())
-    }
-}
-
-fn hearsay_of(name: &str, master: Option<&str>) -> String {
-    match master {
-        Some(master) => {
-            format!("no node takes itself for the master; {name} names {master} (is that one among the endpoints?)")
-        }
-        None => format!("{name} knows of no master"),
     }
 }
 

@@ -331,7 +331,7 @@ impl Client {
     pub async fn find_master(&self) -> Result<Option<Master>, ClientError> {
         match tokio::time::timeout(self.timeout, self.cluster.find_master()).await {
             Ok(Found::Master(endpoint, name)) => Ok(Some(Master { name, endpoint: self.cluster.address(endpoint) })),
-            Ok(Found::Nobody(_)) => Ok(None),
+            Ok(Found::Nobody(_) | Found::Elsewhere(_)) => Ok(None),
             Ok(Found::Unreachable(tried)) => Err(ClientError::Unreachable { tried }),
             Err(_) => Err(ClientError::DidNotHappen { why: format!("no answer within {:?}", self.timeout) }),
         }

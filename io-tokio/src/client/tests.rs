@@ -317,6 +317,17 @@ async fn no_endpoint_that_answers_is_unreachable_with_the_reason_of_each() {
 }
 
 #[tokio::test]
+async fn a_master_that_is_not_among_the_endpoints_is_not_waited_for() {
+    let node = Fake::node("n2", n1, never).await;
+    let mut options = options(&[&node]);
+    options.unreachable_timeout = Duration::from_millis(30);
+    options.timeout = Duration::from_secs(3600);
+    let error = Client::new(options).unwrap().set("k", "v").await.unwrap_err();
+    let said = "did not happen: n2 names n1 as master, not among the endpoints: add that node to them";
+    assert_eq!(error.to_string(), said);
+}
+
+#[tokio::test]
 async fn a_node_without_room_for_another_client_has_not_read_the_update() {
     let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = listener.local_addr().unwrap().to_string();

@@ -285,8 +285,14 @@ impl Reader<'_> {
         match number {
             Some(number) if (*min..=*max).contains(&number) => number,
             _ => {
-                let message =
-                    format!("`{key}` = {written} is out of range: write a number from {min} to {max} ({unit})");
+                // Of the file only whole numbers come this far; what is none comes from elsewhere.
+                let digits = written.strip_prefix('-').unwrap_or(&written);
+                let is_whole = !digits.is_empty() && digits.bytes().all(|byte| byte.is_ascii_digit() || byte == b'_');
+                let problem = match (&place, is_whole) {
+                    (Place::Override(_), false) => "no whole number",
+                    _ => "out of range",
+                };
+                let message = format!("`{key}` = {written} is {problem}: write a number from {min} to {max} ({unit})");
                 self.mistake(place, message);
                 *default
             }

@@ -309,7 +309,7 @@ fn mistakes_in_overrides_name_the_variable_or_the_flag() {
     --set reads: `reads` cannot be "never": write "lease" or "quorum"
     --set recorder: `recorder` cannot be yes: write true or false
     --set update_bytes_max: `update_bytes_max` = 1024 has no room for the largest key and value: write at least 8454208
-    TRIALBAY_LEASE_MS: `lease_ms` = soon is out of range: write a number from 100 to 60000 (milliseconds)
+    TRIALBAY_LEASE_MS: `lease_ms` = soon is no whole number: write a number from 100 to 60000 (milliseconds)
     "#);
 }
 

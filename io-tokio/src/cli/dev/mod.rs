@@ -44,6 +44,10 @@ pub(crate) struct DevArgs {
 
 pub(crate) async fn run(args: DevArgs, global: &Global, environment: Environment<'_>) -> Result<ExitCode, Failure> {
     let mut signals = Signals::new()?;
+    if !args.data.exists() {
+        // What cannot start leaves no directory behind.
+        check_ports(&dev_config(&args, &args.data)?)?;
+    }
     let dir = prepare_dir(&args.data)?;
     let _lock = lock(&dir)?;
     let config_path = dir.join("trialbay.toml");
@@ -160,6 +164,10 @@ fn lock(dir: &Path) -> Result<File, Failure> {
     }
 }
 
+fn dev_config(args: &DevArgs, dir: &Path) -> Result<Config, Failure> {
+    Config::dev(args.base_port, args.nodes, dir).map_err(|why| Failure::new(ExitCode::Usage, why.to_string()))
+}
+
 fn write_config(
     args: &DevArgs,
     global: &Global,
@@ -168,7 +176,7 @@ fn write_config(
     path: &Path,
 ) -> Result<Config, Failure> {
     let refused = |why: String| Failure::new(ExitCode::Usage, why);
-    let config = Config::dev(args.base_port, args.nodes, dir).map_err(|why| refused(why.to_string()))?;
+    let config = dev_config(args, dir)?;
     if path.exists() {
         // Other nodes make other majorities: what the old ones acknowledged could be lost without a word.
         let old = Config::load(path).map(|old| old.nodes.len());
