@@ -117,6 +117,8 @@ impl Model {
                 updates.iter().try_for_each(|update| self.perform(update).map(drop))?;
                 Ok(Outcome::Done)
             }
+            // No client of a simulation asks for it.
+            Update::UserFunction { .. } => Err(Failure::Undecodable { why: "not in the model".to_owned() }),
         }
     }
 
@@ -179,6 +181,7 @@ mod tests {
     use std::ops::Bound;
 
     use proptest::prelude::*;
+    use trialbay::extensions::Extensions;
     use trialbay::store::{KeyValue, apply_command};
     use trialbay::update::encode_command;
 
@@ -243,8 +246,7 @@ mod tests {
     }
 
     fn in_production(update: &Update, store: &mut Production) -> UpdateResult {
-        let Ok(result) = apply_command(encode_command(update), store);
-        result
+        apply_command(encode_command(update), store, &Extensions::new()).unwrap()
     }
 
     proptest! {

@@ -5,7 +5,8 @@ use std::convert::Infallible;
 use std::ops::Bound;
 
 use bytes::Bytes;
-use trialbay::store::{KeyValue, apply_command};
+use trialbay::extensions::Extensions;
+use trialbay::store::{KeyValue, NotApplied, apply_command};
 use trialbay::update::UpdateResult;
 use trialbay_engine::{HistoryHash, Slot, Value};
 use xxhash_rust::xxh3::Xxh3;
@@ -34,9 +35,10 @@ impl Store {
         (self.applied, self.hash) = (slot, hash);
         let commands = value.commands().map_while(Result::ok);
         commands
-            .map(|command| match apply_command(command, &mut self.map) {
+            .map(|command| match apply_command(command, &mut self.map, &Extensions::new()) {
                 Ok(result) => result,
-                Err(never) => match never {},
+                Err(NotApplied::Map(never)) => match never {},
+                Err(NotApplied::UnknownFunction { .. }) => unreachable!("no client of this world calls a function"),
             })
             .collect()
     }

@@ -287,6 +287,29 @@ impl Client {
         self.call(&request::sequence(Command::SyncedSequence, sequence.into_updates())?, unit).await
     }
 
+    /// Calls a user function, which the program that runs the nodes must have, and gives what it returns.
+    ///
+    /// # Errors
+    /// [`ClientError::Refused`] when there is no such function, or when it fails; nothing was changed then.
+    pub async fn user_function(
+        &self,
+        name: impl AsRef<[u8]>,
+        argument: Option<&[u8]>,
+    ) -> Result<Option<Bytes>, ClientError> {
+        let request = Builder::new(Command::UserFunction).string(name).option(argument).update(Shape::OptionText)?;
+        self.call(&request, Payload::option_text).await
+    }
+
+    /// Calls a user hook that replies with a string.
+    ///
+    /// # Errors
+    /// [`ClientError::Refused`] when there is no such hook or when it fails, [`ClientError::OutcomeUnknown`] when the reply was lost:
+    /// a hook may do updates, and is not called twice.
+    pub async fn user_hook(&self, name: impl AsRef<[u8]>, consistency: Consistency) -> Result<Bytes, ClientError> {
+        let request = Builder::read(Command::UserHook, consistency).string(name).query(Shape::Text, consistency)?;
+        self.call(&Request { is_update: true, ..request }, Payload::text).await
+    }
+
     /// Changes nothing, by a slot of its own: succeeds only if updates do.
     pub async fn nop(&self) -> Result<(), ClientError> {
         self.call(&Builder::new(Command::Nop).update(Shape::Unit)?, unit).await

@@ -54,6 +54,7 @@ pub(crate) enum Command {
     MultiGet = 0x11,
     ExpectProgressPossible = 0x12,
     Statistics = 0x13,
+    UserFunction = 0x15,
     Assert = 0x16,
     GetKeyCount = 0x1a,
     Confirm = 0x1c,
@@ -67,6 +68,7 @@ pub(crate) enum Command {
     Replace = 0x33,
     Nop = 0x41,
     GetTxid = 0x43,
+    UserHook = 0x45,
     /// Trialbay's own: a string of JSON, see `NodeStatus`.
     NodeStatus = 0x50,
 }

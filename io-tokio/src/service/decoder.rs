@@ -374,11 +374,14 @@ mod tests {
             ),
             (
                 words(0x09, &[b"\x01\0\0\0k\x01\0\0\0v"]),
-                Request::Update { command: encode_command(&Update::Set { key: key(b"k"), value: key(b"v") }) },
+                Request::Update {
+                    command: encode_command(&Update::Set { key: key(b"k"), value: key(b"v") }),
+                    functions: vec![],
+                },
             ),
             (
                 words(0x10, &[b"\x0e\0\0\0\x05\0\0\0\x01\0\0\0\x06\0\0\0??"]),
-                Request::Update { command: encode_command(&Update::Sequence(vec![Update::Nop])) },
+                Request::Update { command: encode_command(&Update::Sequence(vec![Update::Nop])), functions: vec![] },
             ),
         ]
     }

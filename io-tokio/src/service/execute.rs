@@ -11,10 +11,13 @@ use super::reply::{Budget, ListBuilder, ListTooLong, Order, Reply, code};
 use super::request::{Keys, Question, Read, Refused, Request, Scan};
 use super::statistics::{Counting, Kind, Statistics};
 use crate::consistency::Consistency;
+use crate::extensions::{HOOK_REPLY_BYTES_MAX, HOOK_TIME_MAX, HookCall, HookReply};
 use crate::node::NodeHandle;
+use crate::node::handle::function_not_found;
 use crate::store::{Snapshot, StoreError};
 use crate::update::{NotAnUpdate, Update, encode_command};
 use crate::wire::Writer;
+use crate::workers::caught;
 
 /// After so many elements of a list, others may run.
 const ELEMENTS_PER_TURN: usize = 1024;
@@ -45,10 +48,14 @@ pub(crate) fn begin(request: Request, code: u16, session: &Arc<Session>) -> (Com
     let session = Arc::clone(session);
     let kind = Kind::of_command(code);
     match request {
-        Request::Update { command } => {
+        Request::Update { command, functions } => {
+            if let Some(name) = session.context.handle.unknown_function(&functions) {
+                let refused = Refused::UnknownFunction { name: name.clone() };
+                return (Company::Updates, Box::pin(ready(refused.reply())));
+            }
             let value_bytes = (kind == Some(Kind::Set)).then(|| set_value_bytes(&command));
             let work = async move {
-                let update = async { Reply::of_update(session.context.handle.update(command).await) };
+                let update = async { Reply::of_update(session.context.handle.propose(command).await) };
                 session.measured(kind, value_bytes, update).await
             };
             (Company::Updates, Box::pin(work))
@@ -60,12 +67,13 @@ pub(crate) fn begin(request: Request, code: u16, session: &Arc<Session>) -> (Com
             let company = match read {
                 // These may need much memory, so a connection has one of them at a time.
                 Read::Scan(_) | Read::MultiGet { .. } | Read::MultiGetOption { .. } => Company::Nobody,
+                // It may do updates.
+                Read::UserHook { .. } => Company::Nobody,
                 Read::Exists { .. }
                 | Read::Get { .. }
                 | Read::Assert { .. }
                 | Read::AssertExists { .. }
-                | Read::KeyCount
-                | Read::UserHook { .. } => Company::Reads,
+                | Read::KeyCount => Company::Reads,
             };
             let work = async move { session.measured(kind, None, session.context.read(consistency, read)).await };
             (company, Box::pin(work))
@@ -145,7 +153,7 @@ impl Context {
             Ok(Some(there)) if there == value => Reply::unit(),
             Ok(_) => {
                 let command = encode_command(&Update::Set { key, value });
-                Reply::of_update(self.handle.update(command).await)
+                Reply::of_update(self.handle.propose(command).await)
             }
             Err(error) => store_failed(&error),
         }
@@ -167,12 +175,28 @@ impl Context {
             Read::KeyCount => {
                 snapshot.len().map(|keys| Reply::ok(|bytes| bytes.i64(i64::try_from(keys).unwrap_or(i64::MAX))))
             }
-            Read::UserHook { name } => Ok(Reply::error(code::USERHOOK_NOT_FOUND, name).and_close()),
+            Read::UserHook { name } => return self.user_hook(&name, snapshot).await,
             Read::MultiGet { keys } => return or_why_not(self.multi_get(&snapshot, &keys).await),
             Read::MultiGetOption { keys } => return or_why_not(self.multi_get_option(&snapshot, &keys).await),
             Read::Scan(scan) => return or_why_not(self.scan(&snapshot, &scan).await),
         };
         reply.unwrap_or_else(|error| store_failed(&error))
+    }
+
+    /// What it replies is its own affair; that there is a reply is ours.
+    async fn user_hook(&self, name: &Bytes, snapshot: Snapshot) -> Reply {
+        let Some(hook) = self.handle.extensions().hook_named(name) else {
+            return Reply::error(code::USERHOOK_NOT_FOUND, name).and_close();
+        };
+        let call = caught(async { hook(HookCall::new(self.handle.clone(), snapshot)).await });
+        let why = match tokio::time::timeout(HOOK_TIME_MAX, call).await {
+            Ok(Some(Ok(HookReply(bytes)))) if bytes.len() <= HOOK_REPLY_BYTES_MAX => return Reply::raw(bytes.into()),
+            Ok(Some(Ok(_))) => "the hook's reply is too long".to_owned(),
+            Ok(Some(Err(why))) => why,
+            Ok(None) => "the hook panicked".to_owned(),
+            Err(_) => "the hook took too long".to_owned(),
+        };
+        Reply::error(code::UNKNOWN_FAILURE, why).and_close()
     }
 
     async fn multi_get(&self, snapshot: &Snapshot, keys: &Keys) -> Result<Reply, Unfinished> {
@@ -234,6 +258,7 @@ impl Refused {
             Self::NotAnUpdate(why @ NotAnUpdate::Nursery { .. }) => Reply::error(code::NOT_SUPPORTED, why.to_string()),
             Self::NotAnUpdate(why) => Reply::error(code::BAD_INPUT, why.to_string()),
             Self::TooLarge(why) => Reply::error(code::BAD_INPUT, why.to_string()),
+            Self::UnknownFunction { name } => Reply::error(code::BAD_INPUT, function_not_found(name)),
         }
     }
 }

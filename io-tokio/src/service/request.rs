@@ -21,6 +21,8 @@ pub(crate) enum Request {
     /// The bytes of a command, ready to be proposed.
     Update {
         command: Bytes,
+        /// The user functions that it calls.
+        functions: Vec<Bytes>,
     },
     /// Sets a key unless it has this value already.
     Confirm {
@@ -51,31 +53,15 @@ pub(crate) enum Question {
 /// What is read from one snapshot of the store.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Read {
-    Exists {
-        key: Bytes,
-    },
-    Get {
-        key: Bytes,
-    },
-    MultiGet {
-        keys: Keys,
-    },
-    MultiGetOption {
-        keys: Keys,
-    },
-    Assert {
-        key: Bytes,
-        expected: Option<Bytes>,
-    },
-    AssertExists {
-        key: Bytes,
-    },
+    Exists { key: Bytes },
+    Get { key: Bytes },
+    MultiGet { keys: Keys },
+    MultiGetOption { keys: Keys },
+    Assert { key: Bytes, expected: Option<Bytes> },
+    AssertExists { key: Bytes },
     KeyCount,
     Scan(Scan),
-    /// There are no hooks; but that is said only where the read would have been allowed.
-    UserHook {
-        name: Bytes,
-    },
+    UserHook { name: Bytes },
 }
 
 /// A list of keys as it came, not taken apart: a list of a million keys costs no more memory than its bytes.
@@ -101,6 +87,8 @@ pub(crate) enum Refused {
     NotAnUpdate(NotAnUpdate),
     /// An update breaks a limit.
     TooLarge(TooLarge),
+    /// An update calls a user function that is not there.
+    UnknownFunction { name: Bytes },
 }
 
 impl Request {
@@ -124,7 +112,10 @@ impl Request {
             0x10 | 0x24 => sequence(&from.string()?, limits),
             0x12 => Self::Question(Question::ProgressPossible),
             0x13 => Self::Question(Question::Statistics),
-            0x15 => Self::Refused(Refused::NotAnUpdate(NotAnUpdate::UserFunction { name: from.string()? })),
+            0x15 => {
+                let name = from.string()?;
+                update(&Update::UserFunction { name, argument: from.option_string()? }, limits)
+            }
             0x1a => Self::Read { consistency: Consistency::Consistent, read: Read::KeyCount },
             0x1c => Self::Confirm { key: from.string()?, value: from.string()? },
             0x27 => update(&Update::DeletePrefix { prefix: from.string()? }, limits),
@@ -207,7 +198,7 @@ fn keys(mut from: Reader) -> Result<Keys, Malformed> {
 
 fn update(update: &Update, limits: &Limits) -> Request {
     match update.check(limits) {
-        Ok(()) => Request::Update { command: encode_command(update) },
+        Ok(()) => Request::Update { command: encode_command(update), functions: update.functions() },
         Err(broken) => Request::Refused(Refused::TooLarge(broken)),
     }
 }
@@ -221,7 +212,7 @@ fn sequence(body: &Bytes, limits: &Limits) -> Request {
         Ok(update) => match update.check(limits) {
             Ok(()) => {
                 let command = command_from_raw(&body[..body.len() - rest.0.len()]);
-                return Request::Update { command };
+                return Request::Update { command, functions: update.functions() };
             }
             Err(broken) => Refused::TooLarge(broken),
         },

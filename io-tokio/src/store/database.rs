@@ -18,11 +18,12 @@ use redb::{
 };
 use trialbay_engine::{HistoryHash, Slot, Value};
 
-use super::apply::{KeyValue, apply_command};
+use super::apply::{KeyValue, NotApplied, apply_command};
 use super::error::{StoreError, damaged};
 use super::old_values::{OLD_VALUES_BYTES_MAX, OldValues};
 use super::range::KeyRange;
 use super::reader::StoreReader;
+use crate::extensions::Extensions;
 use crate::identity::Identity;
 #[cfg(feature = "planted-bugs")]
 use crate::planted::PlantedBug;
@@ -56,6 +57,7 @@ pub struct Store {
     reader: StoreReader,
     applied: (Slot, HistoryHash),
     old_values: OldValues,
+    extensions: Extensions,
     has_undurable: bool,
     has_failed: bool,
     #[cfg(feature = "planted-bugs")]
@@ -86,11 +88,19 @@ impl Store {
             reader,
             applied,
             old_values,
+            extensions: Extensions::default(),
             has_undurable: false,
             has_failed: false,
             #[cfg(feature = "planted-bugs")]
             planted: None,
         })
+    }
+
+    /// With these user functions, which updates may call.
+    #[must_use]
+    pub fn with_extensions(mut self, extensions: Extensions) -> Self {
+        self.extensions = extensions;
+        self
     }
 
     /// With this planted bug.
@@ -150,6 +160,7 @@ impl Store {
         let apart = planted!(self.planted, AppliedApart);
         #[cfg(feature = "planted-bugs")]
         let planted = self.planted;
+        let extensions = self.extensions.clone();
         let results = self.write(durable || apart, |transaction| {
             let mut data = DataTable {
                 table: transaction.open_table(DATA)?,
@@ -159,7 +170,7 @@ impl Store {
             let mut results = Vec::with_capacity(batch.len());
             for (index, decided) in batch.iter().enumerate() {
                 let old_values = is_awaited(index).then_some(&mut old_values);
-                results.push(apply_value(&decided.value, &mut data, old_values)?);
+                results.push(apply_value(&decided.value, &mut data, old_values, &extensions)?);
             }
             if !apart {
                 write_applied(transaction, applied)?;
@@ -205,14 +216,14 @@ impl Store {
     fn write<R>(
         &mut self,
         durable: bool,
-        work: impl FnOnce(&WriteTransaction) -> Result<R, redb::Error>,
+        work: impl FnOnce(&WriteTransaction) -> Result<R, Unwritten>,
     ) -> Result<R, StoreError> {
         if self.has_failed {
             return Err(StoreError::Failed);
         }
         // Until the commit has succeeded: also if it panics.
         self.has_failed = true;
-        let result = write(&self.database, durable, work).map_err(StoreError::from_redb)?;
+        let result = write(&self.database, durable, work)?;
         self.reader.forget_view();
         self.has_failed = false;
         self.has_undurable = !durable;
@@ -220,11 +231,43 @@ impl Store {
     }
 }
 
+/// Why a transaction was not committed.
+enum Unwritten {
+    Redb(redb::Error),
+    UnknownFunction { name: Bytes },
+}
+
+impl<E: Into<redb::Error>> From<E> for Unwritten {
+    fn from(error: E) -> Self {
+        Self::Redb(error.into())
+    }
+}
+
+impl From<NotApplied<StorageError>> for Unwritten {
+    fn from(why: NotApplied<StorageError>) -> Self {
+        match why {
+            NotApplied::Map(error) => error.into(),
+            NotApplied::UnknownFunction { name } => Self::UnknownFunction { name },
+        }
+    }
+}
+
+impl From<Unwritten> for StoreError {
+    fn from(why: Unwritten) -> Self {
+        match why {
+            Unwritten::Redb(error) => Self::from_redb(error),
+            Unwritten::UnknownFunction { name } => {
+                Self::UnknownFunction { name: String::from_utf8_lossy(&name).into_owned() }
+            }
+        }
+    }
+}
+
 fn write<R>(
     database: &Database,
     durable: bool,
-    work: impl FnOnce(&WriteTransaction) -> Result<R, redb::Error>,
-) -> Result<R, redb::Error> {
+    work: impl FnOnce(&WriteTransaction) -> Result<R, Unwritten>,
+) -> Result<R, Unwritten> {
     let mut transaction = database.begin_write()?;
     if durable {
         // With it, a store that comes back after a kill need not be walked from end to end.
@@ -242,11 +285,12 @@ fn apply_value(
     value: &Value,
     data: &mut DataTable<'_>,
     mut old_values: Option<&mut OldValues>,
-) -> Result<Vec<UpdateResult>, StorageError> {
+    extensions: &Extensions,
+) -> Result<Vec<UpdateResult>, NotApplied<StorageError>> {
     let mut results = Vec::new();
     // Of a malformed batch, every node applies the commands before the damage: it is in the log of all of them.
     for command in value.commands().map_while(Result::ok) {
-        let result = apply_command(command, data)?;
+        let result = apply_command(command, data, extensions)?;
         if let Some(old_values) = &mut old_values {
             results.push(result.map(|outcome| held(outcome, old_values)));
         }
@@ -258,6 +302,9 @@ fn held(outcome: Outcome, old_values: &mut OldValues) -> Outcome {
     match outcome {
         Outcome::Previous(Some(value)) => {
             old_values.hold(value).map_or(Outcome::PreviousUntold, |value| Outcome::Previous(Some(value)))
+        }
+        Outcome::Returned(Some(value)) => {
+            old_values.hold(value).map_or(Outcome::PreviousUntold, |value| Outcome::Returned(Some(value)))
         }
         other => other,
     }
@@ -278,10 +325,10 @@ fn initialise(database: &Database, identity: &Identity) -> Result<(), StoreError
         meta.insert(APPLIED, encode_applied((Slot::ZERO, HistoryHash::default())).as_slice())?;
         Ok(())
     })
-    .map_err(StoreError::from_redb)
+    .map_err(StoreError::from)
 }
 
-fn write_applied(transaction: &WriteTransaction, applied: (Slot, HistoryHash)) -> Result<(), redb::Error> {
+fn write_applied(transaction: &WriteTransaction, applied: (Slot, HistoryHash)) -> Result<(), Unwritten> {
     transaction.open_table(META)?.insert(APPLIED, encode_applied(applied).as_slice())?;
     Ok(())
 }

@@ -9,11 +9,14 @@ use bytes::Bytes;
 
 use super::apply::KeyValue;
 use super::range::prefix_end;
+use crate::extensions::CALL_STEPS_MAX;
 
 /// A store and the changes on top of it.
 pub(super) struct Overlay<'a, K> {
     store: &'a K,
     changes: Changes,
+    /// What the user functions of this update may still do.
+    pub(super) call_steps_left: u64,
 }
 
 /// What an update wants written: first the prefixes deleted, then the keys set or deleted.
@@ -27,7 +30,7 @@ pub(super) struct Changes {
 
 impl<'a, K: KeyValue> Overlay<'a, K> {
     pub(super) fn new(store: &'a K) -> Self {
-        Self { store, changes: Changes::default() }
+        Self { store, changes: Changes::default(), call_steps_left: CALL_STEPS_MAX }
     }
 
     pub(super) fn into_changes(self) -> Changes {

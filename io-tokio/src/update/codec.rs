@@ -37,12 +37,6 @@ pub enum NotAnUpdate {
     /// They break the format.
     #[error(transparent)]
     Malformed(#[from] Malformed),
-    /// They call a user function. There are none here.
-    #[error("user function {:?} could not be found", short(name))]
-    UserFunction {
-        /// The function's name, as long as the client made it.
-        name: Bytes,
-    },
     /// They are one of the original's nursery updates, which are not offered.
     #[error("updates of the nursery (tag {tag}) are not supported")]
     Nursery {
@@ -112,6 +106,11 @@ impl Update {
                 Writer::len(out, keys.len());
                 keys.iter().for_each(|key| out.string(key));
             }
+            Self::UserFunction { name, argument } => {
+                out.i32(USER_FUNCTION);
+                out.string(name);
+                out.option_string(argument.as_deref());
+            }
         }
     }
 
@@ -127,6 +126,7 @@ impl Update {
             Self::TestAndSet { key, expected, wanted } => string(key) + option(expected) + option(wanted),
             Self::Assert { key, expected } => string(key) + option(expected),
             Self::Replace { key, wanted } => string(key) + option(wanted),
+            Self::UserFunction { name, argument } => string(name) + option(argument),
             Self::Sequence(updates) => 4 + updates.iter().map(Self::encoded_len).sum::<usize>(),
             Self::AssertRange { prefix, keys } => string(prefix) + 8 + keys.iter().map(string).sum::<usize>(),
         }
@@ -159,7 +159,7 @@ impl Decoder<'_> {
             ASSERT_RANGE => self.assert_range()?,
             MASTER_SET => return Err(NotAnUpdate::MasterChange),
             USER_FUNCTION => {
-                return Err(NotAnUpdate::UserFunction { name: self.reader.string()? });
+                Update::UserFunction { name: self.reader.string()?, argument: self.reader.option_string()? }
             }
             tag @ ADMIN_SET..=SET_ROUTING_DELTA => return Err(NotAnUpdate::Nursery { tag }),
             tag => {
@@ -204,11 +204,6 @@ impl Decoder<'_> {
         let (len, max) = (self.count as u64, UPDATES_MAX as u64);
         if self.count <= UPDATES_MAX { Ok(()) } else { Err(Malformed::TooLong { what: "sequence", len, max }) }
     }
-}
-
-/// The first bytes of a name that a client chose, for a message.
-fn short(name: &[u8]) -> String {
-    String::from_utf8_lossy(&name[..name.len().min(64)]).into_owned()
 }
 
 #[cfg(test)]
@@ -287,6 +282,10 @@ pub(crate) mod tests {
                 Update::TestAndSet { key: key.clone(), expected: none.clone(), wanted: Some(value.clone()) },
                 "03 00 00 00 01 00 00 00 6b 00 01 01 00 00 00 76",
             ),
+            (
+                Update::UserFunction { name: key.clone(), argument: Some(value.clone()) },
+                "07 00 00 00 01 00 00 00 6b 01 01 00 00 00 76",
+            ),
             (Update::Sequence(vec![]), "05 00 00 00 00 00 00 00"),
             (Update::Nop, "06 00 00 00"),
             (
@@ -316,8 +315,6 @@ pub(crate) mod tests {
     #[test]
     fn what_is_not_offered_is_refused_by_name() {
         assert_eq!(decode(&hex("04 00 00 00 01 00 00 00 6b")), Err(NotAnUpdate::MasterChange));
-        let function = hex("05 00 00 00 01 00 00 00 07 00 00 00 01 00 00 00 66 00");
-        assert_eq!(decode(&function), Err(NotAnUpdate::UserFunction { name: bytes("f") }));
         for tag in 9..=12 {
             assert_eq!(decode(&[tag, 0, 0, 0]), Err(NotAnUpdate::Nursery { tag: tag.into() }));
         }

@@ -91,7 +91,8 @@ impl Update {
     fn ranges_and_writes(&self) -> (u64, u64) {
         match self {
             Self::AssertRange { .. } => (1, 0),
-            Self::Nop | Self::Assert { .. } | Self::AssertExists { .. } => (0, 0),
+            // What a function does has limits of its own.
+            Self::UserFunction { .. } | Self::Nop | Self::Assert { .. } | Self::AssertExists { .. } => (0, 0),
             Self::Set { .. }
             | Self::Delete { .. }
             | Self::DeletePrefix { .. }
@@ -111,7 +112,10 @@ impl Update {
         };
         match self {
             Self::Nop => Ok(()),
-            Self::Delete { key: k } | Self::Assert { key: k, .. } | Self::AssertExists { key: k } => key(k),
+            Self::Delete { key: k }
+            | Self::Assert { key: k, .. }
+            | Self::AssertExists { key: k }
+            | Self::UserFunction { name: k, .. } => key(k),
             Self::DeletePrefix { prefix } => key(prefix),
             Self::Set { key: k, value: v } => key(k).and_then(|()| value(v)),
             Self::TestAndSet { key: k, wanted, .. } | Self::Replace { key: k, wanted } => {
@@ -172,6 +176,7 @@ mod tests {
             Update::Delete { key: bytes(4) },
             Update::Assert { key: bytes(4), expected: None },
             Update::AssertExists { key: bytes(4) },
+            Update::UserFunction { name: bytes(4), argument: None },
             Update::DeletePrefix { prefix: bytes(4) },
             Update::AssertRange { prefix: bytes(4), keys: vec![] },
             Update::AssertRange { prefix: bytes(1), keys: vec![bytes(3), bytes(4)] },

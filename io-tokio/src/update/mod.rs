@@ -72,6 +72,29 @@ pub enum Update {
         /// Its value from now on; `None`: it is deleted, if it is there.
         wanted: Option<Bytes>,
     },
+    /// Calls a function that the program has added to its nodes; gives what that returns.
+    UserFunction {
+        /// Its name.
+        name: Bytes,
+        /// What it is told.
+        argument: Option<Bytes>,
+    },
+}
+
+impl Update {
+    /// The user functions that it calls, each as often as it does.
+    pub fn functions(&self) -> Vec<Bytes> {
+        fn add(update: &Update, names: &mut Vec<Bytes>) {
+            match update {
+                Update::UserFunction { name, .. } => names.push(name.clone()),
+                Update::Sequence(updates) => updates.iter().for_each(|update| add(update, names)),
+                _ => {}
+            }
+        }
+        let mut names = Vec::new();
+        add(self, &mut names);
+        names
+    }
 }
 
 /// What an update that happened gives back.
@@ -81,7 +104,9 @@ pub enum Outcome {
     Done,
     /// Done; this was the value before (`TestAndSet`, `Replace`).
     Previous(Option<Bytes>),
-    /// Done; what the value was before is not told, because too many large ones wait to be told already.
+    /// Done; this is what the function returned (`UserFunction`).
+    Returned(Option<Bytes>),
+    /// Done; the value before or the function's result is not told, because too many large ones wait to be told already.
     PreviousUntold,
     /// Done; this many keys were deleted (`DeletePrefix`).
     Deleted(u32),
@@ -99,6 +124,11 @@ pub enum Failure {
     AssertionFailed {
         /// The key, or for `AssertRange` a short description.
         message: Bytes,
+    },
+    /// A user function failed or panicked.
+    FunctionFailed {
+        /// What it said.
+        message: String,
     },
     /// The bytes of the command are not an update this node knows.
     Undecodable {
