@@ -31,6 +31,7 @@ pub(crate) mod reply;
 pub(crate) mod request;
 mod sequence;
 mod status;
+mod transaction;
 
 #[cfg(test)]
 mod bytes_on_the_wire;
@@ -50,6 +51,7 @@ pub use self::options::{ClientOptions, Endpoint};
 pub use self::range::{Entry, KeyRange};
 pub use self::sequence::Sequence;
 pub use self::status::{Master, NodeReport, NodeStatus, PeerView, Version};
+pub use self::transaction::Transaction;
 
 use self::cluster::{Cluster, Found};
 use self::reply::{Payload, Reply, Shape, code, one_for_each, reversed};
