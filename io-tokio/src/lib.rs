@@ -10,6 +10,7 @@ pub mod planted;
 pub mod client;
 pub mod config;
 pub mod consistency;
+mod named;
 pub mod update;
 pub mod wire;
 
@@ -35,6 +36,8 @@ pub mod recorder;
 pub mod service;
 #[cfg(feature = "server")]
 pub mod store;
+#[cfg(feature = "server")]
+mod tally;
 #[cfg(feature = "server")]
 pub mod tlog;
 #[cfg(feature = "server")]

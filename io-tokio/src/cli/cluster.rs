@@ -8,10 +8,11 @@ use serde_json::json;
 
 use super::args::{Environment, Global, Output};
 use super::exit::{ExitCode, Failure};
+use super::statistics;
 use crate::client::{Client, ClientError, NodeReport, NodeStatus};
 
 /// A node that has not answered by then is shown as unreachable.
-const STATUS_WAIT_MAX: Duration = Duration::from_secs(2);
+pub(crate) const NODE_WAIT_MAX: Duration = Duration::from_secs(2);
 
 #[derive(Subcommand, Debug)]
 pub(crate) enum ClusterCommand {
@@ -26,6 +27,12 @@ pub(crate) enum ClusterCommand {
     /// Exit code 1 when there is none now.
     #[command(after_help = "Example:\n  trialbay cluster who-master")]
     WhoMaster,
+    /// Show what each node has measured of the requests that it served since it started.
+    ///
+    /// Times are from a request that has arrived to its reply. SIZE is the mean of the values (set, get) in bytes, or of the keys in a
+    /// list. Exit code 7 when no node can be reached.
+    #[command(after_help = "Examples:\n  trialbay cluster statistics\n  trialbay cluster statistics -o json")]
+    Statistics,
 }
 
 pub(crate) async fn run(
@@ -45,6 +52,7 @@ pub(crate) async fn run(
             out.extend_from_slice(text.as_bytes());
             Ok(overview.exit())
         }
+        ClusterCommand::Statistics => statistics::run(&client, global.timeout, global.output, out).await,
         ClusterCommand::WhoMaster => {
             let master = client.find_master().await?;
             let exit = if master.is_some() { ExitCode::Ok } else { ExitCode::Other };
@@ -100,7 +108,7 @@ impl Node {
 impl Overview {
     async fn of(client: Client, timeout: Duration) -> Self {
         let endpoints = client.options().endpoints.clone();
-        let reports = client.with_timeout(timeout.min(STATUS_WAIT_MAX)).cluster_status().await;
+        let reports = client.with_timeout(timeout.min(NODE_WAIT_MAX)).cluster_status().await;
         let names = endpoints.into_iter().map(|endpoint| endpoint.name);
         Self { nodes: names.zip(reports).map(|(name, report)| Node { name, report }).collect() }
     }
@@ -284,7 +292,7 @@ fn why(error: &ClientError) -> String {
 }
 
 /// Rows with their columns under each other.
-fn table<const N: usize>(rows: &[[String; N]]) -> String {
+pub(crate) fn table<const N: usize>(rows: &[[String; N]]) -> String {
     let widths: [usize; N] =
         std::array::from_fn(|column| rows.iter().map(|row| row[column].chars().count()).max().unwrap_or(0));
     let line = |row: &[String; N]| {

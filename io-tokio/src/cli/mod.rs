@@ -13,6 +13,7 @@ mod dev;
 mod exit;
 mod node;
 mod sequence;
+mod statistics;
 
 use std::ffi::OsString;
 use std::io::Write as _;
@@ -202,6 +203,7 @@ mod tests {
             "bench --clients 64 --connections 4 --mix test-and-set --key-size 32 --keys 1000",
             "cluster status",
             "cluster who-master -o json",
+            "cluster statistics -o json",
             "config check f",
             "config check --config f --set reads=quorum",
         ] {

@@ -30,6 +30,7 @@ mod range;
 pub(crate) mod reply;
 pub(crate) mod request;
 mod sequence;
+mod statistics;
 mod status;
 mod transaction;
 
@@ -50,6 +51,7 @@ pub use self::error::{ClientError, Happened};
 pub use self::options::{ClientOptions, Endpoint};
 pub use self::range::{Entry, KeyRange};
 pub use self::sequence::Sequence;
+pub use self::statistics::{SeriesView, Statistics};
 pub use self::status::{Master, NodeReport, NodeStatus, PeerView, Version};
 pub use self::transaction::Transaction;
 
@@ -351,6 +353,15 @@ impl Client {
             why: format!("its status: {error}"),
             happened: Happened::No,
         })
+    }
+
+    /// What one node has measured of the requests that it served.
+    ///
+    /// # Errors
+    /// [`ClientError::InvalidArgument`] when the options do not name that endpoint.
+    pub async fn statistics(&self, endpoint: &str) -> Result<Statistics, ClientError> {
+        let request = Request::plain(Command::Statistics, Shape::Text, Target::Any);
+        self.at(endpoint)?.call(&request, |payload| Statistics::decode(&mut Reader(payload.text()?))).await
     }
 
     /// How every node is, in the order of the endpoints. All are asked at once.

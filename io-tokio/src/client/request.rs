@@ -53,6 +53,7 @@ pub(crate) enum Command {
     Sequence = 0x10,
     MultiGet = 0x11,
     ExpectProgressPossible = 0x12,
+    Statistics = 0x13,
     Assert = 0x16,
     GetKeyCount = 0x1a,
     Confirm = 0x1c,

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use tokio::sync::{mpsc, oneshot};
-use trialbay_engine::{NodeId, Refusal, Slot};
+use trialbay_engine::{Instant, NodeId, Refusal, Slot};
 
 use super::serving::Serving;
 pub use crate::client::{NodeStatus, PeerView};
@@ -15,6 +15,7 @@ use crate::clock::Clock;
 use crate::config::Reads;
 use crate::consistency::Consistency;
 use crate::store::{Snapshot, StoreError, StoreReader};
+use crate::tally::{Series, Totals};
 pub use crate::update::UpdateResult;
 use crate::watched;
 
@@ -94,6 +95,8 @@ pub(crate) struct Shared {
     pub(crate) master: AtomicU32,
     /// The applied slot, for those who wait for it.
     pub(crate) applied: watched::Receiver<Slot>,
+    /// How many updates of this node's clients each slot had. Written by the store's writer.
+    pub(crate) harvest: Arc<Series>,
 }
 
 impl NodeHandle {
@@ -166,6 +169,16 @@ impl NodeHandle {
     /// The last slot that the store has applied.
     pub fn applied(&self) -> Slot {
         self.0.applied.get()
+    }
+
+    /// Now, on this node's clock.
+    pub(crate) fn now(&self) -> Instant {
+        self.0.clock.now()
+    }
+
+    /// How many updates of this node's clients each slot had.
+    pub(crate) fn harvest(&self) -> Totals {
+        self.0.harvest.totals()
     }
 
     /// How the node is; `None` when its driver does not answer in time.

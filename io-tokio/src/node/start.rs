@@ -26,6 +26,7 @@ use crate::peer::{PeerLimits, PeerNetwork, PeerOptions, PeerTiming};
 use crate::recorder::Recorder;
 use crate::service::{self, ServiceOptions};
 use crate::store::{self, Applied, CommitPolicy, Decided, Store, StoreError, StoreReader, StoreWriter, WriterLimits};
+use crate::tally::Series;
 use crate::tlog::{LogEvent, LogReader, LogWriter, RecoveredLog, Tlog, TlogOptions};
 use crate::watched;
 use crate::workers::Workers;
@@ -91,7 +92,8 @@ impl RunningNode {
         // The last batch of records that is durable, for the store, which follows the log even when the driver has ended.
         let persisted = Arc::new(AtomicU64::new(0));
         let tlog = start_log_writer(files.tlog, persisted.clone(), reports.clone(), &workers)?;
-        let on_applied = on_applied(reports.clone(), applied_sender);
+        let harvest = Arc::new(Series::default());
+        let on_applied = on_applied(reports.clone(), applied_sender, harvest.clone());
         let store = start_store_writer(files.store, persisted, clock.clone(), on_applied, &workers)?;
 
         let (peer_inbox, peers) = mpsc::channel(PEER_INBOX_MAX);
@@ -99,7 +101,7 @@ impl RunningNode {
         let network = PeerNetwork::start(network, &options.peer_listen, peer_options, peer_inbox).await?;
 
         let (asks_sender, asks) = mpsc::channel(ASKS_MAX);
-        let shared = Arc::new(share(&options, clock.clone(), store_reader, asks_sender, applied));
+        let shared = Arc::new(share(&options, clock.clone(), store_reader, asks_sender, applied, harvest));
         let mut engine = Engine::new(clock.now(), engine_config(&options), files.recovered, seed);
         respect_earlier_leases(&mut engine, disk, &files.home, &engine_config(&options), &workers)?;
         let recorder = options.recorder_bytes_max.and_then(|bytes_max| {
@@ -311,12 +313,17 @@ fn start_log_writer(
 fn on_applied(
     reports: mpsc::UnboundedSender<StorageEvent>,
     applied_sender: watched::Sender<Slot>,
+    harvest: Arc<Series>,
 ) -> impl FnMut(Result<Applied<Vec<Reply>>, StoreError>) + Send + 'static {
     move |applied| {
         let event = match applied {
             Ok(Applied { upto, slots }) => {
                 applied_sender.set(upto);
                 for (results, replies) in slots {
+                    if !replies.is_empty() {
+                        let updates = u32::try_from(replies.len()).unwrap_or(u32::MAX);
+                        harvest.record(updates.into(), updates);
+                    }
                     answer(results, replies);
                 }
                 StorageEvent::Applied(upto)
@@ -357,6 +364,7 @@ fn share(
     store: StoreReader,
     asks: mpsc::Sender<Ask>,
     applied: watched::Receiver<Slot>,
+    harvest: Arc<Series>,
 ) -> Shared {
     let mut names: BTreeMap<_, _> = options.peers.iter().map(|peer| (peer.node, peer.name.clone())).collect();
     names.insert(options.node, options.name.clone());
@@ -374,6 +382,7 @@ fn share(
         serving: Serving::with_planted(options.planted),
         master: AtomicU32::new(0),
         applied,
+        harvest,
     }
 }
 

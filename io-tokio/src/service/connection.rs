@@ -12,7 +12,7 @@ use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _};
 use tokio::time::timeout;
 
 use super::decoder::{Decoder, prologue};
-use super::execute::{self, Context};
+use super::execute::{self, Context, Session};
 use super::pipeline::{Bounds, Pipeline};
 use super::reply::Reply;
 
@@ -50,6 +50,7 @@ pub(crate) enum End {
 struct Connection<S> {
     stream: S,
     context: Arc<Context>,
+    session: Arc<Session>,
     input: BytesMut,
     decoder: Decoder,
     pipeline: Pipeline,
@@ -82,6 +83,7 @@ where
         output: Vec::new(),
         deaf: false,
         stopping: false,
+        session: Arc::new(Session::new(Arc::clone(&context))),
         context,
     };
     let end = match connection.serve(pin!(stopped)).await {
@@ -165,7 +167,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
             let before = self.input.len();
             match self.decoder.decode(&mut self.input) {
                 Ok(Some(request)) => {
-                    let (company, execution) = execute::begin(request, &self.context);
+                    let (company, execution) = execute::begin(request, self.decoder.code(), &self.session);
                     self.pipeline.push(before - self.input.len(), company, execution);
                 }
                 Ok(None) => break,

@@ -53,6 +53,8 @@ struct Command {
 pub(crate) struct Decoder {
     limits: Limits,
     walk: Option<Walk>,
+    /// The code of the last request that was whole.
+    code: u16,
 }
 
 /// How far the fields of an incomplete request have been walked.
@@ -80,7 +82,7 @@ enum Stop {
 impl Decoder {
     /// A decoder at the start of a request.
     pub(crate) fn new(limits: Limits) -> Self {
-        Self { limits, walk: None }
+        Self { limits, walk: None, code: 0 }
     }
 
     /// Takes the next request off the front of `buffer`; `None` while its end is not there yet.
@@ -99,8 +101,14 @@ impl Decoder {
         }
         let mut body = buffer.split_to(walk.at).freeze();
         self.walk = None;
+        self.code = command.code;
         body.advance(4);
         Request::parse(command.code, Reader(body), &self.limits).map(Some).map_err(bad)
+    }
+
+    /// The code of the command that was decoded last.
+    pub(crate) fn code(&self) -> u16 {
+        self.code
     }
 
     /// How many bytes the request that has begun lacks at least; 0 between requests.
@@ -265,6 +273,7 @@ fn command(word: u32) -> Result<Command, Unreadable> {
         0x10 => ("SEQUENCE", &[Body]),
         0x11 => ("MULTI_GET", &[Consistency, Keys]),
         0x12 => ("EXPECT_PROGRESS_POSSIBLE", &[]),
+        0x13 => ("STATISTICS", &[]),
         0x15 => ("USER_FUNCTION", &[Key, OptionExpected]),
         0x16 => ("ASSERT", &[Consistency, Key, OptionExpected]),
         0x1a => ("GET_KEY_COUNT", &[]),
@@ -291,7 +300,6 @@ fn command(word: u32) -> Result<Command, Unreadable> {
 fn not_offered(code: u16) -> Unreadable {
     Unreadable::NotSupported(match code {
         0x0e => "LAST_ENTRIES",
-        0x13 => "STATISTICS",
         0x14 => "COLLAPSE_TLOGS",
         0x17 => "SET_INTERVAL",
         0x18 => "GET_ROUTING",
@@ -460,7 +468,7 @@ mod tests {
         let known = |code: u32| command(MAGIC | code);
         let served = (0..=0xffff).filter(|code| known(*code).is_ok()).count();
         let by_name = (0..=0xffff).filter(|code| matches!(known(*code), Err(Unreadable::NotSupported(_)))).count();
-        assert_eq!((served, by_name), (30, 19));
+        assert_eq!((served, by_name), (31, 18));
         assert_eq!(command(0x08).unwrap_err(), Unreadable::NoMagic);
         assert_eq!(command(0xf1ff_0008).unwrap().name, "GET");
     }

@@ -9,6 +9,7 @@ use super::ServiceOptions;
 use super::pipeline::{Company, Execution};
 use super::reply::{Budget, ListBuilder, ListTooLong, Order, Reply, code};
 use super::request::{Keys, Question, Read, Refused, Request, Scan};
+use super::statistics::{Counting, Kind, Statistics};
 use crate::consistency::Consistency;
 use crate::node::NodeHandle;
 use crate::store::{Snapshot, StoreError};
@@ -23,6 +24,13 @@ pub(crate) struct Context {
     pub(crate) handle: NodeHandle,
     pub(crate) options: ServiceOptions,
     pub(crate) budget: Budget,
+    pub(crate) statistics: Arc<Statistics>,
+}
+
+/// What the requests of one connection share.
+pub(crate) struct Session {
+    context: Arc<Context>,
+    counting: Counting,
 }
 
 /// Why a list was not finished.
@@ -32,15 +40,21 @@ enum Unfinished {
     Store(StoreError),
 }
 
-/// The work of one request, and with which others it may be under way.
-pub(crate) fn begin(request: Request, context: &Arc<Context>) -> (Company, Execution) {
-    let context = Arc::clone(context);
+/// The work of one request of this code, and with which others it may be under way.
+pub(crate) fn begin(request: Request, code: u16, session: &Arc<Session>) -> (Company, Execution) {
+    let session = Arc::clone(session);
+    let kind = Kind::of_command(code);
     match request {
         Request::Update { command } => {
-            (Company::Updates, Box::pin(async move { Reply::of_update(context.handle.update(command).await) }))
+            let value_bytes = (kind == Some(Kind::Set)).then(|| set_value_bytes(&command));
+            let work = async move {
+                let update = async { Reply::of_update(session.context.handle.update(command).await) };
+                session.measured(kind, value_bytes, update).await
+            };
+            (Company::Updates, Box::pin(work))
         }
         Request::Confirm { key, value } => {
-            (Company::Nobody, Box::pin(async move { context.confirm(key, value).await }))
+            (Company::Nobody, Box::pin(async move { session.context.confirm(key, value).await }))
         }
         Request::Read { consistency, read } => {
             let company = match read {
@@ -53,10 +67,32 @@ pub(crate) fn begin(request: Request, context: &Arc<Context>) -> (Company, Execu
                 | Read::KeyCount
                 | Read::UserHook { .. } => Company::Reads,
             };
-            (company, Box::pin(async move { context.read(consistency, read).await }))
+            let work = async move { session.measured(kind, None, session.context.read(consistency, read)).await };
+            (company, Box::pin(work))
         }
-        Request::Question(question) => (Company::Reads, Box::pin(async move { context.answer(question).await })),
+        Request::Question(question) => {
+            // What was asked before is counted.
+            let company = if question == Question::Statistics { Company::Nobody } else { Company::Reads };
+            (company, Box::pin(async move { session.context.answer(question).await }))
+        }
         Request::Refused(refused) => (Company::Reads, Box::pin(ready(refused.reply()))),
+    }
+}
+
+impl Session {
+    pub(crate) fn new(context: Arc<Context>) -> Self {
+        Self { counting: context.statistics.join(), context }
+    }
+
+    /// Does the work and, if it succeeds, counts it. Its size is that of its reply, unless it is known before.
+    async fn measured(&self, kind: Option<Kind>, size: Option<u32>, work: impl Future<Output = Reply>) -> Reply {
+        let Some(kind) = kind else { return work.await };
+        let began = self.context.handle.now();
+        let reply = work.await;
+        if let Some(reply_size) = reply.size() {
+            self.counting.record(kind, self.context.handle.now().since(began), size.unwrap_or(reply_size));
+        }
+        reply
     }
 }
 
@@ -89,6 +125,7 @@ impl Context {
                 },
                 None => no_answer(),
             },
+            Question::Statistics => self.statistics.reply(&self.handle).await.unwrap_or_else(no_answer),
             Question::TxId => Reply::ok(|bytes| {
                 bytes.push(2);
                 bytes.i64(i64::try_from(self.handle.applied().0).unwrap_or(i64::MAX));
@@ -180,6 +217,14 @@ impl Context {
         }
         Ok(list.reply())
     }
+}
+
+/// How long the value is that this command, a set, has.
+fn set_value_bytes(command: &[u8]) -> u32 {
+    let length = |at: usize| command.get(at..)?.first_chunk::<4>().map(|length| u32::from_le_bytes(*length));
+    // Behind the command's header and the update's tag.
+    let key_bytes = length(6).unwrap_or(0) as usize;
+    length(10 + key_bytes).unwrap_or(0)
 }
 
 impl Refused {

@@ -10,6 +10,7 @@ mod execute;
 mod pipeline;
 mod reply;
 mod request;
+mod statistics;
 #[cfg(test)]
 mod tests;
 
@@ -27,6 +28,7 @@ use crate::watched;
 
 use execute::Context;
 use reply::{Budget, Reply, code};
+use statistics::Statistics;
 
 /// Files that a node needs beside its clients' connections.
 const FILES_FOR_OTHERS: u64 = 200;
@@ -161,7 +163,8 @@ where
 
 fn context(handle: NodeHandle, options: ServiceOptions) -> Arc<Context> {
     let budget = Budget::new(options.lists_bytes_max, options.list_bytes_max);
-    Arc::new(Context { handle, options, budget })
+    let statistics = Arc::new(Statistics::new(handle.now()));
+    Arc::new(Context { handle, options, budget, statistics })
 }
 
 async fn stopped(stop: watched::Receiver<bool>) {

@@ -100,6 +100,14 @@ impl Reply {
         self.pieces.iter().map(Vec::len).sum()
     }
 
+    /// The number behind the code of a success: the length of a string, the count of a list, or a number. `None` of a
+    /// refusal; 0 where nothing follows.
+    pub(crate) fn size(&self) -> Option<u32> {
+        let (code, rest) = self.pieces.first()?.split_first_chunk::<4>()?;
+        let size = || rest.first_chunk::<4>().map_or(0, |size| u32::from_le_bytes(*size));
+        (i32::from_le_bytes(*code) == code::OK).then(size)
+    }
+
     /// The bytes, to be sent one piece after the other.
     pub(crate) fn pieces(&self) -> &[Vec<u8>] {
         &self.pieces

@@ -43,6 +43,7 @@ pub(crate) enum Question {
     CurrentState,
     ProgressPossible,
     Status,
+    Statistics,
     TxId,
     FlushStore,
 }
@@ -122,6 +123,7 @@ impl Request {
             }
             0x10 | 0x24 => sequence(&from.string()?, limits),
             0x12 => Self::Question(Question::ProgressPossible),
+            0x13 => Self::Question(Question::Statistics),
             0x15 => Self::Refused(Refused::NotAnUpdate(NotAnUpdate::UserFunction { name: from.string()? })),
             0x1a => Self::Read { consistency: Consistency::Consistent, read: Read::KeyCount },
             0x1c => Self::Confirm { key: from.string()?, value: from.string()? },

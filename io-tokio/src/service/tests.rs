@@ -124,6 +124,7 @@ fn node(master: Option<&str>, updates_together: usize) -> NodeHandle {
         serving,
         master: AtomicU32::new(u32::from(master)),
         applied,
+        harvest: Arc::default(),
     }));
     tokio::spawn(Driver { asks: asked, store, applied: applied_tx, updates_together }.run());
     handle
@@ -348,6 +349,27 @@ async fn the_node_says_how_it_is() {
     let (code, json) = client.string().await;
     assert_eq!((code, serde_json::from_slice::<NodeStatus>(&json).unwrap()), (code::OK, status(Slot::ZERO)));
     assert_eq!(client.string().await, (code::OK, "Stable_master".into()));
+}
+
+#[tokio::test]
+async fn what_was_served_is_counted_and_what_was_refused_is_not() {
+    let (mut client, _serving) = connect(&master(), &ServiceOptions::default(), 1 << 16);
+    let sent = [prologue(), set("k", b"12345"), get(0, "k"), get(0, "k"), get(0, "missing"), range(-1)].concat();
+    client.send(&[sent, request(0x13, |_| ())].concat()).await;
+    assert_eq!(client.code().await, code::OK);
+    for expected in [code::OK, code::OK, code::NOT_FOUND] {
+        assert_eq!(client.string().await.0, expected);
+    }
+    assert_eq!((client.code().await, within(client.0.read_i32_le()).await.unwrap()), (code::OK, 1));
+    assert_eq!(within(client.0.read_i32_le()).await.unwrap(), 1);
+    assert_eq!(within(client.0.read_u8()).await.unwrap(), b'k');
+    let (code, bytes) = client.string().await;
+    let statistics = crate::client::Statistics::decode(&mut crate::wire::Reader(bytes)).unwrap();
+    let counts = ["set_info", "get_info", "range_info", "del_info", "op_info"].map(|name| statistics.series[name].n);
+    assert_eq!((code, counts), (code::OK, [1, 2, 1, 0, 4]));
+    let means = ["avg_set_size", "avg_get_size", "avg_range_size"].map(|name| statistics.averages[name]);
+    assert_eq!(means, [5.0, 5.0, 1.0]);
+    assert_eq!(statistics.node_is["n1"], 1);
 }
 
 #[tokio::test]

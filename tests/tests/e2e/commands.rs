@@ -63,6 +63,11 @@ fn the_commands_on_keys_and_values_do_what_they_say() {
         run("delete-prefix user/", Ok, "0\n").await;
         run("nop", Ok, "").await;
 
+        let ran = cluster.cli(&["cluster", "statistics", "-o", "json"], b"").await;
+        let statistics: serde_json::Value = serde_json::from_slice(&ran.out).unwrap();
+        let deletes = &statistics["nodes"][0]["statistics"]["series"]["del_info"]["n"];
+        assert_eq!((ran.code, deletes), (Some(Ok as i32), &json!(1)), "{ran:?}");
+
         let transfer = b"assert from 10\nset from 0\nset to 10\n";
         run("set from 10", Ok, "").await;
         expect(&cluster, &["sequence", "-"], transfer, Ok, b"").await;
