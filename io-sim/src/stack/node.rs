@@ -189,6 +189,7 @@ fn options(plan: &StackPlan, id: u16) -> NodeOptions {
         clock_drift_ppm: plan.clock_drift_ppm,
         reads: plan.reads,
         limits: Limits::default(),
+        store_age_max: plan.store_age_max,
         connections_max: Some(1_000),
         recorder_bytes_max: None,
         #[cfg(feature = "planted-bugs")]

@@ -101,6 +101,7 @@ impl NodePlan {
             clock_drift_ppm: self.config.clock_drift_ppm,
             reads: self.config.reads,
             limits: self.config.limits.updates,
+            store_age_max: NodeOptions::STORE_AGE_MAX,
             connections_max: Some(self.config.limits.connections_max),
             #[cfg(feature = "planted-bugs")]
             planted: None,

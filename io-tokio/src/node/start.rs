@@ -40,10 +40,8 @@ const ASKS_MAX: usize = 16_384;
 /// Bytes of values that are read, hashed and applied together when the store replays the log.
 const REPLAY_BYTES: usize = 4 << 20;
 
-/// The store is made durable when this many bytes of values were applied since the last time,
+/// The store is made durable when this many bytes of values were applied since the last time, or before it is too old.
 const COMMIT_BYTES_MAX: usize = 64 << 20;
-/// or this much time has passed. Both bound what a restart has to replay.
-const COMMIT_AGE_MAX: Duration = Duration::from_secs(5);
 
 /// A node that runs until it is stopped or fails.
 pub struct RunningNode {
@@ -94,7 +92,7 @@ impl RunningNode {
         let tlog = start_log_writer(files.tlog, persisted.clone(), reports.clone(), &workers)?;
         let harvest = Arc::new(Series::default());
         let on_applied = on_applied(reports.clone(), applied_sender, harvest.clone());
-        let store = start_store_writer(files.store, persisted, clock.clone(), on_applied, &workers)?;
+        let store = start_store_writer(files.store, options.store_age_max, persisted, clock.clone(), on_applied, &workers)?;
 
         let (peer_inbox, peers) = mpsc::channel(PEER_INBOX_MAX);
         let peer_options = peer_options(&options, seed);
@@ -337,13 +335,14 @@ fn on_applied(
 
 fn start_store_writer(
     store: Store,
+    age_max: Duration,
     persisted: Arc<AtomicU64>,
     clock: Arc<dyn Clock>,
     on_applied: impl FnMut(Result<Applied<Vec<Reply>>, StoreError>) + Send + 'static,
     workers: &Workers,
 ) -> Result<StoreWriter<Vec<Reply>>, NodeError> {
     let is_durable = move |id: PersistId| id.0 <= persisted.load(Ordering::Acquire);
-    let policy = CommitPolicy::new(COMMIT_BYTES_MAX, COMMIT_AGE_MAX);
+    let policy = CommitPolicy::new(COMMIT_BYTES_MAX, age_max);
     StoreWriter::start(store, policy, WriterLimits::default(), clock, is_durable, on_applied, workers)
         .map_err(|source| NodeError::System { what: "a thread", source })
 }
@@ -442,6 +441,7 @@ mod tests {
             clock_drift_ppm: 10_000,
             reads: Reads::Lease,
             limits: update::Limits::default(),
+            store_age_max: NodeOptions::STORE_AGE_MAX,
             connections_max: None,
             #[cfg(feature = "planted-bugs")]
             planted: None,
