@@ -190,6 +190,7 @@ fn options(plan: &StackPlan, id: u16) -> NodeOptions {
         reads: plan.reads,
         limits: Limits::default(),
         store_age_max: plan.store_age_max,
+        disk_reserve_bytes: 1 << 20,
         connections_max: Some(1_000),
         recorder_bytes_max: None,
         #[cfg(feature = "planted-bugs")]

@@ -36,6 +36,8 @@ pub struct NodeOptions {
     pub limits: Limits,
     /// How long the store may go without being made durable. Bounds what a restart has to replay from the log.
     pub store_age_max: Duration,
+    /// How much of the disk is not filled, in bytes.
+    pub disk_reserve_bytes: u64,
     /// Client connections at a time; `None`: as many as the limit on open files allows.
     pub connections_max: Option<usize>,
     /// The planted bug that this node's log, store or driver has.
