@@ -22,8 +22,8 @@ pub(crate) struct CatchUp {
     goal: Slot,
     /// Peers that had nothing for us since we last learned something.
     useless: BTreeSet<NodeId>,
-    /// The last of those whose log begins too late: its store is ahead of us.
-    ahead: Option<NodeId>,
+    /// Those of them whose log begins too late: their stores are ahead of us. None that could not give us a head.
+    ahead: BTreeSet<NodeId>,
     /// Peers for whom our log is being read, and from which slot.
     reading_for: BTreeMap<NodeId, Slot>,
 }
@@ -138,7 +138,7 @@ impl Engine {
             return;
         }
         self.timers.clear(Timer::Fetch);
-        self.catch_up.ahead = Some(from);
+        self.catch_up.ahead.insert(from);
         self.cannot_help(from);
     }
 
@@ -155,9 +155,15 @@ impl Engine {
         self.catch_up.state = State::Waiting(from);
     }
 
+    /// Tries the next peer that has a head. Once none is left, the next heartbeat begins anew.
     pub(crate) fn on_head_failed(&mut self) {
-        if matches!(self.catch_up.state, State::Installing(_)) {
-            self.end_catch_up();
+        let State::Installing(from) = self.catch_up.state else {
+            return;
+        };
+        self.catch_up.ahead.remove(&from);
+        match self.giver_of_a_head() {
+            Some(next) => self.install_head_of(next),
+            None => self.end_catch_up(),
         }
     }
 
@@ -179,7 +185,7 @@ impl Engine {
 
     pub(crate) fn catch_up_lost_peer(&mut self, peer: NodeId) {
         self.catch_up.reading_for.remove(&peer);
-        self.catch_up.ahead.take_if(|ahead| *ahead == peer);
+        self.catch_up.ahead.remove(&peer);
         if matches!(self.catch_up.state, State::Asked(asked) | State::Waiting(asked) if asked == peer) {
             self.cannot_help(peer);
         }
@@ -223,21 +229,29 @@ impl Engine {
         self.catch_up.useless.insert(peer);
         let after = self.connected.range((core::ops::Bound::Excluded(peer), core::ops::Bound::Unbounded));
         let next = after.chain(&self.connected).find(|other| !self.catch_up.useless.contains(other)).copied();
-        match (next, self.catch_up.ahead) {
+        match (next, self.giver_of_a_head()) {
             (Some(next), _) => self.ask(next),
-            (None, Some(from)) => {
-                self.give_up_campaign();
-                self.timers.clear(Timer::Fetch);
-                self.catch_up.state = State::Installing(from);
-                self.out.push(Action::InstallHead { from });
-            }
+            (None, Some(from)) => self.install_head_of(from),
             (None, None) => self.end_catch_up(),
         }
     }
 
+    /// Who is to give us a head: rather not the master, which has other things to do.
+    fn giver_of_a_head(&self) -> Option<NodeId> {
+        let (master, ahead) = (self.acceptor.promised.node, &self.catch_up.ahead);
+        ahead.iter().find(|peer| **peer != master).or(ahead.first()).copied()
+    }
+
+    fn install_head_of(&mut self, from: NodeId) {
+        self.give_up_campaign();
+        self.timers.clear(Timer::Fetch);
+        self.catch_up.state = State::Installing(from);
+        self.out.push(Action::InstallHead { from });
+    }
+
     fn forget_useless(&mut self) {
         self.catch_up.useless.clear();
-        self.catch_up.ahead = None;
+        self.catch_up.ahead.clear();
     }
 
     fn end_catch_up(&mut self) {

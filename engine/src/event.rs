@@ -47,7 +47,7 @@ pub enum Event {
         /// The history hash there.
         hash: HistoryHash,
     },
-    /// The answer to `InstallHead` when it did not work out; the engine tries again later.
+    /// The answer to `InstallHead` when it did not work out: the engine tries another peer, or this one again later.
     HeadFailed,
     /// The disk failed: nothing more will become durable.
     StorageFailed,

@@ -25,7 +25,7 @@ use crate::time::Instant;
 use crate::timers::Timers;
 
 /// Changes with any change of what an image holds.
-const FORMAT: u16 = 1;
+const FORMAT: u16 = 2;
 
 /// The program that can read an image.
 const BUILD: &str = env!("CARGO_PKG_VERSION");

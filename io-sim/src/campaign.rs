@@ -75,7 +75,7 @@ pub fn play_seed(seed: u64, swarm: &Swarm, bugs: Bugs) -> Result<Report, String>
 }
 
 /// Rare branches: over a campaign each must have been taken somewhere.
-pub const BRANCHES: [&str; 24] = [
+pub const BRANCHES: [&str; 25] = [
     "births",
     "clients gave up",
     "deaths between actions",
@@ -85,6 +85,7 @@ pub const BRANCHES: [&str; 24] = [
     "gaps",
     "heads installed",
     "lease reads",
+    "log ends lost",
     "log reads",
     "logs gone",
     "logs trimmed",
@@ -172,11 +173,9 @@ pub fn hunt(planted: Planted, assertions_off: bool, seeds: u64) -> Result<Hunt, 
 
 /// Where this planted bug is hunted with this seed.
 pub fn hunting_ground(planted: Planted, seed: u64) -> Kind {
-    match (planted.is_in_core(), seed.is_multiple_of(2)) {
-        (true, true) => Kind::Harsh,
-        (true, false) => Kind::Churn,
-        (false, _) => Kind::Stack,
-    }
+    let grounds = planted.grounds();
+    let turn = usize::try_from(seed % grounds.len() as u64).unwrap_or(0);
+    grounds[turn]
 }
 
 /// A failure, explained. `name` is what was played, as the commands take it.

@@ -5,6 +5,8 @@
 
 use std::fmt;
 
+use crate::scenario::draw::Kind;
+
 /// Makes `Mutant` out of a table of names and descriptions.
 macro_rules! mutants {
     ($($name:ident $text:literal)+) => {
@@ -102,16 +104,18 @@ impl Planted {
         }
     }
 
-    /// Whether the core world has the code that it is planted in. The others are in the stack world only.
-    pub fn is_in_core(self) -> bool {
+    /// The swarms that it is hunted with in turn, by the code that it is planted in: those of the core world if it has it.
+    pub fn grounds(self) -> &'static [Kind] {
         match self {
-            Self::World(_) => true,
+            Self::World(_) => &[Kind::Harsh, Kind::Churn],
             #[cfg(feature = "planted-bugs")]
-            Self::Engine(_) => true,
+            Self::Engine(_) => &[Kind::Harsh, Kind::Churn],
             #[cfg(feature = "planted-bugs")]
-            Self::Node(bug) => {
-                bug.place().starts_with("io-tokio/src/tlog/") || bug.place() == "io-tokio/src/store/apply.rs"
-            }
+            Self::Node(bug) => match bug.place() {
+                place if place.starts_with("io-tokio/src/tlog/") => &[Kind::Losses, Kind::Harsh, Kind::Churn],
+                "io-tokio/src/store/apply.rs" => &[Kind::Harsh, Kind::Churn],
+                _ => &[Kind::StackHarsh, Kind::Stack],
+            },
         }
     }
 

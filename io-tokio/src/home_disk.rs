@@ -31,6 +31,12 @@ pub trait HomeDisk: Disk {
     /// Whether there is a directory of this name.
     fn is_dir(&self, path: &Path) -> bool;
 
+    /// How much room there is where this directory is, in bytes.
+    ///
+    /// # Errors
+    /// When there is no such directory, or it is not known.
+    fn free_bytes(&self, dir: &Path) -> io::Result<u64>;
+
     /// Makes the name of an existing directory durable in the one that it is really in, whatever links lead there.
     ///
     /// # Errors
@@ -53,6 +59,11 @@ pub trait HomeDisk: Disk {
 impl HomeDisk for RealDisk {
     fn is_dir(&self, path: &Path) -> bool {
         path.is_dir()
+    }
+
+    fn free_bytes(&self, dir: &Path) -> io::Result<u64> {
+        let found = rustix::fs::statvfs(dir)?;
+        Ok(found.f_bavail.saturating_mul(found.f_frsize))
     }
 
     fn sync_name(&self, dir: &Path) -> io::Result<()> {

@@ -23,7 +23,7 @@ macro_rules! planted {
 trialbay_engine::planted_bugs! {
     MiddleTakenForEnd "io-tokio/src/tlog/scan.rs" bug
         "A damaged record in the middle of a segment passes for its end, and what follows is cut off."
-    TornTailLeft "io-tokio/src/tlog/mod.rs" bug "A torn tail stays in place, and new records are written over its beginning."
+    TornTailLeft "io-tokio/src/tlog/mod.rs" bug "A torn tail stays in place, and the log goes on behind it."
     SyncErrorBelieved "io-tokio/src/tlog/segment.rs" bug "A sync that failed is tried again, and believed."
     SyncLeftOut "io-tokio/src/tlog/segment.rs" bug "A group of records is called durable without a sync."
     NameNotSynced "io-tokio/src/tlog/segment.rs" bug "The name of a new segment is not made durable."

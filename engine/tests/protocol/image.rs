@@ -107,12 +107,12 @@ fn the_bytes_of_events_and_images_are_those_of_this_format() {
     HeadFailed 0a000000
     StorageFailed 0b000000
     StopRequested 0c000000
-    image 0: 519 bytes, 61048d163be207b3
-    image 1: 522 bytes, dfddf2c991fb7b25
-    image 2: 518 bytes, bd8b0e7462e38487
-    image 3: 603 bytes, cef69129b42a9f86
-    image 4: 893 bytes, 89f114199104c895
-    image 5: 736 bytes, e80af7041405987c
+    image 0: 526 bytes, d3dd94215f5e0101
+    image 1: 529 bytes, d02f9bda46af7532
+    image 2: 525 bytes, d23d1b0b8ba3bc70
+    image 3: 610 bytes, c3961398d2575797
+    image 4: 900 bytes, 795735a27bc77838
+    image 5: 743 bytes, 6f919a5faf5c33e5
     ");
 }
 
@@ -122,7 +122,7 @@ fn an_image_of_another_build_is_refused_by_its_name() {
     let mut other = bytes.clone();
     other[HEADER - 1] ^= 1;
     let error = Engine::from_image(&other).err().unwrap();
-    let ImageError::OtherBuild { build, format: 1 } = &error else { panic!("{error:?}") };
+    let ImageError::OtherBuild { build, format: 2 } = &error else { panic!("{error:?}") };
     assert!(error.to_string().contains(build.as_str()) && build != env!("CARGO_PKG_VERSION"), "{error}");
     let mut other = bytes;
     other[0] = 0xff;
@@ -238,7 +238,10 @@ proptest! {
             let end = bytes.len().min(at + damage.len());
             bytes[at..end].copy_from_slice(&damage[..end - at]);
             if let Ok(engine) = Engine::from_image(&bytes) {
-                prop_assert_eq!(image(&engine, DecidedValues::Outlined).len(), bytes.len());
+                // A set may have named a member twice, so these need not be the same bytes.
+                let its_own = image(&engine, DecidedValues::Outlined);
+                prop_assert!(its_own.len() <= bytes.len());
+                prop_assert_eq!(image(&again(&engine, DecidedValues::Outlined), DecidedValues::Outlined), its_own);
             }
         }
     }

@@ -22,6 +22,8 @@ pub struct Campaigns {
 /// Phase 1 of one ballot.
 #[derive(Debug, Default)]
 struct Campaign {
+    /// The end of the candidate's decided prefix when it asked first.
+    decided_upto: Option<Slot>,
     /// By node that promised, the candidate included: what it had accepted.
     promises: BTreeMap<NodeId, Accepted>,
     /// The quorums that allow everything that was proposed so far, from the first proposal on.
@@ -35,8 +37,15 @@ impl Campaigns {
     }
 
     /// The owner of `ballot` asks for promises, having accepted this above its decided prefix.
-    pub fn prepared(&mut self, ballot: Ballot, own: Accepted) {
-        self.campaigns.entry(ballot).or_default().promises.entry(ballot.node).or_insert(own);
+    pub fn prepared(&mut self, ballot: Ballot, decided_upto: Slot, own: Accepted) {
+        let campaign = self.campaigns.entry(ballot).or_default();
+        campaign.decided_upto = campaign.decided_upto.or(Some(decided_upto));
+        campaign.promises.entry(ballot.node).or_insert(own);
+    }
+
+    /// Above which slot the owner of `ballot` wants to know what was accepted; `None` when it never asked.
+    pub fn decided_upto(&self, ballot: Ballot) -> Option<Slot> {
+        self.campaigns.get(&ballot)?.decided_upto
     }
 
     /// `from` promises `ballot`, having accepted this.
@@ -103,7 +112,7 @@ mod tests {
 
     fn campaigns() -> Campaigns {
         let mut campaigns = Campaigns::new(3);
-        campaigns.prepared(OWN, Accepted::new());
+        campaigns.prepared(OWN, Slot(4), Accepted::new());
         campaigns
     }
 

@@ -3,9 +3,9 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use trialbay_engine::{Ballot, HistoryHash, Message, NodeId, Record, Slot, SlotEntry, Value};
+use trialbay_engine::{Ballot, HistoryHash, Incarnation, Message, NodeId, Record, Slot, SlotEntry, Value};
 
-use super::campaigns::Campaigns;
+use super::campaigns::{Accepted, Campaigns};
 use super::history::Certified;
 use super::leases::Leases;
 use super::{Checked, violation};
@@ -43,9 +43,14 @@ struct Proposal {
 
 #[derive(Debug, Default)]
 struct NodeBook {
+    /// Its memory's present life.
+    life: Option<Incarnation>,
+    /// Its disk says that this life votes.
     votes: bool,
-    /// It votes although its disk does not say that it may: with an even number of voters, one may.
+    /// It votes in this run although its disk does not say that it may (rule V3).
     lent: bool,
+    /// By peer that remembers: the lowest ballot that it told this life to promise before it votes (rule V2).
+    answers: BTreeMap<NodeId, Ballot>,
     promised: Ballot0,
     entries: BTreeMap<Slot, (Ballot, Value)>,
     /// Those of them that its present life accepted: an earlier one's do not bind it (rule V1).
@@ -98,9 +103,18 @@ impl Ledger {
                 }
                 self.count(*slot, event)?;
             }
-            Record::MemoryBegan(_) => book.accepted_in_life.clear(),
+            Record::MemoryBegan(life) => {
+                book.life = Some(*life);
+                (book.votes, book.lent) = (false, false);
+                book.answers.clear();
+                book.accepted_in_life.clear();
+            }
             Record::Decided { .. } => {}
-            Record::VoteRegained { .. } => {
+            Record::VoteRegained { incarnation, .. } => {
+                if book.life != Some(*incarnation) {
+                    let life = book.life;
+                    return violation("K2", format!("{node} notes a vote of {incarnation:?}, and lives as {life:?}"));
+                }
                 book.votes = true;
                 self.count_all(event)?;
             }
@@ -133,6 +147,11 @@ impl Ledger {
             }
         }
         Ok(())
+    }
+
+    /// A process of `node` begins. A vote that was lent to the one before is not this one's (rule V3).
+    pub fn started(&mut self, node: NodeId) {
+        self.nodes.entry(node).or_default().lent = false;
     }
 
     /// `node`'s store holds everything up to here, durably.
@@ -209,10 +228,8 @@ impl Ledger {
     /// # Errors
     /// K1: a ballot proposes two values; K2: it contradicts a promise or a lease; K3: what it says is not durable.
     pub fn sent(&mut self, from: NodeId, message: &Message, now: u64, event: u64) -> Checked {
-        let votes = matches!(message, Message::Prepare { .. } | Message::Promise { .. })
-            || matches!(message, Message::Accepted { votes: true, .. } | Message::Granted { votes: true, .. });
-        if votes && !self.votes(from) {
-            self.lend(from, event)?;
+        if let Some(life) = voting(message) {
+            self.may_vote(from, life, event)?;
         }
         match message {
             Message::Granted { ballot, votes: true, .. } => {
@@ -224,15 +241,14 @@ impl Ledger {
                 Ok(())
             }
             Message::Prepare { ballot, decided_upto } => {
-                let book = self.nodes.entry(from).or_default();
-                let own = book.entries.range(decided_upto.next()..);
-                let own = own.filter(|(slot, _)| book.accepted_in_life.contains(slot));
-                self.campaigns.prepared(*ballot, own.map(|(slot, entry)| (*slot, entry.clone())).collect());
+                let own = self.accepted_above(from, *decided_upto);
+                self.campaigns.prepared(*ballot, *decided_upto, own);
                 self.is_promised(from, *ballot, "prepares")
             }
             Message::Promise { ballot, accepted, .. } => {
                 self.is_promised(from, *ballot, "promises")?;
                 self.is_not_below(from, *ballot, "promises")?;
+                self.tells_what_is_accepted(from, *ballot, &accepted.0)?;
                 self.campaigns.promised(from, *ballot, &accepted.0);
                 self.leases.promised(from, *ballot, now)
             }
@@ -248,6 +264,7 @@ impl Ledger {
                 self.is_not_below(from, *ballot, "accepts in")?;
                 self.is_accepted(from, *ballot, *upto)
             }
+            Message::Recalled { asker, votes: true, promised, .. } => self.remembers(from, *asker, *promised),
             _ => Ok(()),
         }
     }
@@ -268,16 +285,76 @@ impl Ledger {
         log
     }
 
-    /// `node` votes before it remembers: with an even number of voters it may.
-    fn lend(&mut self, node: NodeId, event: u64) -> Checked {
-        if self.nodes.len() % 2 == 1 {
-            return violation("K3", format!("{node} votes, and its disk does not say that it may"));
-        }
+    /// `node` votes as `life` (of a candidate its present one): as its disk says that it may, or because the vote is lent.
+    fn may_vote(&mut self, node: NodeId, life: Option<Incarnation>, event: u64) -> Checked {
         let book = self.nodes.entry(node).or_default();
-        if std::mem::replace(&mut book.lent, true) {
+        if life.is_some_and(|life| book.life != Some(life)) {
+            return violation(
+                "K3",
+                format!("{node} votes as {life:?}, and its disk says that it lives as {:?}", book.life),
+            );
+        }
+        if book.votes || book.lent {
             return Ok(());
         }
+        let asked = book.answers.values().max().copied().unwrap_or(Ballot::ZERO);
+        let (answers, promised) = (book.answers.len(), book.promised.0);
+        if self.nodes.len() % 2 == 1 || answers + 1 < self.nodes.len() {
+            return violation(
+                "K3",
+                format!(
+                    "{node} votes, its disk does not say that it may, and {answers} others told it that they remember"
+                ),
+            );
+        }
+        if promised < asked {
+            return violation("K3", format!("{node} votes, and promised only {promised}, not {asked} as it was told"));
+        }
+        self.nodes.entry(node).or_default().lent = true;
         self.count_all(event)
+    }
+
+    /// `node` tells whoever lives as `asker` that it remembers, and what to promise.
+    fn remembers(&mut self, node: NodeId, asker: Incarnation, promised: Ballot) -> Checked {
+        if !self.votes(node) {
+            return violation("K3", format!("{node} says that it remembers, and its disk does not say so"));
+        }
+        for book in self.nodes.values_mut().filter(|book| book.life == Some(asker)) {
+            let told = book.answers.entry(node).or_insert(promised);
+            *told = promised.min(*told);
+        }
+        Ok(())
+    }
+
+    /// What the present life of `node` has durably accepted above `decided`.
+    fn accepted_above(&self, node: NodeId, decided: Slot) -> Accepted {
+        let Some(book) = self.nodes.get(&node) else { return Accepted::new() };
+        let above = book.entries.range(decided.next()..).filter(|(slot, _)| book.accepted_in_life.contains(slot));
+        above.map(|(slot, entry)| (*slot, entry.clone())).collect()
+    }
+
+    /// A promise names what its sender has durably accepted, all of it and nothing else (rule P1). Values of the ballot
+    /// itself may still be on their way to the disk: its owner has won already, and does not look at them.
+    fn tells_what_is_accepted(&self, node: NodeId, ballot: Ballot, named: &[SlotEntry]) -> Checked {
+        let entries = self.nodes.get(&node).map(|book| &book.entries);
+        for SlotEntry { slot, entry } in named.iter().filter(|found| found.entry.ballot != ballot) {
+            let durable = entries.and_then(|entries| entries.get(slot));
+            if !durable.is_some_and(|(accepted, value)| *accepted == entry.ballot && *value == entry.value) {
+                return violation(
+                    "K3",
+                    format!("{node} promises {ballot} with {entry:?} in {slot}, and its disk has {durable:?} there"),
+                );
+            }
+        }
+        let Some(decided) = self.campaigns.decided_upto(ballot) else { return Ok(()) };
+        let told: BTreeSet<Slot> = named.iter().map(|found| found.slot).collect();
+        match self.accepted_above(node, decided).into_iter().find(|(slot, _)| !told.contains(slot)) {
+            None => Ok(()),
+            Some((slot, entry)) => violation(
+                "K3",
+                format!("{node} promises {ballot} and does not tell of {slot}, where its disk has {entry:?}"),
+            ),
+        }
     }
 
     fn proposed(&mut self, by: NodeId, slot: Slot, ballot: Ballot, value: &Value) -> Checked {
@@ -377,6 +454,17 @@ impl Ledger {
         }
         book.acknowledged = Some((ballot, upto.max(known)));
         Ok(())
+    }
+}
+
+/// Whether a message is a vote, and of which life.
+fn voting(message: &Message) -> Option<Option<Incarnation>> {
+    match message {
+        Message::Prepare { .. } => Some(None),
+        Message::Promise { incarnation, .. }
+        | Message::Accepted { incarnation, votes: true, .. }
+        | Message::Granted { incarnation, votes: true, .. } => Some(Some(*incarnation)),
+        _ => None,
     }
 }
 

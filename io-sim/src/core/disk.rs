@@ -99,6 +99,7 @@ impl World {
     /// K6: what the checkers knew to be durable is still there, unless something took it. What else is there they learn now.
     pub(super) fn examine(&mut self, id: NodeId, recovered: &Recovered, damage: &[Damage]) -> Checked {
         let event = self.event;
+        self.ledger.started(id);
         let node = self.node(id);
         node.scrub = super::node::new_scrub(id);
         let records = match node.scrub.advance(&node.disk) {

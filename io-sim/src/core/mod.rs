@@ -10,6 +10,7 @@ mod clients;
 mod disk;
 mod driver;
 mod ending;
+mod losses;
 mod network;
 mod node;
 mod steps;

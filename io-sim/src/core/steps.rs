@@ -10,7 +10,7 @@ use crate::mutant::Mutant;
 use crate::rng::Rng;
 use crate::scenario::condition::kind_of;
 use crate::scenario::draw::stream;
-use crate::scenario::{Act, Budget, Condition, Links, MS, S, Scenario, Who, Whom};
+use crate::scenario::{Act, Condition, Links, MS, S, Scenario, Who, Whom};
 
 /// Bytes of the log that a disk keeps beyond what the store has passed, in slots, at most.
 const TRIM_KEEPS_MAX: u64 = 64;
@@ -165,6 +165,7 @@ impl World {
             }
             Act::Wipe { node, down } => return self.wipe(*node, down.0),
             Act::Damage { node, down } => return self.damage(*node, down.0, rng),
+            Act::LoseEnd { node, down } => return self.lose_end(*node, down.0, rng),
             Act::Cut { links, time } => {
                 let pairs = self.pairs(links);
                 let nodes = pairs.iter().map(|(from, _)| *from).collect();
@@ -295,63 +296,7 @@ impl World {
         self.tell_step(id, "it stands still".to_owned());
     }
 
-    fn wipe(&mut self, node: Who, down: u64) -> Checked {
-        let id = self.who(node);
-        if !self.may_lose_memory(id) {
-            return Ok(());
-        }
-        self.crash(id, false)?;
-        let event = self.event;
-        let node = self.node(id);
-        node.disk.wipe();
-        node.durable_store = super::store::Store::default();
-        node.head_upto = Slot::ZERO;
-        node.trimmed_upto = Slot::ZERO;
-        node.disk_was_harmed = true;
-        self.fault(vec![id], Some(down), format!("{id} loses its disk"));
-        self.mark("wipes");
-        self.schedule(down, Happening::Start { node: id });
-        self.ledger.forgotten(id, &[], false, event)
-    }
-
-    fn damage(&mut self, node: Who, down: u64, rng: &mut Rng) -> Checked {
-        let id = self.who(node);
-        if !self.may_lose_memory(id) {
-            return Ok(());
-        }
-        self.crash(id, false)?;
-        let tlogs = super::disk::home(id).join("tlogs");
-        let node = self.node(id);
-        let segments: Vec<_> = node.disk.durable_files().into_iter().filter(|path| path.starts_with(&tlogs)).collect();
-        let index = usize::try_from(rng.below(segments.len() as u64)).unwrap_or(0);
-        let place = segments.get(index).and_then(|path| Some((path, node.disk.rot(path)?)));
-        node.disk_was_harmed |= place.is_some();
-        let text = match place {
-            Some((path, byte)) => format!("{id} is down, and byte {byte} of {} is damaged", path.display()),
-            None => format!("{id} is down"),
-        };
-        self.fault(vec![id], Some(down), text);
-        self.mark("damages");
-        self.schedule(down, Happening::Start { node: id });
-        Ok(())
-    }
-
-    /// Memory is lost by one node at a time, and only while all others remember everything: more is not tolerable.
-    fn may_lose_memory(&self, id: NodeId) -> bool {
-        let remembering: Vec<NodeId> = self.ids().into_iter().filter(|other| self.remembers(*other)).collect();
-        let others = remembering.iter().filter(|other| **other != id).count();
-        let tolerable = self.nodes.len() >= 3 && remembering.len() == self.nodes.len();
-        tolerable || self.scenario.budget != Budget::Tolerable && others > 0
-    }
-
-    /// Whether this node's votes count, and will when it starts again.
-    pub(super) fn remembers(&self, id: NodeId) -> bool {
-        let node = &self.nodes[usize::from(id.0) - 1];
-        let is_behind = self.ledger.durable_upto(id) < node.head_upto;
-        self.ledger.votes(id) && !node.disk_was_harmed && !is_behind
-    }
-
-    fn who(&self, who: Who) -> NodeId {
+    pub(super) fn who(&self, who: Who) -> NodeId {
         let is_master = |id: &NodeId| self.master() == Some(*id);
         match who {
             Who::Node(id) => id,

@@ -9,6 +9,7 @@
 //! stop n1 for 1s                     the operator stops it; a master hands over first
 //! wipe n3 for 1s                     its disk is lost
 //! damage n3 for 1s                   a byte of its log is damaged while it is down
+//! lose-end n3 for 1s                 the end of its log is gone, from somewhere before what its store holds
 //! cut n1 -> n2,n3 for 2s             one way; `<->` both ways
 //! cut master <-> others for 2s
 //! clog n1 -> all for 1s              what is sent arrives when the time is over
@@ -118,6 +119,13 @@ pub enum Act {
         /// How long it stays down.
         down: Span,
     },
+    /// The node is down, and its log loses its end meanwhile: all from somewhere before the last slot in its store.
+    LoseEnd {
+        /// Which.
+        node: Who,
+        /// How long it stays down.
+        down: Span,
+    },
     /// Messages on these ways are lost.
     Cut {
         /// Which.
@@ -184,6 +192,7 @@ impl FromStr for Act {
             "stop" => Self::Stop { node: words.node()?, down: words.time()? },
             "wipe" => Self::Wipe { node: words.node()?, down: words.time()? },
             "damage" => Self::Damage { node: words.node()?, down: words.time()? },
+            "lose-end" => Self::LoseEnd { node: words.node()?, down: words.time()? },
             "cut" => Self::Cut { links: words.links()?, time: words.time()? },
             "clog" => Self::Clog { links: words.links()?, time: words.time()? },
             "disconnect" => Self::Disconnect { links: words.links()? },
@@ -195,7 +204,7 @@ impl FromStr for Act {
             unknown => {
                 return Err(format!(
                     "`{unknown}` is nothing that a step does: kill, kill-after, power-cut, pause, stop, wipe, damage, \
-                     cut, clog, disconnect, slow-disk, fail-sync, full-disk, clock, trim"
+                     lose-end, cut, clog, disconnect, slow-disk, fail-sync, full-disk, clock, trim"
                 ));
             }
         };
@@ -216,6 +225,7 @@ impl fmt::Display for Act {
             Self::Stop { node, down } => write!(f, "stop {node} for {down}"),
             Self::Wipe { node, down } => write!(f, "wipe {node} for {down}"),
             Self::Damage { node, down } => write!(f, "damage {node} for {down}"),
+            Self::LoseEnd { node, down } => write!(f, "lose-end {node} for {down}"),
             Self::Cut { links, time } => write!(f, "cut {links} for {time}"),
             Self::Clog { links, time } => write!(f, "clog {links} for {time}"),
             Self::Disconnect { links } => write!(f, "disconnect {links}"),
@@ -242,6 +252,7 @@ impl Act {
             | Self::Stop { node, .. }
             | Self::Wipe { node, .. }
             | Self::Damage { node, .. }
+            | Self::LoseEnd { node, .. }
             | Self::SlowDisk { node, .. }
             | Self::FailSync { node }
             | Self::FullDisk { node, .. }
@@ -263,7 +274,8 @@ impl Act {
             | Self::PowerCut { down, .. }
             | Self::Stop { down, .. }
             | Self::Wipe { down, .. }
-            | Self::Damage { down, .. } => down,
+            | Self::Damage { down, .. }
+            | Self::LoseEnd { down, .. } => down,
             Self::Pause { time, .. }
             | Self::Cut { time, .. }
             | Self::Clog { time, .. }

@@ -82,10 +82,12 @@ pub enum Family {
     Damage,
     /// Logs lose what the stores have passed.
     Trim,
+    /// Logs lose their ends, and what the stores hold of them, one at a time.
+    LoseEnd,
 }
 
 /// All families.
-pub const FAMILIES: [Family; 20] = [
+pub const FAMILIES: [Family; 21] = [
     Family::Kill,
     Family::KillAfter,
     Family::PowerCut,
@@ -106,6 +108,7 @@ pub const FAMILIES: [Family; 20] = [
     Family::Wipe,
     Family::Damage,
     Family::Trim,
+    Family::LoseEnd,
 ];
 
 /// How a swarm is drawn.
@@ -127,25 +130,32 @@ pub enum Kind {
     Harsh,
     /// Masters that come and go within fractions of a second, and leave entries behind that nobody knows the fate of.
     Churn,
+    /// Logs that lose power in the middle of a write, rot and are lost in part, again and again.
+    Losses,
     /// What the speed is measured with: 60 s, 3 or 5 nodes, 2,000 operations.
     Standard,
     /// What the stack world can play.
     Stack,
+    /// The same with power cuts, partitions, masters that stand still and slow disks, clients that stay with one node, and
+    /// long values.
+    StackHarsh,
 }
 
 impl Kind {
     /// All of them, by the names that commands take.
-    pub const NAMES: [(&'static str, Self); 5] = [
+    pub const NAMES: [(&'static str, Self); 7] = [
         ("swarm", Self::Usual),
         ("harsh", Self::Harsh),
         ("churn", Self::Churn),
+        ("losses", Self::Losses),
         ("standard", Self::Standard),
         ("stack", Self::Stack),
+        ("stack-harsh", Self::StackHarsh),
     ];
 
     /// Where it is played.
     pub fn world(self) -> WorldKind {
-        if self == Self::Stack { WorldKind::Stack } else { WorldKind::Core }
+        if matches!(self, Self::Stack | Self::StackHarsh) { WorldKind::Stack } else { WorldKind::Core }
     }
 
     /// The name that commands take.
@@ -157,7 +167,7 @@ impl Kind {
 /// The scenario that `seed` makes.
 pub fn scenario(seed: u64, swarm: &Swarm) -> Scenario {
     let rng = &mut Rng::new(seed, stream::PLAN);
-    if swarm.kind == Kind::Stack {
+    if swarm.kind.world() == WorldKind::Stack {
         return whole_nodes(seed, swarm, rng);
     }
     if swarm.kind == Kind::Churn {
@@ -200,6 +210,7 @@ pub fn scenario(seed: u64, swarm: &Swarm) -> Scenario {
             operations: 2_000,
             keys: rng.between(2, 8),
             padding_max: rng.magnitude(1, 400),
+            watchers: 0,
         },
         limits: limits(rng),
         ..Scenario::quiet(format!("seed {seed}"), Span(duration))
@@ -227,7 +238,12 @@ fn churn(seed: u64, nodes: u16, rng: &mut Rng) -> Scenario {
             ..Network::default()
         },
         disk: Disk { sync_max: Span(rng.magnitude(200 * US, 5 * MS)), ..Disk::default() },
-        workload: Workload { clients: 8, think_max: Span(rng.magnitude(MS, 20 * MS)), ..Workload::default() },
+        workload: Workload {
+            clients: 8 + nodes,
+            think_max: Span(rng.magnitude(MS, 20 * MS)),
+            watchers: nodes,
+            ..Workload::default()
+        },
         ..Scenario::quiet(format!("churn of seed {seed}"), Span(8 * S))
     };
     let mut at = 5 * lease;
@@ -268,11 +284,22 @@ fn whole_nodes(seed: u64, swarm: &Swarm, rng: &mut Rng) -> Scenario {
         },
         ..Scenario::quiet(format!("whole nodes, seed {seed}"), Span(rng.between(3, 8) * S))
     };
+    // Messages that are held back and ways that are cut one way do not go together.
+    let mut unwanted = vec![Family::Pause];
+    if swarm.kind == Kind::StackHarsh {
+        scenario.disk.checkpoint = Span(rng.magnitude(10 * MS, 2 * S));
+        scenario.workload.clients += nodes;
+        scenario.workload.watchers = nodes;
+        // With long values a range is read in turns.
+        scenario.workload.padding_max = if rng.chance(0.3) { 100_000 } else { 40 };
+        unwanted = vec![if rng.chance(0.8) { Family::OneWay } else { Family::Pause }];
+    }
     for (family, number) in FAMILIES.into_iter().zip(0..) {
-        if !matches!(
+        let is_played = !matches!(
             family,
-            Family::KillAfter | Family::Pause | Family::Disconnect | Family::Damage | Family::Trim | Family::Clog
-        ) {
+            Family::KillAfter | Family::Disconnect | Family::Damage | Family::LoseEnd | Family::Trim | Family::Clog
+        );
+        if is_played && !unwanted.contains(&family) {
             strikes(&mut scenario, family, swarm, &mut Rng::new(seed, stream::FAMILY + number));
         }
     }
@@ -304,17 +331,17 @@ pub fn operations(scenario: &Scenario, seed: u64) -> Vec<Op> {
         if *at > scenario.duration.0 {
             break;
         }
-        let request = request(workload, rng);
         let client = u16::try_from(client).unwrap_or(0);
+        let request = request(workload, client < workload.watchers, rng);
         let first_at = if number < u64::from(workload.clients) { LEASE } else { 0 };
         ops.push(Op { client, at: Span(first_at), after: Span(after), request, id: Some((1 << 31) + number) });
     }
     ops
 }
 
-fn request(workload: &Workload, rng: &mut Rng) -> Request {
+fn request(workload: &Workload, only_reads: bool, rng: &mut Rng) -> Request {
     let key = |rng: &mut Rng| format!("k{}", rng.below(workload.keys.max(1)));
-    let (verb, count) = match rng.below(20) {
+    let (verb, count) = match if only_reads { rng.between(12, 19) } else { rng.below(20) } {
         0..5 => (Verb::Set, 1),
         5..8 => (Verb::Cas, 1),
         8 => (Verb::Replace, 1),
@@ -341,12 +368,7 @@ fn strikes(scenario: &mut Scenario, family: Family, swarm: &Swarm, rng: &mut Rng
     );
     let mut mean = rng.magnitude(if rare { 2 * S } else { 300 * MS }, 10 * S);
     let mut strikes = rng.chance(0.5);
-    if swarm.kind == Kind::Harsh
-        && matches!(
-            family,
-            Family::Trim | Family::Kill | Family::PowerCut | Family::Partition | Family::Clock | Family::Wipe
-        )
-    {
+    if is_certain(family, swarm.kind) {
         (strikes, mean) = (true, mean.min(3 * S));
     }
     if family == Family::Clock {
@@ -362,6 +384,17 @@ fn strikes(scenario: &mut Scenario, family: Family, swarm: &Swarm, rng: &mut Rng
             scenario.steps.push(Step { at: Some(Span(at + delay)), when: None, after: None, act, id: None });
         }
         at += rng.below(2 * mean) + MS;
+    }
+}
+
+/// Whether this family strikes whatever the seed says, and often.
+fn is_certain(family: Family, kind: Kind) -> bool {
+    use Family::{Clock, Damage, Kill, LoseEnd, Partition, Pause, PowerCut, SlowDisk, Trim, Wipe};
+    match kind {
+        Kind::Harsh => matches!(family, Trim | Kill | PowerCut | Partition | Clock | Wipe),
+        Kind::Losses => matches!(family, Kill | PowerCut | Damage | LoseEnd),
+        Kind::StackHarsh => matches!(family, PowerCut | Partition | Pause | SlowDisk),
+        Kind::Usual | Kind::Churn | Kind::Standard | Kind::Stack => false,
     }
 }
 
@@ -409,6 +442,7 @@ fn acts(family: Family, nodes: u16, drift_ppm: u32, rng: &mut Rng) -> Vec<(u64, 
         Family::Wipe => Act::Wipe { node, down },
         Family::Damage => Act::Damage { node, down },
         Family::Trim => Act::Trim { node },
+        Family::LoseEnd => Act::LoseEnd { node, down },
     };
     vec![(0, act)]
 }

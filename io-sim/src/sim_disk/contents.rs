@@ -114,6 +114,15 @@ impl Contents {
         self.is_cache_false = true;
     }
 
+    /// Ends the file here, on the medium as in the system's copy.
+    pub(super) fn cut_short(&mut self, len: u64) {
+        self.pending.clear();
+        self.reserved_end = self.reserved_end.min(len);
+        self.durable.set_len(len);
+        self.now = self.durable.clone();
+        self.is_cache_false = false;
+    }
+
     /// A durable byte, one that is not zero if there is any in the page that chance chose.
     pub(super) fn any_durable_byte(&self, rng: &mut Rng) -> Option<u64> {
         let start = rng.pick(&self.durable.written_pages())? * PAGE_BYTES as u64;

@@ -170,6 +170,16 @@ impl SimDisk {
         }
     }
 
+    /// The file ends here and its name stays, durably, whatever was on its way to it.
+    pub fn cut_short(&self, path: &Path, len: u64) {
+        self.state().cut_short(path, len);
+    }
+
+    /// The file is gone, durably.
+    pub fn lose(&self, path: &Path) {
+        self.state().lose(path);
+    }
+
     /// All files, as a process sees them.
     pub fn files(&self) -> Vec<PathBuf> {
         self.state().names.files().map(|(path, _)| path.clone()).collect()

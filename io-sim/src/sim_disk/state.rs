@@ -186,6 +186,21 @@ impl State {
         self.counters.bits_flipped += 1;
     }
 
+    pub(super) fn cut_short(&mut self, path: &Path, len: u64) {
+        if let Ok(number) = self.names.find_file(path) {
+            self.files[number].contents.cut_short(len);
+        }
+    }
+
+    pub(super) fn lose(&mut self, path: &Path) {
+        // One that is not there is lost already.
+        if self.names.remove(path).is_ok()
+            && let Some(dir) = path.parent()
+        {
+            self.names.sync(dir, || true);
+        }
+    }
+
     pub(super) fn kill(&mut self) {
         self.generation += 1;
         self.power = Power::On;

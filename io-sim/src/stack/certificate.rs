@@ -1,5 +1,7 @@
 //! The decided log, as the durable bytes of all disks tell it: what explains the history, and a ghost acceptor (K1).
 //!
+//! A node that votes gives that up for nothing less than the loss of its memory (K6).
+//!
 //! A slot is chosen once a majority of the nodes have durably accepted the same value under the same ballot. The disks
 //! are looked at after every step, so the event that is noted comes after those of the step in which a slot was chosen:
 //! an upper bound. It is before anybody can hear of it, for a message takes at least one step.
@@ -23,6 +25,8 @@ pub(super) struct Certificate {
 
 struct Reader {
     scrub: Scrub,
+    /// Whether the log says that the node votes. It does from then on, unless its memory is taken from it.
+    votes: bool,
     /// The disk's changes when it was looked at last.
     changes: u64,
 }
@@ -57,11 +61,23 @@ impl Certificate {
             return Ok(());
         }
         let event = event();
+        let mut votes = reader.votes;
         for (_, record) in records {
-            if let Record::Accepted(accepted) = record {
-                let (slot, entry) = (accepted.slot.0, accepted.entry);
-                self.accepted(machine.id, slot, entry.ballot, entry.value, event)?;
+            match record {
+                Record::Accepted(accepted) => {
+                    let (slot, entry) = (accepted.slot.0, accepted.entry);
+                    self.accepted(machine.id, slot, entry.ballot, entry.value, event)?;
+                }
+                Record::MemoryBegan(_) if votes => {
+                    let story = format!("{} gives up its vote, and nothing was taken from it", machine.name);
+                    return Err(Violation { checker: "K6", story });
+                }
+                Record::VoteRegained { .. } => votes = true,
+                Record::Promised(_) | Record::Decided { .. } | Record::MemoryBegan(_) => {}
             }
+        }
+        if let Some(reader) = self.readers.get_mut(&machine.id) {
+            reader.votes = votes;
         }
         Ok(())
     }
@@ -92,6 +108,6 @@ impl Certificate {
 
 impl Reader {
     fn new(machine: &Machine) -> Self {
-        Self { scrub: Scrub::new(&machine.home(), machine.identity()), changes: 0 }
+        Self { scrub: Scrub::new(&machine.home(), machine.identity()), votes: false, changes: 0 }
     }
 }

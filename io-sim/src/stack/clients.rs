@@ -27,6 +27,12 @@ use crate::trace::What;
 /// The stream of the first client's chance.
 const STREAM: u64 = 500;
 
+/// Of a hundred calls the last ones read, from this one on.
+const READS_FROM: u64 = 67;
+
+/// How long a watcher waits for an answer before it asks again.
+const WATCHER_CALL_MS: (u64, u64) = (100, 1_000);
+
 /// All keys that clients share begin with this,
 const KEY_PREFIX: &str = "k";
 /// and the key with which a client tells its deletions apart with this.
@@ -91,13 +97,22 @@ impl History {
 pub(super) async fn run(plan: StackPlan, history: History, trace: Trace, stop: Rc<Cell<bool>>) {
     let mut clients = JoinSet::new();
     for number in 0..u64::from(plan.clients) {
-        let options = ClientOptions::new(CLUSTER, (1..=plan.nodes).map(endpoint));
-        let options = ClientOptions { timeout: plan.call_max, ..options.expect("the endpoints are well-formed") };
+        let mut rng = Rng::new(plan.seed, STREAM + number);
+        let is_watcher = number < u64::from(plan.watchers);
+        let (nodes, timeout) = if is_watcher {
+            let node = u16::try_from(number).unwrap_or(0) % plan.nodes + 1;
+            (node..=node, Duration::from_millis(rng.magnitude(WATCHER_CALL_MS.0, WATCHER_CALL_MS.1)))
+        } else {
+            (1..=plan.nodes, plan.call_max)
+        };
+        let options = ClientOptions::new(CLUSTER, nodes.map(endpoint));
+        let options = ClientOptions { timeout, ..options.expect("the endpoints are well-formed") };
         let dial = Arc::new(SimNetwork::new(Sockets::default(), trace.clone()));
         let user = User {
             number,
             client: Client::with_dial(options, dial).expect("the options make sense"),
-            rng: Rng::new(plan.seed, STREAM + number),
+            is_watcher,
+            rng,
             plan: plan.clone(),
             history: history.clone(),
             trace: trace.clone(),
@@ -111,6 +126,7 @@ pub(super) async fn run(plan: StackPlan, history: History, trace: Trace, stop: R
 /// One client.
 struct User {
     number: u64,
+    is_watcher: bool,
     client: Client,
     rng: Rng,
     plan: StackPlan,
@@ -125,12 +141,14 @@ impl User {
             let (low, high) = self.plan.rest_ms;
             tokio::time::sleep(Duration::from_millis(self.rng.between(low, high))).await;
             self.calls += 1;
-            match self.rng.below(100) {
+            let wish = if self.is_watcher { self.rng.between(READS_FROM, 99) } else { self.rng.below(100) };
+            match wish {
                 0..35 => self.set().await,
                 35..50 => self.test_and_set().await,
-                50..60 => self.set_two().await,
-                60..67 => self.delete().await,
-                67..90 => self.get().await,
+                50..55 => self.set_two().await,
+                55..60 => self.move_one().await,
+                60..READS_FROM => self.delete().await,
+                READS_FROM..90 => self.get().await,
                 _ => self.range().await,
             }
         }
@@ -158,6 +176,12 @@ impl User {
     async fn set_two(&mut self) {
         let (first, second, value) = (self.key(), self.key(), self.value());
         self.sequence(Sequence::new().set(first, &value).set(second, &value)).await;
+    }
+
+    /// Or nothing, if there is none to move.
+    async fn move_one(&mut self) {
+        let (from, to, value) = (self.key(), self.key(), self.value());
+        self.sequence(Sequence::new().delete(from).set(to, value)).await;
     }
 
     /// With a mark, by which the log tells it from any other deletion.
@@ -236,8 +260,9 @@ impl User {
     }
 
     /// A value that no other call writes.
-    fn value(&self) -> Bytes {
-        format!("{}.{}", self.number, self.calls).into()
+    fn value(&mut self) -> Bytes {
+        let padding = usize::try_from(self.rng.below(self.plan.padding_max + 1)).unwrap_or(0);
+        format!("{}.{} {}", self.number, self.calls, "x".repeat(padding)).into()
     }
 }
 

@@ -14,6 +14,8 @@ impl StackWorld<'_> {
             StackFault::PowerCut(who) => self.cut_power(*who),
             StackFault::Wipe(who) => self.each(*who, Self::wipe),
             StackFault::Stop(who) => self.each(*who, |_, machine| machine.ask_to_stop()),
+            StackFault::Pause(who) => self.each(*who, Self::pause),
+            StackFault::Resume(who) => self.each(*who, Self::resume),
             StackFault::Restart(who) => self.each(*who, Self::restart),
             StackFault::Partition(a, b) => self.pairs(*a, *b, |world, a, b| world.sim.partition(a, b)),
             StackFault::PartitionOneWay(from, to) => {
@@ -49,6 +51,7 @@ impl StackWorld<'_> {
 
     /// The network, the disks and the clocks are as they should be, and every node runs.
     pub(super) fn heal(&mut self) {
+        self.strike(&StackFault::Resume(Who::Nodes));
         self.strike(&StackFault::Mend(Who::Everyone, Who::Everyone));
         self.each(Who::Nodes, |_, machine| machine.disk.mend());
         self.strike(&StackFault::SyncTakes(Who::Nodes, self.plan.sync_ms));
@@ -68,6 +71,7 @@ impl StackWorld<'_> {
         };
         match fault {
             StackFault::Kill(who) => each(*who, &StackFault::Kill),
+            StackFault::Pause(who) => each(*who, &StackFault::Pause),
             StackFault::Wipe(who) => each(*who, &StackFault::Wipe),
             StackFault::Stop(who) => each(*who, &StackFault::Stop),
             StackFault::FillDisk(who) => each(*who, &StackFault::FillDisk),
@@ -97,7 +101,9 @@ impl StackWorld<'_> {
             StackFault::Partition(a, b) | StackFault::PartitionOneWay(a, b) | StackFault::Hold(a, b) => {
                 vec![StackFault::Mend(*a, *b)]
             }
+            StackFault::Pause(who) => vec![StackFault::Resume(*who)],
             StackFault::Restart(_)
+            | StackFault::Resume(_)
             | StackFault::Mend(..)
             | StackFault::FreeDisk(_)
             | StackFault::LieAboutSyncs(_)
@@ -109,6 +115,21 @@ impl StackWorld<'_> {
     fn kill(&mut self, machine: &Arc<Machine>) {
         machine.disk.kill();
         self.bury(machine);
+    }
+
+    /// What it still does has no effect until it goes on: nobody hears of it, and its clock stands still.
+    fn pause(&mut self, machine: &Arc<Machine>) {
+        machine.clock.stop(self.now());
+        for other in self.hosts(Who::Everyone).iter().filter(|other| **other != machine.name) {
+            self.sim.hold(machine.name.as_str(), other.as_str());
+        }
+    }
+
+    fn resume(&mut self, machine: &Arc<Machine>) {
+        machine.clock.go_on();
+        for other in self.hosts(Who::Everyone).iter().filter(|other| **other != machine.name) {
+            self.sim.release(machine.name.as_str(), other.as_str());
+        }
     }
 
     /// All at once: what one machine still sent did not come from another that had no power any more.
@@ -130,6 +151,7 @@ impl StackWorld<'_> {
     /// Takes a process from its host. The disk is dead to it already: what it still does as it goes has no effect there.
     fn bury(&mut self, machine: &Arc<Machine>) {
         machine.is_dying();
+        machine.clock.go_on();
         self.sim.crash(machine.name.as_str());
         machine.died();
     }

@@ -2,7 +2,7 @@
 
 use std::io;
 use std::path::Path;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use redb::StorageBackend;
@@ -24,6 +24,10 @@ pub(super) fn now() -> u64 {
 }
 
 impl HomeDisk for SimDisk {
+    fn free_bytes(&self, _dir: &Path) -> io::Result<u64> {
+        Ok(if self.is_full() { 0 } else { u64::MAX })
+    }
+
     fn is_dir(&self, path: &Path) -> bool {
         self.list(path).is_ok()
     }
@@ -88,23 +92,45 @@ impl WorkTime for DiskPace {
     }
 }
 
-/// A node's clock. Clones share it.
+/// A node's clock, as its process sees it. Clones share it.
 #[derive(Clone)]
-pub(super) struct SimClock(Arc<Mutex<clock::Clock>>);
+pub(super) struct SimClock(Arc<Mutex<Shown>>);
+
+struct Shown {
+    clock: clock::Clock,
+    /// What a process that stands still saw last.
+    stopped_at: Option<Instant>,
+}
 
 impl SimClock {
     pub(super) fn new(rng: Rng) -> Self {
-        Self(Arc::new(Mutex::new(clock::Clock::new(rng))))
+        Self(Arc::new(Mutex::new(Shown { clock: clock::Clock::new(rng), stopped_at: None })))
     }
 
     /// Does something to the clock.
     pub(super) fn with<R>(&self, change: impl FnOnce(&mut clock::Clock) -> R) -> R {
-        change(&mut self.0.lock().unwrap_or_else(PoisonError::into_inner))
+        change(&mut self.shown().clock)
+    }
+
+    /// Its process stands still from `now` on.
+    pub(super) fn stop(&self, now: u64) {
+        let mut shown = self.shown();
+        shown.stopped_at = Some(shown.clock.local(now));
+    }
+
+    /// Its process goes on, or another one runs.
+    pub(super) fn go_on(&self) {
+        self.shown().stopped_at = None;
+    }
+
+    fn shown(&self) -> MutexGuard<'_, Shown> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
 impl Clock for SimClock {
     fn now(&self) -> Instant {
-        self.with(|clock| clock.local(now()))
+        let shown = self.shown();
+        shown.stopped_at.unwrap_or_else(|| shown.clock.local(now()))
     }
 }

@@ -190,6 +190,8 @@ fn options(plan: &StackPlan, id: u16) -> NodeOptions {
         clock_drift_ppm: plan.clock_drift_ppm,
         reads: plan.reads,
         limits: Limits::default(),
+        store_age_max: plan.store_age_max,
+        disk_reserve_bytes: 1 << 20,
         connections_max: Some(1_000),
         extensions: Extensions::new(),
         recorder_bytes_max: None,

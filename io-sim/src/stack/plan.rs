@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use trialbay::config::Reads;
+use trialbay::node::NodeOptions;
 
 use crate::mutant::Bugs;
 
@@ -15,8 +16,12 @@ pub struct StackPlan {
     pub nodes: u16,
     /// How many clients, each with one call at a time under way.
     pub clients: u16,
+    /// How many of them only read, each at one node, whatever that says of itself, and soon ask again.
+    pub watchers: u16,
     /// How many keys they share.
     pub keys: u64,
+    /// Bytes added to each value, at most.
+    pub padding_max: u64,
     /// How long a client rests between two calls, from and to, in milliseconds.
     pub rest_ms: (u64, u64),
     /// How long a client waits for a call.
@@ -31,6 +36,8 @@ pub struct StackPlan {
     pub message_ms: (u64, u64),
     /// How long a sync takes, from and to, in whole milliseconds.
     pub sync_ms: (u64, u64),
+    /// How long a store goes without being made durable.
+    pub store_age_max: Duration,
     /// How long faults may come. Then everything is mended and every node started.
     pub chaos: Duration,
     /// How long the load goes on after that.
@@ -54,6 +61,11 @@ pub enum StackFault {
     Wipe(Who),
     /// The processes are asked to stop, and hand over.
     Stop(Who),
+    /// The processes stand still: no message leaves them or reaches them, and their clocks show what they showed. When they
+    /// go on, they find that time has passed. Not to be combined with one-way partitions.
+    Pause(Who),
+    /// The processes go on.
+    Resume(Who),
     /// The processes start, where none runs.
     Restart(Who),
     /// No message passes between these.
@@ -106,7 +118,9 @@ impl StackPlan {
             seed,
             nodes: 3,
             clients: 4,
+            watchers: 0,
             keys: 20,
+            padding_max: 0,
             rest_ms: (0, 20),
             call_max: Duration::from_secs(5),
             lease: Duration::from_millis(800),
@@ -114,6 +128,7 @@ impl StackPlan {
             reads: Reads::Lease,
             message_ms: (1, 5),
             sync_ms: (1, 4),
+            store_age_max: NodeOptions::STORE_AGE_MAX,
             chaos: Duration::from_secs(8),
             calm: Duration::from_secs(4),
             converge_max: Duration::from_secs(20),

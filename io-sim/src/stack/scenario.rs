@@ -57,7 +57,9 @@ pub fn plan(scenario: &Scenario, seed: u64, bugs: Bugs) -> Result<StackPlan, Str
     let mut plan = StackPlan {
         nodes: scenario.cluster.nodes,
         clients: workload.clients,
+        watchers: workload.watchers,
         keys: workload.keys,
+        padding_max: workload.padding_max,
         rest_ms: (0, millis(workload.think_max)),
         call_max: lease * 12,
         lease,
@@ -65,6 +67,7 @@ pub fn plan(scenario: &Scenario, seed: u64, bugs: Bugs) -> Result<StackPlan, Str
         reads: if Rng::new(seed, READS_STREAM).chance(0.5) { Reads::Lease } else { Reads::Quorum },
         message_ms: (1, millis(network.delay_max).max(1)),
         sync_ms: (1, millis(scenario.disk.sync_max).max(1)),
+        store_age_max: time(scenario.disk.checkpoint),
         chaos: time(scenario.duration),
         calm: lease * CALM_LEASES,
         converge_max: lease * CONVERGE_LEASES,
@@ -90,6 +93,7 @@ fn faults(act: &Act) -> Result<Vec<StackFault>, String> {
     let lasting = |fault, span: &Span| StackFault::For(Box::new(fault), time(*span));
     Ok(match act {
         Act::Kill { node, down } => vec![lasting(StackFault::Kill(who(*node)), down)],
+        Act::Pause { node, time } => vec![lasting(StackFault::Pause(who(*node)), time)],
         Act::Stop { node, down } => vec![lasting(StackFault::Stop(who(*node)), down)],
         Act::Wipe { node, down } => vec![lasting(StackFault::Wipe(who(*node)), down)],
         Act::PowerCut { nodes, down } => {
@@ -107,9 +111,11 @@ fn faults(act: &Act) -> Result<Vec<StackFault>, String> {
         Act::FailSync { node } => vec![lasting(StackFault::FailNextSync(who(*node)), &Span(scenario::S))],
         Act::FullDisk { node, time } => vec![lasting(StackFault::FillDisk(who(*node)), time)],
         Act::Clock { node, ppm } => vec![StackFault::ClockRate(who(*node), *ppm)],
-        Act::KillAfter { .. } | Act::Pause { .. } | Act::Damage { .. } | Act::Disconnect { .. } | Act::Trim { .. } => {
-            return Err(format!("`{act}` is for the core world"));
-        }
+        Act::KillAfter { .. }
+        | Act::Damage { .. }
+        | Act::LoseEnd { .. }
+        | Act::Disconnect { .. }
+        | Act::Trim { .. } => return Err(format!("`{act}` is for the core world")),
     })
 }
 

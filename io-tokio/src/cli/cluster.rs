@@ -228,6 +228,10 @@ impl Overview {
             if status.catching_up {
                 problems.push(format!("{name} is catching up, {} slots behind", self.lag(status)));
             }
+            if status.disk_is_short {
+                let free_mib = status.disk_free_bytes.unwrap_or(0) >> 20;
+                problems.push(format!("{name}: its disk is nearly full, {free_mib} MiB are free: make room"));
+            }
             problems.extend(status.damage.iter().map(|damage| format!("{name}: {damage}")));
             let diverged = self
                 .reached()

@@ -103,6 +103,8 @@ impl NodePlan {
             reads: self.config.reads,
             limits: self.config.limits.updates,
             extensions: Extensions::new(),
+            store_age_max: NodeOptions::STORE_AGE_MAX,
+            disk_reserve_bytes: self.config.disk_reserve_mib << 20,
             connections_max: Some(self.config.limits.connections_max),
             #[cfg(feature = "planted-bugs")]
             planted: None,

@@ -32,6 +32,7 @@ pub(crate) mod request;
 mod sequence;
 mod statistics;
 mod status;
+mod transaction;
 
 #[cfg(test)]
 mod bytes_on_the_wire;
@@ -52,6 +53,7 @@ pub use self::range::{Entry, KeyRange};
 pub use self::sequence::Sequence;
 pub use self::statistics::{SeriesView, Statistics};
 pub use self::status::{Master, NodeReport, NodeStatus, PeerView, Version};
+pub use self::transaction::Transaction;
 
 use self::cluster::{Cluster, Found};
 use self::reply::{Payload, Reply, Shape, code, one_for_each, reversed};

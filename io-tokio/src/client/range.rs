@@ -2,6 +2,8 @@
 
 use bytes::Bytes;
 
+use crate::update::prefix_end;
+
 /// A key and its value.
 pub type Entry = (Bytes, Bytes);
 
@@ -27,6 +29,13 @@ impl KeyRange {
     /// All keys.
     pub fn all() -> Self {
         Self { first: (None, true), last: (None, true), max: None }
+    }
+
+    /// The keys that begin with this prefix.
+    pub fn prefix(prefix: impl AsRef<[u8]>) -> Self {
+        let prefix = prefix.as_ref();
+        let last = (prefix_end(prefix).map(Bytes::from), false);
+        Self { first: (Some(Bytes::copy_from_slice(prefix)), true), last, max: None }
     }
 
     /// Only this key and those after it.

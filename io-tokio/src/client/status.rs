@@ -44,6 +44,10 @@ pub struct NodeStatus {
     pub failures_survivable: Option<u32>,
     /// Keys in the store.
     pub keys: u64,
+    /// Bytes that are free on the node's disk, if that is known.
+    pub disk_free_bytes: Option<u64>,
+    /// Whether so little is free that of updates the node takes only deletes.
+    pub disk_is_short: bool,
     /// What is wrong with the node's files, in words; empty when nothing is.
     pub damage: Vec<String>,
     /// The other voters as the master sees them; empty elsewhere.

@@ -340,6 +340,8 @@ impl Driver {
             progress_possible: status.applied_upto > Slot::ZERO && status.master.is_some() && reachable >= quorum,
             failures_survivable: is_master.then_some(survivable),
             keys: self.shared.store.snapshot().and_then(|snapshot| snapshot.len()).unwrap_or(0),
+            disk_free_bytes: self.shared.room.free(),
+            disk_is_short: self.shared.room.is_short(),
             damage: self.damage.clone(),
             peers,
         }

@@ -9,6 +9,7 @@ use bytes::Bytes;
 use tokio::sync::{mpsc, oneshot};
 use trialbay_engine::{Instant, NodeId, Refusal, Slot};
 
+use super::room::Room;
 use super::serving::Serving;
 pub use crate::client::{NodeStatus, PeerView};
 use crate::clock::Clock;
@@ -40,6 +41,17 @@ pub enum UpdateRefused {
     /// Did not happen.
     #[error("the queue of updates is full: try again later")]
     Overloaded,
+    /// Did not happen.
+    #[error(
+        "the disk is nearly full ({free_mib} MiB are free, {reserve_mib} MiB are kept): make room, or delete; \
+         reads and deletes go on"
+    )]
+    DiskFull {
+        /// What is free.
+        free_mib: u64,
+        /// What is not filled.
+        reserve_mib: u64,
+    },
     /// Did not happen.
     #[error("the node is stopping")]
     Stopping,
@@ -110,6 +122,7 @@ pub(crate) struct Shared {
     pub(crate) master: AtomicU32,
     /// The applied slot, for those who wait for it.
     pub(crate) applied: watched::Receiver<Slot>,
+    pub(crate) room: Arc<Room>,
     /// How many updates of this node's clients each slot had. Written by the store's writer.
     pub(crate) harvest: Arc<Series>,
 }
@@ -174,6 +187,7 @@ impl NodeHandle {
         if !self.is_serving() {
             return Err(UpdateRefused::NotMaster { master: self.master_name() });
         }
+        self.0.room.admit(&command)?;
         let (reply, outcome) = oneshot::channel();
         self.0.asks.send(Ask::Update { command, reply }).await.map_err(|_| UpdateRefused::Stopping)?;
         // The driver drops the sender only when the whole node goes down, with the update in any state.

@@ -11,6 +11,7 @@ mod error;
 pub mod handle;
 pub mod home;
 mod options;
+pub(crate) mod room;
 pub(crate) mod serving;
 mod standing;
 mod start;

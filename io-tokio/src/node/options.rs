@@ -35,6 +35,10 @@ pub struct NodeOptions {
     pub reads: Reads,
     /// How large keys, values and updates may be.
     pub limits: Limits,
+    /// How long the store may go without being made durable. Bounds what a restart has to replay from the log.
+    pub store_age_max: Duration,
+    /// How much of the disk is not filled, in bytes.
+    pub disk_reserve_bytes: u64,
     /// Client connections at a time; `None`: as many as the limit on open files allows.
     pub connections_max: Option<usize>,
     /// The user functions and hooks that the program adds.
@@ -47,4 +51,9 @@ pub struct NodeOptions {
     pub planted_in_engine: Option<trialbay_engine::PlantedBug>,
     /// How many bytes of recordings of the engine's inputs to keep in the home; `None`: nothing is recorded.
     pub recorder_bytes_max: Option<u64>,
+}
+
+impl NodeOptions {
+    /// How long the store usually goes without being made durable.
+    pub const STORE_AGE_MAX: Duration = Duration::from_secs(5);
 }

@@ -14,10 +14,12 @@ use super::error::NodeError;
 use super::handle::{Ask, NodeHandle, Shared, UpdateRefused};
 use super::home::{self, Home};
 use super::options::NodeOptions;
+use super::room::{self, Room};
 use super::serving::Serving;
 use super::standing::Standing;
 use super::surroundings::Surroundings;
 use crate::clock::Clock;
+use crate::disk::RealDisk;
 use crate::home_disk::HomeDisk;
 use crate::identity::Identity;
 use crate::net::Network;
@@ -40,10 +42,8 @@ const ASKS_MAX: usize = 16_384;
 /// Bytes of values that are read, hashed and applied together when the store replays the log.
 const REPLAY_BYTES: usize = 4 << 20;
 
-/// The store is made durable when this many bytes of values were applied since the last time,
+/// The store is made durable when this many bytes of values were applied since the last time, or before it is too old.
 const COMMIT_BYTES_MAX: usize = 64 << 20;
-/// or this much time has passed. Both bound what a restart has to replay.
-const COMMIT_AGE_MAX: Duration = Duration::from_secs(5);
 
 /// A node that runs until it is stopped or fails.
 pub struct RunningNode {
@@ -59,6 +59,11 @@ pub struct RunningNode {
 /// # Errors
 /// When the node cannot start, or stopped by itself.
 pub async fn run(options: NodeOptions, stop: impl Future<Output = ()>) -> Result<(), NodeError> {
+    tokio::pin!(stop);
+    tokio::select! {
+        () = room::wait_for_start(&RealDisk, &options.home) => {}
+        () = &mut stop => return Ok(()),
+    }
     let node = RunningNode::start(options).await?;
     node.run_until(stop).await
 }
@@ -94,14 +99,17 @@ impl RunningNode {
         let tlog = start_log_writer(files.tlog, persisted.clone(), reports.clone(), &workers)?;
         let harvest = Arc::new(Series::default());
         let on_applied = on_applied(reports.clone(), applied_sender, harvest.clone());
-        let store = start_store_writer(files.store, persisted, clock.clone(), on_applied, &workers)?;
+        let store =
+            start_store_writer(files.store, options.store_age_max, persisted, clock.clone(), on_applied, &workers)?;
 
         let (peer_inbox, peers) = mpsc::channel(PEER_INBOX_MAX);
         let peer_options = peer_options(&options, seed);
         let network = PeerNetwork::start(network, &options.peer_listen, peer_options, peer_inbox).await?;
 
         let (asks_sender, asks) = mpsc::channel(ASKS_MAX);
-        let shared = Arc::new(share(&options, clock.clone(), store_reader, asks_sender, applied, harvest));
+        let room = Arc::new(Room::look(&*disk, files.home.path(), options.disk_reserve_bytes));
+        tokio::spawn(room.clone().watch(disk.clone(), files.home.path().to_owned(), workers.clone()));
+        let shared = Arc::new(share(&options, clock.clone(), store_reader, asks_sender, applied, harvest, room));
         let mut engine = Engine::new(clock.now(), engine_config(&options), files.recovered, seed);
         respect_earlier_leases(&mut engine, disk, &files.home, &engine_config(&options), &workers)?;
         let recorder = options.recorder_bytes_max.and_then(|bytes_max| {
@@ -341,13 +349,14 @@ fn on_applied(
 
 fn start_store_writer(
     store: Store,
+    age_max: Duration,
     persisted: Arc<AtomicU64>,
     clock: Arc<dyn Clock>,
     on_applied: impl FnMut(Result<Applied<Vec<Reply>>, StoreError>) + Send + 'static,
     workers: &Workers,
 ) -> Result<StoreWriter<Vec<Reply>>, NodeError> {
     let is_durable = move |id: PersistId| id.0 <= persisted.load(Ordering::Acquire);
-    let policy = CommitPolicy::new(COMMIT_BYTES_MAX, COMMIT_AGE_MAX);
+    let policy = CommitPolicy::new(COMMIT_BYTES_MAX, age_max);
     StoreWriter::start(store, policy, WriterLimits::default(), clock, is_durable, on_applied, workers)
         .map_err(|source| NodeError::System { what: "a thread", source })
 }
@@ -369,6 +378,7 @@ fn share(
     asks: mpsc::Sender<Ask>,
     applied: watched::Receiver<Slot>,
     harvest: Arc<Series>,
+    room: Arc<Room>,
 ) -> Shared {
     let mut names: BTreeMap<_, _> = options.peers.iter().map(|peer| (peer.node, peer.name.clone())).collect();
     names.insert(options.node, options.name.clone());
@@ -389,6 +399,7 @@ fn share(
         master: AtomicU32::new(0),
         applied,
         harvest,
+        room,
     }
 }
 
@@ -449,6 +460,8 @@ mod tests {
             clock_drift_ppm: 10_000,
             reads: Reads::Lease,
             limits: update::Limits::default(),
+            store_age_max: NodeOptions::STORE_AGE_MAX,
+            disk_reserve_bytes: 0,
             connections_max: None,
             extensions: Extensions::new(),
             #[cfg(feature = "planted-bugs")]
@@ -527,6 +540,36 @@ mod tests {
         let snapshot = node.handle().snapshot(crate::consistency::Consistency::NoGuarantees).await.unwrap();
         assert_eq!(snapshot.get(b"k").unwrap().unwrap(), "v");
         node.run_until(std::future::ready(())).await.unwrap();
+    }
+
+    #[tokio::test]
+    async fn a_node_whose_disk_is_nearly_full_takes_deletes_only() {
+        let home = tempfile::tempdir().unwrap();
+        let key = bytes::Bytes::from("k");
+        let set = update::encode_command(&update::Update::Set { key: key.clone(), value: key.clone() });
+        let delete = update::encode_command(&update::Update::Delete { key });
+        let node = RunningNode::start(alone(home.path())).await.unwrap();
+        updated(&node, &set).await.unwrap();
+        node.run_until(std::future::ready(())).await.unwrap();
+
+        // No disk has so much room.
+        let node =
+            RunningNode::start(NodeOptions { disk_reserve_bytes: u64::MAX / 2, ..alone(home.path()) }).await.unwrap();
+        let refused = updated(&node, &set).await.unwrap_err();
+        assert!(matches!(refused, UpdateRefused::DiskFull { .. }), "{refused}");
+        assert!(node.handle().status().await.unwrap().disk_is_short);
+        updated(&node, &delete).await.unwrap();
+        node.run_until(std::future::ready(())).await.unwrap();
+    }
+
+    /// What becomes of an update once the node serves.
+    async fn updated(node: &RunningNode, command: &bytes::Bytes) -> Result<(), UpdateRefused> {
+        loop {
+            match node.handle().propose(command.clone()).await {
+                Err(UpdateRefused::NotMaster { .. }) => tokio::time::sleep(Duration::from_millis(10)).await,
+                outcome => return outcome.map(|result| drop(result.unwrap())),
+            }
+        }
     }
 
     /// A slave whose only peer is not there: what it is asked to read, it must refuse.

@@ -25,6 +25,8 @@ pub(crate) mod code {
     pub(crate) const USERHOOK_NOT_FOUND: i32 = 0x82;
     /// Ours: a queue or a budget is full. It did not happen; trying again later is right.
     pub(crate) const OVERLOADED: i32 = 0x90;
+    /// Ours: the disk is nearly full. It did not happen.
+    pub(crate) const DISK_FULL: i32 = 0x91;
     pub(crate) const MAX_CONNECTIONS: i32 = 0xfe;
     pub(crate) const UNKNOWN_FAILURE: i32 = 0xff;
 }
@@ -140,6 +142,7 @@ impl Reply {
             Err(UpdateRefused::NotMaster { master }) => Self::not_master(master.as_deref()),
             Err(refused @ UpdateRefused::Overloaded) => Self::error(code::OVERLOADED, refused.to_string()),
             Err(UpdateRefused::Invalid { why }) => Self::error(code::BAD_INPUT, why),
+            Err(refused @ UpdateRefused::DiskFull { .. }) => Self::error(code::DISK_FULL, refused.to_string()),
             Err(UpdateRefused::Stopping) => Self::going_down(),
             Err(refused @ UpdateRefused::OutcomeUnknown) => Self::error(code::NO_LONGER_MASTER, refused.to_string()),
         }

@@ -22,6 +22,7 @@ use crate::config::Reads;
 use crate::extensions::{Extensions, FunctionError, HookReply};
 use crate::identity::Identity;
 use crate::node::handle::{Ask, Shared};
+use crate::node::room::Room;
 use crate::node::serving::Serving;
 use crate::node::{NodeHandle, NodeStatus};
 use crate::store::{Decided, KeyRange, Options, Store};
@@ -97,9 +98,7 @@ fn status(applied: Slot) -> NodeStatus {
         catching_up: false,
         progress_possible: true,
         failures_survivable: Some(0),
-        keys: 0,
-        damage: Vec::new(),
-        peers: Vec::new(),
+        ..NodeStatus::default()
     }
 }
 
@@ -130,6 +129,7 @@ fn node(master: Option<&str>, updates_together: usize) -> NodeHandle {
         master: AtomicU32::new(u32::from(master)),
         applied,
         harvest: Arc::default(),
+        room: Arc::new(Room::new(0)),
     }));
     tokio::spawn(Driver { asks: asked, store, applied: applied_tx, updates_together }.run());
     handle

@@ -8,8 +8,8 @@ use std::ops::Bound;
 use bytes::Bytes;
 
 use super::apply::KeyValue;
-use super::range::prefix_end;
 use crate::extensions::CALL_STEPS_MAX;
+use crate::update::prefix_end;
 
 /// A store and the changes on top of it.
 pub(super) struct Overlay<'a, K> {

@@ -4,6 +4,8 @@ use std::ops::Bound;
 
 use bytes::Bytes;
 
+use crate::update::prefix_end;
+
 /// A range of keys. One whose first key lies behind its last holds nothing.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct KeyRange {
@@ -77,14 +79,6 @@ impl KeyRange {
         };
         if is_empty { None } else { Some((first, last)) }
     }
-}
-
-/// The smallest key behind all keys that begin with `prefix`; `None` when there is none (the prefix has nothing but ff).
-pub(super) fn prefix_end(prefix: &[u8]) -> Option<Vec<u8>> {
-    let last = prefix.iter().rposition(|byte| *byte != 0xff)?;
-    let mut end = prefix[..=last].to_vec();
-    end[last] += 1;
-    Some(end)
 }
 
 #[cfg(test)]

@@ -256,8 +256,9 @@ impl Tlog {
 fn open_tail(place: &Place, tail: Tail, segments: &mut BTreeMap<u32, u64>) -> Result<(Segment, bool), TlogError> {
     let (segment, sealed) = match tail {
         Tail::Continue { number, end, cut, sealed } => {
-            let cut = cut && !planted!(place.planted, TornTailLeft);
-            (Segment::reopen(place, number, end, cut)?, sealed)
+            let is_left = cut && planted!(place.planted, TornTailLeft);
+            let end = if is_left { segments.get(&number).copied().unwrap_or(end) } else { end };
+            (Segment::reopen(place, number, end, cut && !is_left)?, sealed)
         }
         Tail::Fresh { number, last } => {
             if let Some((last, end)) = last {

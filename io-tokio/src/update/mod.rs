@@ -139,3 +139,11 @@ pub enum Failure {
 
 /// What an update gave, if it was decided.
 pub type UpdateResult = Result<Outcome, Failure>;
+
+/// The smallest key behind all keys that begin with `prefix`; `None` when there is none (the prefix has nothing but ff).
+pub(crate) fn prefix_end(prefix: &[u8]) -> Option<Vec<u8>> {
+    let last = prefix.iter().rposition(|byte| *byte != 0xff)?;
+    let mut end = prefix[..=last].to_vec();
+    end[last] += 1;
+    Some(end)
+}

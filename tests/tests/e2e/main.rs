@@ -13,6 +13,7 @@ mod pauses;
 mod power;
 mod recorder;
 mod sizes;
+mod transactions;
 
 use std::path::Path;
 use std::sync::{Condvar, Mutex, PoisonError};

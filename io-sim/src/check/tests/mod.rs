@@ -1,5 +1,6 @@
 //! The checkers are checked: they believe honest histories, and no lie.
 
 mod agreement;
+mod books;
 mod by_force;
 mod lies;

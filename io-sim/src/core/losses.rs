@@ -1,0 +1,116 @@
+//! Steps that take from a node what it remembers: its disk, a byte of its log, the end of its log.
+
+use std::cmp::Ordering;
+use std::path::Path;
+
+use trialbay_engine::{NodeId, Record, Slot};
+
+use super::{Happening, World};
+use crate::check::Checked;
+use crate::rng::Rng;
+use crate::scenario::{Budget, Who};
+
+impl World {
+    pub(super) fn wipe(&mut self, node: Who, down: u64) -> Checked {
+        let id = self.who(node);
+        if !self.may_lose_memory(id) {
+            return Ok(());
+        }
+        self.crash(id, false)?;
+        let event = self.event;
+        let node = self.node(id);
+        node.disk.wipe();
+        node.durable_store = super::store::Store::default();
+        node.head_upto = Slot::ZERO;
+        node.trimmed_upto = Slot::ZERO;
+        node.disk_was_harmed = true;
+        self.fault(vec![id], Some(down), format!("{id} loses its disk"));
+        self.mark("wipes");
+        self.schedule(down, Happening::Start { node: id });
+        self.ledger.forgotten(id, &[], false, event)
+    }
+
+    pub(super) fn damage(&mut self, node: Who, down: u64, rng: &mut Rng) -> Checked {
+        let id = self.who(node);
+        if !self.may_lose_memory(id) {
+            return Ok(());
+        }
+        self.crash(id, false)?;
+        let tlogs = super::disk::home(id).join("tlogs");
+        let node = self.node(id);
+        let segments: Vec<_> = node.disk.durable_files().into_iter().filter(|path| path.starts_with(&tlogs)).collect();
+        let index = usize::try_from(rng.below(segments.len() as u64)).unwrap_or(0);
+        let place = segments.get(index).and_then(|path| Some((path, node.disk.rot(path)?)));
+        node.disk_was_harmed |= place.is_some();
+        let text = match place {
+            Some((path, byte)) => format!("{id} is down, and byte {byte} of {} is damaged", path.display()),
+            None => format!("{id} is down"),
+        };
+        self.fault(vec![id], Some(down), text);
+        self.mark("damages");
+        self.schedule(down, Happening::Start { node: id });
+        Ok(())
+    }
+
+    /// Everything goes from some record on, and that one is before the last slot that the store has durably applied: a log
+    /// that ends behind that looks like one that never was longer.
+    pub(super) fn lose_end(&mut self, node: Who, down: u64, rng: &mut Rng) -> Checked {
+        let id = self.who(node);
+        if !self.may_lose_memory(id) {
+            return Ok(());
+        }
+        self.crash(id, false)?;
+        let node = self.node(id);
+        let stored = node.durable_store.applied;
+        let records = super::node::new_scrub(id).advance(&node.disk).unwrap_or_default();
+        let reaches = |record: &Record| match record {
+            Record::Accepted(accepted) => accepted.slot >= stored,
+            Record::Decided { upto, .. } => *upto >= stored,
+            Record::Promised(_) | Record::MemoryBegan(_) | Record::VoteRegained { .. } => false,
+        };
+        let last = records.iter().position(|(_, record)| reaches(record)).filter(|_| stored > Slot::ZERO);
+        let first_lost = last.map(|last| rng.between(last as u64 / 2, last as u64));
+        let place = first_lost.and_then(|first| usize::try_from(first).ok()).map(|first| records[first].0);
+        let text = match place {
+            Some(place) => {
+                node.disk_was_harmed = true;
+                let tlogs = super::disk::home(id).join("tlogs");
+                for path in node.disk.files().iter().filter(|path| path.starts_with(&tlogs)) {
+                    match number_of(path).cmp(&Some(place.segment)) {
+                        Ordering::Less => {}
+                        Ordering::Equal => node.disk.cut_short(path, place.offset),
+                        Ordering::Greater => node.disk.lose(path),
+                    }
+                }
+                format!("{id} is down, and its log is lost from byte {} of segment {} on", place.offset, place.segment)
+            }
+            None => format!("{id} is down"),
+        };
+        self.fault(vec![id], Some(down), text);
+        if place.is_some() {
+            self.mark("log ends lost");
+        }
+        self.schedule(down, Happening::Start { node: id });
+        Ok(())
+    }
+
+    /// Memory is lost by one node at a time, and only while all others remember everything: more is not tolerable.
+    fn may_lose_memory(&self, id: NodeId) -> bool {
+        let remembering: Vec<NodeId> = self.ids().into_iter().filter(|other| self.remembers(*other)).collect();
+        let others = remembering.iter().filter(|other| **other != id).count();
+        let tolerable = self.nodes.len() >= 3 && remembering.len() == self.nodes.len();
+        tolerable || self.scenario.budget != Budget::Tolerable && others > 0
+    }
+
+    /// Whether this node's votes count, and will when it starts again.
+    pub(super) fn remembers(&self, id: NodeId) -> bool {
+        let node = &self.nodes[usize::from(id.0) - 1];
+        let is_behind = self.ledger.durable_upto(id) < node.head_upto;
+        self.ledger.votes(id) && !node.disk_was_harmed && !is_behind
+    }
+}
+
+/// The number of a segment of a log.
+fn number_of(path: &Path) -> Option<u32> {
+    path.file_stem()?.to_str()?.parse().ok()
+}
