@@ -20,6 +20,8 @@ pub mod clock;
 #[cfg(feature = "server")]
 pub mod disk;
 #[cfg(feature = "server")]
+pub mod head;
+#[cfg(feature = "server")]
 pub mod home_disk;
 #[cfg(feature = "server")]
 pub mod identity;

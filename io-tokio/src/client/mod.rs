@@ -49,7 +49,7 @@ pub use self::error::{ClientError, Happened};
 pub use self::options::{ClientOptions, Endpoint};
 pub use self::range::{Entry, KeyRange};
 pub use self::sequence::Sequence;
-pub use self::status::{Master, NodeReport, NodeStatus, PeerView, Version};
+pub use self::status::{HeadView, Master, NodeReport, NodeStatus, PeerView, Version};
 
 use self::cluster::{Cluster, Found};
 use self::reply::{Payload, Reply, Shape, code, one_for_each, reversed};

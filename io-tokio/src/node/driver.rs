@@ -15,10 +15,12 @@ use trialbay_engine::{
 };
 
 use super::handle::{Ask, NodeStatus, PeerView, Shared, UpdateRefused};
+use super::heads::Heads;
 use super::standing::Standing;
+use crate::head::NotTaken;
 use crate::peer::{PeerEvent, PeerNetwork};
 use crate::recorder::Recorder;
-use crate::store::{Decided, Job, NotTaken, StoreWriter};
+use crate::store::{self, Decided, Head, Job, StoreWriter};
 use crate::tlog::{LogReader, LogWriter};
 use crate::update::UpdateResult;
 use crate::workers::Workers;
@@ -38,7 +40,8 @@ pub(super) enum StorageEvent {
     Persisted(PersistId),
     Applied(Slot),
     LogRead { peer: NodeId, entries: Vec<SlotEntry> },
-    HeadFailed,
+    HeadTaken(Result<Head, NotTaken>),
+    HeadInstalled(Head),
     Failed(String),
 }
 
@@ -57,6 +60,7 @@ pub(super) struct Driver {
     pub(super) tlog: LogWriter,
     pub(super) log_reader: LogReader,
     pub(super) store: StoreWriter<Vec<Reply>>,
+    pub(super) heads: Heads,
     pub(super) reports: mpsc::UnboundedSender<StorageEvent>,
     pub(super) workers: Workers,
     pub(super) lease: Duration,
@@ -90,6 +94,7 @@ pub(super) struct Ended {
     pub(super) reason: HaltReason,
     pub(super) storage_failure: Option<String>,
     pub(super) peers: PeerNetwork,
+    pub(super) heads: Heads,
     pub(super) tlog: LogWriter,
     pub(super) store: StoreWriter<Vec<Reply>>,
 }
@@ -109,8 +114,8 @@ impl Driver {
             }
             round.fill(&mut inboxes);
             if let Some(reason) = self.play(&mut round) {
-                let Self { peers, tlog, store, waiting, .. } = self;
-                return Ended { reason, storage_failure: waiting.storage_failure, peers, tlog, store };
+                let Self { peers, heads, tlog, store, waiting, .. } = self;
+                return Ended { reason, storage_failure: waiting.storage_failure, peers, heads, tlog, store };
             }
         }
     }
@@ -123,7 +128,21 @@ impl Driver {
                 StorageEvent::Persisted(id) => Event::Persisted(id),
                 StorageEvent::Applied(slot) => Event::Applied(slot),
                 StorageEvent::LogRead { peer, entries } => Event::LogRead { peer, entries },
-                StorageEvent::HeadFailed => Event::HeadFailed,
+                StorageEvent::HeadTaken(Ok(_)) => {
+                    self.heads.install(&self.store);
+                    continue;
+                }
+                StorageEvent::HeadTaken(Err(why)) => {
+                    if let Some((peer, offence)) = self.heads.failed(&why) {
+                        self.blame(peer, offence);
+                    }
+                    Event::HeadFailed
+                }
+                StorageEvent::HeadInstalled(head) => {
+                    // What was accepted up to there is void.
+                    self.waiting.accepted_in = self.waiting.accepted_in.split_off(&head.slot.next());
+                    self.heads.installed(head)
+                }
                 StorageEvent::Failed(why) => {
                     self.storage_failed(why);
                     continue;
@@ -139,6 +158,7 @@ impl Driver {
                     drop(room);
                     self.step(Event::Received { from, message });
                 }
+                PeerEvent::HeadAsked { by, on } => self.heads.give(by, on),
                 PeerEvent::Failed(why) => self.storage_failed(why),
             }
         }
@@ -242,12 +262,7 @@ impl Driver {
                 self.waiting.answer_read(read, if answers { Ok(Slot::ZERO) } else { Err(reason) });
             }
             Action::ReadLog { peer, from, upto, bytes_max } => self.read_log(peer, from, upto, bytes_max),
-            Action::InstallHead { from } => {
-                // Logs are never shortened yet, so only a peer whose log is damaged can say that its start is gone.
-                tracing::warn!(peer = self.name(from), "no peer has the log entries that this node lacks");
-                // We hold the other end.
-                let _ = self.reports.send(StorageEvent::HeadFailed);
-            }
+            Action::InstallHead { from } => self.heads.take(from, self.engine.decided_upto()),
             Action::Blame { peer, offence } => self.blame(peer, &format!("{offence:?}")),
             Action::Halt(reason) => return Some(reason),
         }
@@ -260,7 +275,9 @@ impl Driver {
             match self.store.apply(job) {
                 Ok(()) => {}
                 // Both come back: a full queue has room again after the next `Applied`; an ended thread has said why.
-                Err(NotTaken::Full(job) | NotTaken::Ended(job)) => return self.waiting.unapplied.push_front(job),
+                Err(store::NotTaken::Full(job) | store::NotTaken::Ended(job)) => {
+                    return self.waiting.unapplied.push_front(job);
+                }
             }
         }
     }
@@ -337,6 +354,7 @@ impl Driver {
             history_hash: format!("{:?}", status.decided_hash),
             votes: status.votes,
             catching_up: status.catching_up,
+            head: self.heads.view(),
             progress_possible: status.applied_upto > Slot::ZERO && status.master.is_some() && reachable >= quorum,
             failures_survivable: is_master.then_some(survivable),
             keys: self.shared.store.snapshot().and_then(|snapshot| snapshot.len()).unwrap_or(0),

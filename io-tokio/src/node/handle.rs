@@ -10,7 +10,7 @@ use tokio::sync::{mpsc, oneshot};
 use trialbay_engine::{NodeId, Refusal, Slot};
 
 use super::serving::Serving;
-pub use crate::client::{NodeStatus, PeerView};
+pub use crate::client::{HeadView, NodeStatus, PeerView};
 use crate::clock::Clock;
 use crate::config::Reads;
 use crate::consistency::Consistency;

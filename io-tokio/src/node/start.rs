@@ -12,12 +12,14 @@ use trialbay_engine::{Actions, Config, Engine, HistoryHash, PersistId, Recovered
 use super::driver::{Driver, Ended, Inboxes, Reply, StorageEvent, Waiting};
 use super::error::NodeError;
 use super::handle::{Ask, NodeHandle, Shared, UpdateRefused};
+use super::heads::Heads;
 use super::home::{self, Home};
 use super::options::NodeOptions;
 use super::serving::Serving;
 use super::standing::Standing;
 use super::surroundings::Surroundings;
 use crate::clock::Clock;
+use crate::head::{Giver, Taker};
 use crate::home_disk::HomeDisk;
 use crate::identity::Identity;
 use crate::net::Network;
@@ -25,7 +27,9 @@ use crate::peer::handshake::Terms;
 use crate::peer::{PeerLimits, PeerNetwork, PeerOptions, PeerTiming};
 use crate::recorder::Recorder;
 use crate::service::{self, ServiceOptions};
-use crate::store::{self, Applied, CommitPolicy, Decided, Store, StoreError, StoreReader, StoreWriter, WriterLimits};
+use crate::store::{
+    self, Applied, CommitPolicy, Decided, Store, StoreError, StorePlace, StoreReader, StoreWriter, WriterLimits,
+};
 use crate::tlog::{LogEvent, LogReader, LogWriter, RecoveredLog, Tlog, TlogOptions};
 use crate::watched;
 use crate::workers::Workers;
@@ -91,7 +95,8 @@ impl RunningNode {
         // The last batch of records that is durable, for the store, which follows the log even when the driver has ended.
         let persisted = Arc::new(AtomicU64::new(0));
         let tlog = start_log_writer(files.tlog, persisted.clone(), reports.clone(), &workers)?;
-        let on_applied = on_applied(reports.clone(), applied_sender);
+        let applied_sender = Arc::new(applied_sender);
+        let on_applied = on_applied(reports.clone(), applied_sender.clone());
         let store = start_store_writer(files.store, persisted, clock.clone(), on_applied, &workers)?;
 
         let (peer_inbox, peers) = mpsc::channel(PEER_INBOX_MAX);
@@ -106,6 +111,8 @@ impl RunningNode {
             Recorder::start(&files.home.recorder_dir(), bytes_max, options.node, clock.now(), &engine)
         });
         let standing = Standing::at_start(&engine, !files.damage.is_empty());
+        let giver = Giver::new(shared.store.clone(), workers.clone(), options.peers.iter().map(|peer| peer.node));
+        let taker = Taker { place: files.place, peers: network.heads(), workers: workers.clone() };
         let driver = Driver {
             engine,
             shared: shared.clone(),
@@ -113,6 +120,7 @@ impl RunningNode {
             tlog,
             log_reader,
             store,
+            heads: Heads::new(giver, taker, reports.clone(), applied_sender, shared.names.clone()),
             reports,
             workers,
             lease: options.lease,
@@ -178,6 +186,7 @@ impl RunningNode {
         if service_failure.is_none() {
             service_failure = service.await.err().map(|panic| format!("the client service ended: {panic}"));
         }
+        ended.heads.stop().await;
         ended.peers.shutdown().await;
         // The log before the store: the store must not make durable what the log has not.
         ended.tlog.stop().await;
@@ -225,6 +234,7 @@ fn respect_earlier_leases(
 /// Everything in a home directory, opened and brought into agreement.
 struct Files {
     home: Home,
+    place: StorePlace,
     store: Store,
     tlog: Tlog,
     recovered: Recovered,
@@ -240,7 +250,8 @@ fn open_files(disk: Arc<dyn HomeDisk>, options: &NodeOptions) -> Result<Files, N
     let store_options = store::Options { planted: options.planted, ..store_options };
     #[cfg(feature = "planted-bugs")]
     let tlog_options = TlogOptions { planted: options.planted, ..tlog_options };
-    let mut store = Store::open(&*disk, &path, &identity, store_options)?;
+    let place = StorePlace::new(disk.clone(), path, identity.clone(), store_options);
+    let mut store = place.open()?;
     let (tlog, log) = Tlog::open(disk, home.path(), identity, tlog_options, store.applied())?;
     let RecoveredLog { recovered, damage, notes } = log;
     for note in notes {
@@ -255,7 +266,7 @@ fn open_files(disk: Arc<dyn HomeDisk>, options: &NodeOptions) -> Result<Files, N
         return Err(error);
     }
     let damage = damage.iter().map(ToString::to_string).collect();
-    Ok(Files { home, store, tlog, recovered, damage })
+    Ok(Files { home, place, store, tlog, recovered, damage })
 }
 
 /// Applies what the log holds decided beyond the store, and checks that the history adds up.
@@ -310,7 +321,7 @@ fn start_log_writer(
 /// What is told of each group of slots that was applied: to the clients that wait, and to the driver.
 fn on_applied(
     reports: mpsc::UnboundedSender<StorageEvent>,
-    applied_sender: watched::Sender<Slot>,
+    applied_sender: Arc<watched::Sender<Slot>>,
 ) -> impl FnMut(Result<Applied<Vec<Reply>>, StoreError>) + Send + 'static {
     move |applied| {
         let event = match applied {

@@ -34,7 +34,7 @@ const FORMAT: i32 = 1;
 
 pub(super) const DATA: TableDefinition<'_, &[u8], &[u8]> = TableDefinition::new("data");
 pub(super) const META: TableDefinition<'_, &str, &[u8]> = TableDefinition::new("meta");
-const IDENTITY: &str = "identity";
+pub(super) const IDENTITY: &str = "identity";
 pub(super) const APPLIED: &str = "applied";
 
 /// One decided slot.
@@ -55,6 +55,8 @@ pub struct Store {
     database: Arc<Database>,
     reader: StoreReader,
     applied: (Slot, HistoryHash),
+    /// The slot of the head that was installed last, if one was.
+    head_upto: Slot,
     old_values: OldValues,
     has_undurable: bool,
     has_failed: bool,
@@ -85,6 +87,7 @@ impl Store {
             database,
             reader,
             applied,
+            head_upto: Slot::ZERO,
             old_values,
             has_undurable: false,
             has_failed: false,
@@ -104,6 +107,11 @@ impl Store {
     /// The last applied slot and the history hash there.
     pub fn applied(&self) -> (Slot, HistoryHash) {
         self.applied
+    }
+
+    /// The last slot that a head brought since the store was opened.
+    pub(super) fn head_upto(&self) -> Slot {
+        self.head_upto
     }
 
     /// A reader of this store, which sees what is applied from then on as well.
@@ -201,6 +209,18 @@ impl Store {
         std::mem::forget(self.database);
     }
 
+    /// Becomes another store. Readers of this one read that one from now on.
+    pub(super) fn replace_with(&mut self, new: Self) {
+        let Self { database, applied, .. } = new;
+        new.reader.close();
+        let old = std::mem::replace(&mut self.database, database);
+        self.reader.go_over_to(self.database.clone());
+        (self.applied, self.head_upto) = (applied, applied.0);
+        (self.has_undurable, self.has_failed) = (false, false);
+        // Nobody else has it: its file has no name any more, and its space is free once it is closed.
+        drop(old);
+    }
+
     /// Runs `work` in a transaction and commits it.
     fn write<R>(
         &mut self,
@@ -286,7 +306,7 @@ fn write_applied(transaction: &WriteTransaction, applied: (Slot, HistoryHash)) -
     Ok(())
 }
 
-fn encode_identity(identity: &Identity) -> Vec<u8> {
+pub(super) fn encode_identity(identity: &Identity) -> Vec<u8> {
     let mut out = Vec::new();
     out.i32(FORMAT);
     out.string(identity.cluster_id.as_bytes());
@@ -295,7 +315,7 @@ fn encode_identity(identity: &Identity) -> Vec<u8> {
     out
 }
 
-fn check_identity(bytes: &[u8], expected: &Identity) -> Result<(), StoreError> {
+pub(super) fn check_identity(bytes: &[u8], expected: &Identity) -> Result<(), StoreError> {
     let mut reader = Reader(Bytes::copy_from_slice(bytes));
     let unreadable = |_| damaged("it does not say legibly whose it is");
     let format = reader.i32().map_err(unreadable)?;
@@ -317,7 +337,7 @@ fn check_identity(bytes: &[u8], expected: &Identity) -> Result<(), StoreError> {
     Ok(())
 }
 
-fn encode_applied((slot, hash): (Slot, HistoryHash)) -> [u8; 16] {
+pub(super) fn encode_applied((slot, hash): (Slot, HistoryHash)) -> [u8; 16] {
     let mut bytes = [0; 16];
     bytes[..8].copy_from_slice(&slot.0.to_le_bytes());
     bytes[8..].copy_from_slice(&hash.0.to_le_bytes());
