@@ -57,6 +57,7 @@ fn event_samples() -> Vec<Event> {
         Event::HeadFailed,
         Event::StorageFailed,
         Event::StopRequested,
+        Event::LogShortened { log_start: Slot(12) },
     ];
     for (index, event) in samples.iter().enumerate() {
         let variant = match event {
@@ -73,6 +74,7 @@ fn event_samples() -> Vec<Event> {
             Event::HeadFailed => 10,
             Event::StorageFailed => 11,
             Event::StopRequested => 12,
+            Event::LogShortened { .. } => 13,
         };
         assert_eq!(variant, index, "one sample for each variant");
     }
@@ -107,6 +109,7 @@ fn the_bytes_of_events_and_images_are_those_of_this_format() {
     HeadFailed 0a000000
     StorageFailed 0b000000
     StopRequested 0c000000
+    LogShortened 0d0000000c00000000000000
     image 0: 519 bytes, 61048d163be207b3
     image 1: 522 bytes, dfddf2c991fb7b25
     image 2: 518 bytes, bd8b0e7462e38487

@@ -19,7 +19,7 @@ use super::standing::Standing;
 use crate::peer::{PeerEvent, PeerNetwork};
 use crate::recorder::Recorder;
 use crate::store::{Decided, Job, NotTaken, StoreWriter};
-use crate::tlog::{LogReader, LogWriter};
+use crate::tlog::{LogReader, LogWriter, TlogError};
 use crate::update::UpdateResult;
 use crate::workers::Workers;
 
@@ -38,6 +38,7 @@ pub(super) enum StorageEvent {
     Persisted(PersistId),
     Applied(Slot),
     LogRead { peer: NodeId, entries: Vec<SlotEntry> },
+    LogShortened(Slot),
     HeadFailed,
     Failed(String),
 }
@@ -123,6 +124,7 @@ impl Driver {
                 StorageEvent::Persisted(id) => Event::Persisted(id),
                 StorageEvent::Applied(slot) => Event::Applied(slot),
                 StorageEvent::LogRead { peer, entries } => Event::LogRead { peer, entries },
+                StorageEvent::LogShortened(log_start) => Event::LogShortened { log_start },
                 StorageEvent::HeadFailed => Event::HeadFailed,
                 StorageEvent::Failed(why) => {
                     self.storage_failed(why);
@@ -272,6 +274,8 @@ impl Driver {
             let read = catch_unwind(AssertUnwindSafe(|| reader.read(from, upto, bytes_max)));
             let event = match read {
                 Ok(Ok(entries)) => StorageEvent::LogRead { peer, entries },
+                // Removed while the order was on its way: the engine is about to hear of it.
+                Ok(Err(TlogError::NotInLog { .. })) => StorageEvent::LogRead { peer, entries: Vec::new() },
                 Ok(Err(error)) => {
                     tracing::error!(peer = name, %error, "cannot read the log for a peer that catches up");
                     StorageEvent::LogRead { peer, entries: Vec::new() }

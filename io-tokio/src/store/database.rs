@@ -48,6 +48,9 @@ pub struct Decided {
     pub value: Value,
 }
 
+/// Hears up to which slot the store is durable.
+type OnDurable = Box<dyn FnMut(Slot) + Send>;
+
 /// The store, for its one writer. All of its methods block.
 ///
 /// Any error of a write is final: nothing can be written any more, and the process should end.
@@ -58,6 +61,7 @@ pub struct Store {
     old_values: OldValues,
     has_undurable: bool,
     has_failed: bool,
+    on_durable: Option<OnDurable>,
     #[cfg(feature = "planted-bugs")]
     pub(super) planted: Option<PlantedBug>,
 }
@@ -88,6 +92,7 @@ impl Store {
             old_values,
             has_undurable: false,
             has_failed: false,
+            on_durable: None,
             #[cfg(feature = "planted-bugs")]
             planted: None,
         })
@@ -104,6 +109,11 @@ impl Store {
     /// The last applied slot and the history hash there.
     pub fn applied(&self) -> (Slot, HistoryHash) {
         self.applied
+    }
+
+    /// Has `listener` told after each durable commit up to which slot everything is durable.
+    pub fn on_durable(&mut self, listener: impl FnMut(Slot) + Send + 'static) {
+        self.on_durable = Some(Box::new(listener));
     }
 
     /// A reader of this store, which sees what is applied from then on as well.
@@ -179,7 +189,13 @@ impl Store {
     /// # Errors
     /// When the store cannot be written; it is then of no more use.
     pub fn flush(&mut self) -> Result<(), StoreError> {
-        if self.has_undurable || self.has_failed { self.write(true, |_| Ok(())) } else { Ok(()) }
+        if self.has_undurable || self.has_failed {
+            self.write(true, |_| Ok(()))?;
+            if let Some(listener) = &mut self.on_durable {
+                listener(self.applied.0);
+            }
+        }
+        Ok(())
     }
 
     /// Makes everything durable and closes the file; snapshots that are still about cannot be read any more.
