@@ -328,8 +328,8 @@ impl Reader<'_> {
         let allowed = |c: char| c.is_ascii_alphanumeric() || "_.:-".contains(c);
         let message = if name.is_empty() {
             format!("`{key}` is empty: {RULE}")
-        } else if name.len() > 255 {
-            format!("`{key}` has {} characters: write at most 255", name.len())
+        } else if name.len() > 165 {
+            format!("`{key}` has {} characters: write at most 165", name.len())
         } else if let Some(c) = name.chars().find(|c| !allowed(*c)) {
             format!("`{key}` = \"{}\" has a `{}` in it: {RULE} only", name.escape_debug(), c.escape_debug())
         } else {

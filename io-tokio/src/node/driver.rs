@@ -21,7 +21,7 @@ use crate::head::NotTaken;
 use crate::peer::{PeerEvent, PeerNetwork};
 use crate::recorder::Recorder;
 use crate::store::{self, Decided, Head, Job, StoreWriter};
-use crate::tlog::{LogReader, LogWriter};
+use crate::tlog::{LogReader, LogWriter, TlogError};
 use crate::update::UpdateResult;
 use crate::workers::Workers;
 
@@ -40,7 +40,9 @@ pub(super) enum StorageEvent {
     Persisted(PersistId),
     Applied(Slot),
     LogRead { peer: NodeId, entries: Vec<SlotEntry> },
+    LogShortened(Slot),
     HeadTaken(Result<Head, NotTaken>),
+    HeadAnnounced,
     HeadInstalled(Head),
     Failed(String),
 }
@@ -128,7 +130,12 @@ impl Driver {
                 StorageEvent::Persisted(id) => Event::Persisted(id),
                 StorageEvent::Applied(slot) => Event::Applied(slot),
                 StorageEvent::LogRead { peer, entries } => Event::LogRead { peer, entries },
-                StorageEvent::HeadTaken(Ok(_)) => {
+                StorageEvent::LogShortened(log_start) => Event::LogShortened { log_start },
+                StorageEvent::HeadTaken(Ok(head)) => {
+                    self.heads.announce(head, &self.tlog);
+                    continue;
+                }
+                StorageEvent::HeadAnnounced => {
                     self.heads.install(&self.store);
                     continue;
                 }
@@ -289,6 +296,8 @@ impl Driver {
             let read = catch_unwind(AssertUnwindSafe(|| reader.read(from, upto, bytes_max)));
             let event = match read {
                 Ok(Ok(entries)) => StorageEvent::LogRead { peer, entries },
+                // Removed while the order was on its way: the engine is about to hear of it.
+                Ok(Err(TlogError::NotInLog { .. })) => StorageEvent::LogRead { peer, entries: Vec::new() },
                 Ok(Err(error)) => {
                     tracing::error!(peer = name, %error, "cannot read the log for a peer that catches up");
                     StorageEvent::LogRead { peer, entries: Vec::new() }

@@ -12,6 +12,7 @@ use super::handle::HeadView;
 use crate::head::{Giver, NotTaken, Taker, Taking};
 use crate::peer::HeadStream;
 use crate::store::{Head, StoreWriter};
+use crate::tlog::LogWriter;
 use crate::watched;
 
 /// What is done about heads. Never more than one is got at a time.
@@ -57,7 +58,17 @@ impl Heads {
         }));
     }
 
-    /// Has the store installed that was got.
+    /// Has the log know of the head that was got. Without a word of it there, a store that is ahead of its log would pass
+    /// for one whose log was lost.
+    pub(super) fn announce(&self, head: Head, tlog: &LogWriter) {
+        let reports = self.reports.clone();
+        tlog.announce_head(head.slot, head.hash, move || {
+            // The driver may have ended.
+            let _ = reports.send(StorageEvent::HeadAnnounced);
+        });
+    }
+
+    /// Has the store become the head that was got.
     pub(super) fn install(&self, store: &StoreWriter<Vec<Reply>>) {
         let (reports, applied) = (self.reports.clone(), self.applied.clone());
         store.install(self.taker.place.clone(), move |installed| {

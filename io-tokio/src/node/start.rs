@@ -30,7 +30,7 @@ use crate::service::{self, ServiceOptions};
 use crate::store::{
     self, Applied, CommitPolicy, Decided, Store, StoreError, StorePlace, StoreReader, StoreWriter, WriterLimits,
 };
-use crate::tlog::{LogEvent, LogReader, LogWriter, RecoveredLog, Tlog, TlogOptions};
+use crate::tlog::{KeeperEvent, LogEvent, LogKeeper, LogReader, LogWriter, RecoveredLog, Tlog, TlogOptions, Upkeep};
 use crate::watched;
 use crate::workers::Workers;
 
@@ -86,7 +86,7 @@ impl RunningNode {
             .bind(&options.client_listen)
             .await
             .map_err(|source| NodeError::ClientAddress { address: options.client_listen.clone(), source })?;
-        let files = open_files(disk.clone(), &options)?;
+        let mut files = open_files(disk.clone(), &options)?;
 
         let (reports, storage) = mpsc::unbounded_channel();
         let (applied_sender, applied) = watched::channel(files.recovered.decided_upto);
@@ -94,7 +94,9 @@ impl RunningNode {
         let log_reader = files.tlog.reader();
         // The last batch of records that is durable, for the store, which follows the log even when the driver has ended.
         let persisted = Arc::new(AtomicU64::new(0));
+        let upkeep = files.tlog.upkeep();
         let tlog = start_log_writer(files.tlog, persisted.clone(), reports.clone(), &workers)?;
+        start_log_keeper(upkeep, &mut files.store, reports.clone(), &workers)?;
         let applied_sender = Arc::new(applied_sender);
         let on_applied = on_applied(reports.clone(), applied_sender.clone());
         let store = start_store_writer(files.store, persisted, clock.clone(), on_applied, &workers)?;
@@ -316,6 +318,29 @@ fn start_log_writer(
         let _ = reports.send(event);
     };
     LogWriter::start(tlog, Box::new(on_event), workers).map_err(|source| NodeError::System { what: "a thread", source })
+}
+
+/// Starts what removes old segments. The store tells it what they are needed for no more, and ends it with itself.
+fn start_log_keeper(
+    upkeep: Upkeep,
+    store: &mut Store,
+    reports: mpsc::UnboundedSender<StorageEvent>,
+    workers: &Workers,
+) -> Result<(), NodeError> {
+    let on_event = move |event| {
+        let event = match event {
+            KeeperEvent::Shortened(log_start) => StorageEvent::LogShortened(log_start),
+            KeeperEvent::Failed(error) => StorageEvent::Failed(error.to_string()),
+        };
+        // The driver may have ended.
+        let _ = reports.send(event);
+    };
+    let keeper =
+        LogKeeper::start(upkeep, on_event, workers).map_err(|source| NodeError::System { what: "a thread", source })?;
+    // What was found at the start, and what was replayed, is durable.
+    keeper.stored(store.applied().0);
+    store.on_durable(move |stored| keeper.stored(stored));
+    Ok(())
 }
 
 /// What is told of each group of slots that was applied: to the clients that wait, and to the driver.

@@ -48,6 +48,9 @@ pub struct Decided {
     pub value: Value,
 }
 
+/// Hears up to which slot the store is durable.
+type OnDurable = Box<dyn FnMut(Slot) + Send>;
+
 /// The store, for its one writer. All of its methods block.
 ///
 /// Any error of a write is final: nothing can be written any more, and the process should end.
@@ -60,6 +63,7 @@ pub struct Store {
     old_values: OldValues,
     has_undurable: bool,
     has_failed: bool,
+    on_durable: Option<OnDurable>,
     #[cfg(feature = "planted-bugs")]
     pub(super) planted: Option<PlantedBug>,
 }
@@ -91,6 +95,7 @@ impl Store {
             old_values,
             has_undurable: false,
             has_failed: false,
+            on_durable: None,
             #[cfg(feature = "planted-bugs")]
             planted: None,
         })
@@ -112,6 +117,11 @@ impl Store {
     /// The last slot that a head brought since the store was opened.
     pub(super) fn head_upto(&self) -> Slot {
         self.head_upto
+    }
+
+    /// Has `listener` told after each durable commit up to which slot everything is durable.
+    pub fn on_durable(&mut self, listener: impl FnMut(Slot) + Send + 'static) {
+        self.on_durable = Some(Box::new(listener));
     }
 
     /// A reader of this store, which sees what is applied from then on as well.
@@ -187,7 +197,13 @@ impl Store {
     /// # Errors
     /// When the store cannot be written; it is then of no more use.
     pub fn flush(&mut self) -> Result<(), StoreError> {
-        if self.has_undurable || self.has_failed { self.write(true, |_| Ok(())) } else { Ok(()) }
+        if self.has_undurable || self.has_failed {
+            self.write(true, |_| Ok(()))?;
+            if let Some(listener) = &mut self.on_durable {
+                listener(self.applied.0);
+            }
+        }
+        Ok(())
     }
 
     /// Makes everything durable and closes the file; snapshots that are still about cannot be read any more.
@@ -219,6 +235,9 @@ impl Store {
         (self.has_undurable, self.has_failed) = (false, false);
         // Nobody else has it: its file has no name any more, and its space is free once it is closed.
         drop(old);
+        if let Some(listener) = &mut self.on_durable {
+            listener(applied.0);
+        }
     }
 
     /// Runs `work` in a transaction and commits it.
