@@ -31,6 +31,8 @@ pub struct StackPlan {
     pub message_ms: (u64, u64),
     /// How long a sync takes, from and to, in whole milliseconds.
     pub sync_ms: (u64, u64),
+    /// How long a segment of the log grows, and how many bytes of old ones are kept.
+    pub log_bytes: (u64, u64),
     /// How long faults may come. Then everything is mended and every node started.
     pub chaos: Duration,
     /// How long the load goes on after that.
@@ -114,6 +116,7 @@ impl StackPlan {
             reads: Reads::Lease,
             message_ms: (1, 5),
             sync_ms: (1, 4),
+            log_bytes: (64 << 20, 1 << 30),
             chaos: Duration::from_secs(8),
             calm: Duration::from_secs(4),
             converge_max: Duration::from_secs(20),

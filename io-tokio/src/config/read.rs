@@ -9,8 +9,8 @@ use toml::de::{DeTable, DeValue};
 use super::mistake::{Mistake, Place, did_you_mean};
 use super::overrides::Overrides;
 use super::rules::{
-    CLOCK_DRIFT_PPM, CONNECTIONS_MAX, KEY_BYTES_MAX, LEASE_MS, Number, RECORDER_MIB, UPDATE_BYTES_MAX, VALUE_BYTES_MAX,
-    check_address,
+    CLOCK_DRIFT_PPM, CONNECTIONS_MAX, KEY_BYTES_MAX, LEASE_MS, LOG_RETENTION_MIB, Number, RECORDER_MIB,
+    UPDATE_BYTES_MAX, VALUE_BYTES_MAX, check_address,
 };
 use super::{Config, Limits, NODES_MAX, NodeConfig, Reads};
 use crate::update;
@@ -18,8 +18,17 @@ use crate::update;
 /// An update that sets one key carries this many bytes beside key and value, at most.
 const UPDATE_FRAME_BYTES: usize = 64;
 
-const TOP: &[&str] =
-    &["cluster_id", "lease_ms", "clock_drift_ppm", "reads", "recorder", "recorder_mib", "limits", "node"];
+const TOP: &[&str] = &[
+    "cluster_id",
+    "lease_ms",
+    "clock_drift_ppm",
+    "reads",
+    "log_retention_mib",
+    "recorder",
+    "recorder_mib",
+    "limits",
+    "node",
+];
 const LIMITS: &[&str] = &["key_bytes_max", "value_bytes_max", "update_bytes_max", "connections_max"];
 const NODE: &[&str] = &["name", "id", "client", "peer", "client_listen", "peer_listen", "home"];
 
@@ -77,6 +86,7 @@ impl Reader<'_> {
             lease: Duration::from_millis(lease_ms),
             clock_drift_ppm: u32::try_from(clock_drift_ppm).unwrap_or(u32::MAX),
             reads: self.reads(top),
+            log_retention_mib: self.number(Some(top), &LOG_RETENTION_MIB),
             recorder: self.recorder(top),
             recorder_mib: self.number(Some(top), &RECORDER_MIB),
             limits,

@@ -36,6 +36,10 @@ pub struct NodeOptions {
     pub limits: Limits,
     /// Client connections at a time; `None`: as many as the limit on open files allows.
     pub connections_max: Option<usize>,
+    /// How long a segment of the log grows before the next one is begun.
+    pub log_segment_bytes: u64,
+    /// How many bytes of segments that the store has passed are kept, for others that are behind.
+    pub log_retention_bytes: u64,
     /// The planted bug that this node's log, store or driver has.
     #[cfg(feature = "planted-bugs")]
     pub planted: Option<crate::planted::PlantedBug>,

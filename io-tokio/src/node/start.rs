@@ -247,7 +247,12 @@ fn open_files(disk: Arc<dyn HomeDisk>, options: &NodeOptions) -> Result<Files, N
     let identity = Identity { cluster_id: options.cluster_id.clone(), node: options.node, name: options.name.clone() };
     let home = Home::open(disk.clone(), &options.home, &identity)?;
     let path = home.db_dir().join(format!("{}.db", options.name));
-    let (store_options, tlog_options) = (store::Options::default(), TlogOptions::default());
+    let store_options = store::Options::default();
+    let tlog_options = TlogOptions {
+        segment_bytes: options.log_segment_bytes,
+        retention_bytes: options.log_retention_bytes,
+        ..TlogOptions::default()
+    };
     #[cfg(feature = "planted-bugs")]
     let store_options = store::Options { planted: options.planted, ..store_options };
     #[cfg(feature = "planted-bugs")]
@@ -470,6 +475,8 @@ mod tests {
             reads: Reads::Lease,
             limits: update::Limits::default(),
             connections_max: None,
+            log_segment_bytes: TlogOptions::default().segment_bytes,
+            log_retention_bytes: TlogOptions::default().retention_bytes,
             #[cfg(feature = "planted-bugs")]
             planted: None,
             #[cfg(feature = "planted-bugs")]
