@@ -7,8 +7,10 @@ use std::time::Duration;
 use bytes::Bytes;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::sync::{Mutex, OwnedSemaphorePermit, Semaphore};
+use tokio::time::Instant;
 use trialbay_engine::NodeId;
 
+use super::hold::{Hold, Holds};
 use super::patience::Patience;
 use super::wire::{Letter, Resume, Unheard, hear, say};
 use crate::store::{self, Head, Snapshot, StoreError, StoreReader};
@@ -27,6 +29,7 @@ pub struct Giver(Arc<Shared>);
 
 struct Shared {
     store: StoreReader,
+    holds: Holds,
     workers: Workers,
     permits: Arc<Semaphore>,
     takers: BTreeMap<NodeId, Place>,
@@ -47,6 +50,8 @@ struct Giving {
     /// Entries so far, and the digest of their chunks, after each chunk: where the taker may go on.
     marks: Vec<(u64, u64)>,
     last_key: Option<Bytes>,
+    hold: Hold,
+    began: Instant,
     _permit: OwnedSemaphorePermit,
 }
 
@@ -66,11 +71,12 @@ enum NotGiven {
 }
 
 impl Giver {
-    /// Gives heads of this store to these peers.
-    pub fn new(store: StoreReader, workers: Workers, peers: impl IntoIterator<Item = NodeId>) -> Self {
+    /// Gives heads of this store to these peers. `holds` has the log kept that they need then.
+    pub fn new(store: StoreReader, holds: Holds, workers: Workers, peers: impl IntoIterator<Item = NodeId>) -> Self {
         let place = |peer| (peer, Place { newest: watched::Sender::new(0), giving: Mutex::new(None) });
         Self(Arc::new(Shared {
             store,
+            holds,
             workers,
             permits: Arc::new(Semaphore::new(GIVINGS_MAX)),
             takers: peers.into_iter().map(place).collect(),
@@ -84,7 +90,7 @@ impl Giver {
         let number = place.newest.update(|newest| newest + 1);
         let newest = place.newest.subscribe();
         let superseded = || newest.wait_for(|newest| newest != number);
-        {
+        let kept = {
             let mut giving = place.giving.lock().await;
             let given = tokio::select! {
                 biased;
@@ -94,16 +100,23 @@ impl Giver {
             match given {
                 Ok(head) => {
                     tracing::info!(peer = name, slot = head.slot.0, entries = head.entries, "gave a head");
-                    *giving = None;
-                    return;
+                    // To get what was written meanwhile takes no longer than to get the head, or it would never end.
+                    giving.take().map(|giving| (giving.hold, giving.began.elapsed().max(KEPT_MAX)))
                 }
-                Err(why) => tracing::warn!(peer = name, %why, "a head was not given"),
+                Err(why) => {
+                    tracing::warn!(peer = name, %why, "a head was not given");
+                    None
+                }
             }
-        }
+        };
         tokio::select! {
             biased;
             _ = superseded() => {}
-            () = tokio::time::sleep(KEPT_MAX) => *place.giving.lock().await = None,
+            () = tokio::time::sleep(kept.as_ref().map_or(KEPT_MAX, |(_, time)| *time)) => {
+                if kept.is_none() {
+                    *place.giving.lock().await = None;
+                }
+            }
         }
     }
 
@@ -142,8 +155,18 @@ impl Giver {
 
     async fn begin(&self) -> Result<Giving, NotGiven> {
         let permit = self.0.permits.clone().try_acquire_owned().map_err(|_| NotGiven::Busy)?;
+        // First of all, so that nothing is removed of what comes behind the snapshot.
+        let hold = self.0.holds.hold(self.0.store.snapshot()?.applied()?);
         let snapshot = self.0.store.snapshot()?;
-        Ok(Giving { head: snapshot.head()?, snapshot, marks: Vec::new(), last_key: None, _permit: permit })
+        Ok(Giving {
+            head: snapshot.head()?,
+            snapshot,
+            marks: Vec::new(),
+            last_key: None,
+            hold,
+            began: Instant::now(),
+            _permit: permit,
+        })
     }
 
     /// The next entries; `None` when there are no more.

@@ -62,7 +62,11 @@ impl Home {
     }
 
     fn giver(&self) -> Giver {
-        Giver::new(self.store.reader(), Workers::Threads, [TAKER, NodeId(3), NodeId(4)])
+        self.giver_that_holds(Holds::default())
+    }
+
+    fn giver_that_holds(&self, holds: Holds) -> Giver {
+        Giver::new(self.store.reader(), holds, Workers::Threads, [TAKER, NodeId(3), NodeId(4)])
     }
 }
 
@@ -227,7 +231,7 @@ async fn a_giver_that_does_not_know_the_head_any_more_begins_anew() {
     let store = giving.store.reader();
     let broken = Arc::new(Mutex::new(Some(1_500_000)));
     let peers = HeadDialler::new(move |to| {
-        let giver = Giver::new(store.clone(), Workers::Threads, [TAKER]);
+        let giver = Giver::new(store.clone(), Holds::default(), Workers::Threads, [TAKER]);
         let breaks = broken.lock().unwrap().take().into_iter().collect();
         let dialler = dialler(&giver, TAKER, breaks);
         async move { dialler.dial(to).await }
@@ -293,6 +297,30 @@ async fn a_taker_that_connects_anew_is_served_although_its_old_connection_still_
     let began = tokio::time::Instant::now();
     take(&home, dialler(&giver, TAKER, vec![])).await.unwrap();
     assert!(began.elapsed() < Duration::from_secs(5));
+}
+
+/// Without it, a head that takes long would be behind all logs again when it is there.
+#[tokio::test(start_paused = true)]
+async fn the_log_behind_a_head_is_kept_until_the_taker_has_had_the_time_to_get_it() {
+    let giving = Home::full();
+    let holds = Holds::default();
+    let giver = giving.giver_that_holds(holds.clone());
+    let home = Home::empty(TAKER);
+    assert_eq!(holds.limit(Slot(9)), Slot(9));
+    take(&home, dialler(&giver, TAKER, vec![])).await.unwrap();
+    assert_eq!(holds.limit(Slot(9)), Slot(2));
+    tokio::time::sleep(Duration::from_secs(59)).await;
+    assert_eq!(holds.limit(Slot(9)), Slot(2));
+    tokio::time::sleep(Duration::from_secs(2)).await;
+    assert_eq!(holds.limit(Slot(9)), Slot(9), "not for ever");
+
+    let mut gone = dialler(&giver, NodeId(3), vec![]).dial(GIVER).await.unwrap();
+    say(&mut gone, &Letter::Ask(None), &mut Patience::new()).await.unwrap();
+    assert!(matches!(hear(&mut gone, &mut Patience::new()).await, Ok(Letter::Head { .. })));
+    assert_eq!(holds.limit(Slot(9)), Slot(2));
+    drop(gone);
+    tokio::time::sleep(Duration::from_secs(61)).await;
+    assert_eq!(holds.limit(Slot(9)), Slot(9));
 }
 
 /// What a giver says after it was asked.

@@ -19,7 +19,7 @@ use super::serving::Serving;
 use super::standing::Standing;
 use super::surroundings::Surroundings;
 use crate::clock::Clock;
-use crate::head::{Giver, Taker};
+use crate::head::{Giver, Holds, Taker};
 use crate::home_disk::HomeDisk;
 use crate::identity::Identity;
 use crate::net::Network;
@@ -96,7 +96,8 @@ impl RunningNode {
         let persisted = Arc::new(AtomicU64::new(0));
         let upkeep = files.tlog.upkeep();
         let tlog = start_log_writer(files.tlog, persisted.clone(), reports.clone(), &workers)?;
-        start_log_keeper(upkeep, &mut files.store, reports.clone(), &workers)?;
+        let holds = Holds::default();
+        start_log_keeper(upkeep, &mut files.store, holds.clone(), reports.clone(), &workers)?;
         let applied_sender = Arc::new(applied_sender);
         let on_applied = on_applied(reports.clone(), applied_sender.clone());
         let store = start_store_writer(files.store, persisted, clock.clone(), on_applied, &workers)?;
@@ -113,7 +114,8 @@ impl RunningNode {
             Recorder::start(&files.home.recorder_dir(), bytes_max, options.node, clock.now(), &engine)
         });
         let standing = Standing::at_start(&engine, !files.damage.is_empty());
-        let giver = Giver::new(shared.store.clone(), workers.clone(), options.peers.iter().map(|peer| peer.node));
+        let giver =
+            Giver::new(shared.store.clone(), holds, workers.clone(), options.peers.iter().map(|peer| peer.node));
         let taker = Taker { place: files.place, peers: network.heads(), workers: workers.clone() };
         let driver = Driver {
             engine,
@@ -329,6 +331,7 @@ fn start_log_writer(
 fn start_log_keeper(
     upkeep: Upkeep,
     store: &mut Store,
+    holds: Holds,
     reports: mpsc::UnboundedSender<StorageEvent>,
     workers: &Workers,
 ) -> Result<(), NodeError> {
@@ -344,7 +347,7 @@ fn start_log_keeper(
         LogKeeper::start(upkeep, on_event, workers).map_err(|source| NodeError::System { what: "a thread", source })?;
     // What was found at the start, and what was replayed, is durable.
     keeper.stored(store.applied().0);
-    store.on_durable(move |stored| keeper.stored(stored));
+    store.on_durable(move |stored| keeper.stored(holds.limit(stored)));
     Ok(())
 }
 
