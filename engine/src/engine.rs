@@ -236,6 +236,7 @@ impl Engine {
             Event::HeadFailed => self.on_head_failed(),
             Event::StorageFailed => self.halt(HaltReason::StorageFailed),
             Event::StopRequested => self.on_stop_requested(),
+            Event::LogShortened { log_start } => self.log.begins_at(log_start),
         }
         while !self.halted
             && let Some(timer) = self.timers.pop_due(self.now)

@@ -53,6 +53,11 @@ pub enum Event {
     StorageFailed,
     /// The operator wants this node to stop; a master hands over first.
     StopRequested,
+    /// The log's old end was removed, for the store has what was in it: it holds nothing before this slot any more.
+    LogShortened {
+        /// The first slot that the log holds.
+        log_start: Slot,
+    },
 }
 
 /// One client update.

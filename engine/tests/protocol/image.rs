@@ -57,6 +57,7 @@ fn event_samples() -> Vec<Event> {
         Event::HeadFailed,
         Event::StorageFailed,
         Event::StopRequested,
+        Event::LogShortened { log_start: Slot(12) },
     ];
     for (index, event) in samples.iter().enumerate() {
         let variant = match event {
@@ -73,6 +74,7 @@ fn event_samples() -> Vec<Event> {
             Event::HeadFailed => 10,
             Event::StorageFailed => 11,
             Event::StopRequested => 12,
+            Event::LogShortened { .. } => 13,
         };
         assert_eq!(variant, index, "one sample for each variant");
     }
@@ -107,6 +109,7 @@ fn the_bytes_of_events_and_images_are_those_of_this_format() {
     HeadFailed 0a000000
     StorageFailed 0b000000
     StopRequested 0c000000
+    LogShortened 0d0000000c00000000000000
     image 0: 526 bytes, d3dd94215f5e0101
     image 1: 529 bytes, d02f9bda46af7532
     image 2: 525 bytes, d23d1b0b8ba3bc70

@@ -37,9 +37,11 @@ impl Names {
             Event::LogRead { peer, entries } => format!("read its log for {peer}: {} entries", entries.len()),
             Event::Connected(peer) => format!("connected to {peer}"),
             Event::Disconnected(peer) => format!("disconnected from {peer}"),
-            Event::HeadInstalled { .. } | Event::HeadFailed | Event::StorageFailed | Event::StopRequested => {
-                format!("{event:?}")
-            }
+            Event::HeadInstalled { .. }
+            | Event::HeadFailed
+            | Event::StorageFailed
+            | Event::StopRequested
+            | Event::LogShortened { .. } => format!("{event:?}"),
         };
         format!("n{id} {what}")
     }
