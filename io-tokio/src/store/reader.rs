@@ -19,8 +19,9 @@ pub struct StoreReader(Arc<Mutex<Reading>>);
 
 /// What readers share. Under the lock nothing blocks but an open of two tables.
 struct Reading {
-    /// `None` once the store is closed.
+    /// `None` once the store is closed, and while it is compacted.
     database: Option<Arc<Database>>,
+    is_compacting: bool,
     /// The view after the last commit, made by the first who asked for it.
     view: Option<Arc<View>>,
     #[cfg(feature = "planted-bugs")]
@@ -61,6 +62,7 @@ impl StoreReader {
     pub(super) fn new(database: Arc<Database>) -> Self {
         Self(Arc::new(Mutex::new(Reading {
             database: Some(database),
+            is_compacting: false,
             view: None,
             #[cfg(feature = "planted-bugs")]
             planted: None,
@@ -83,7 +85,8 @@ impl StoreReader {
         if let Some(view) = &reading.view {
             return Ok(Snapshot(view.clone()));
         }
-        let database = reading.database.as_ref().ok_or(StoreError::Closed)?;
+        let closed = if reading.is_compacting { StoreError::Compacting } else { StoreError::Closed };
+        let database = reading.database.as_ref().ok_or(closed)?;
         let view = guarded(|| View::open(database))?;
         #[cfg(feature = "planted-bugs")]
         let view = View { newest: planted!(reading.planted, RangeMixed).then(|| self.clone()), ..view };
@@ -103,9 +106,16 @@ impl StoreReader {
     pub(super) fn go_over_to(&self, database: Arc<Database>) {
         let old = {
             let mut reading = self.lock();
+            reading.is_compacting = false;
             (reading.database.replace(database), reading.view.take())
         };
         drop(old);
+    }
+
+    /// Until [`StoreReader::go_over_to`] there are no new snapshots, and nothing here holds the database.
+    pub(super) fn pause(&self) {
+        self.lock().is_compacting = true;
+        self.close();
     }
 
     pub(super) fn close(&self) {
