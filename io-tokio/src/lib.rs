@@ -7,6 +7,8 @@
 #[macro_use]
 pub mod planted;
 
+#[cfg(feature = "server")]
+pub mod backup;
 pub mod client;
 pub mod config;
 pub mod consistency;

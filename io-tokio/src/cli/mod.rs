@@ -4,6 +4,7 @@
 //! one line that says what, and what to do. [`ExitCode`] says the same to scripts.
 
 mod args;
+mod backup;
 mod bench;
 mod bytes;
 mod check;
@@ -47,6 +48,10 @@ enum Command {
     /// Ask the cluster how it is.
     #[command(subcommand)]
     Cluster(cluster::ClusterCommand),
+    /// Copy the store of a running node, as of one slot, into a file.
+    ///
+    /// Updates and reads go on meanwhile. Exit code 5 when no node gives one, 15 when what came is not whole.
+    Backup(backup::BackupArgs),
     /// Measure how many operations a cluster does in a second, and how long each takes.
     Bench(bench::BenchArgs),
     /// Look after the configuration file.
@@ -102,6 +107,7 @@ async fn run(cli: Cli, environment: Environment<'_>, out: &mut Vec<u8>) -> Resul
         Command::Node(args) => node::run(args, global, environment).await,
         Command::Data(command) => data::run(command, global, environment, out).await,
         Command::Cluster(command) => cluster::run(command, global, environment, out).await,
+        Command::Backup(args) => backup::run(args, global, environment, out).await,
         Command::Bench(args) => bench::run(args, global, environment, out).await,
         Command::Config(command) => check::run(command, global, environment, out),
     }
@@ -204,6 +210,8 @@ mod tests {
             "cluster status",
             "cluster who-master -o json",
             "cluster statistics -o json",
+            "backup f --from a:1",
+            "backup verify f -o json",
             "config check f",
             "config check --config f --set reads=quorum",
         ] {

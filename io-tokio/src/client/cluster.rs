@@ -26,7 +26,7 @@ const NOBODY: usize = usize::MAX;
 /// What the clones of a client share.
 pub(crate) struct Cluster {
     pub(crate) options: ClientOptions,
-    dial: Arc<dyn Dial>,
+    pub(super) dial: Arc<dyn Dial>,
     /// One row per endpoint, one link per connection.
     links: Vec<Vec<Link>>,
     /// The endpoint of the master, or `NOBODY`.

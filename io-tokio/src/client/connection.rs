@@ -319,7 +319,7 @@ impl Pulse {
     }
 }
 
-async fn connect(dial: &dyn Dial, address: &str, timeout: Duration) -> Result<Halves, String> {
+pub(super) async fn connect(dial: &dyn Dial, address: &str, timeout: Duration) -> Result<Halves, String> {
     match tokio::time::timeout(timeout, dial.dial(address)).await {
         Ok(connected) => connected.map_err(|error| error.to_string()),
         Err(_) => Err(format!("no connection within {timeout:?}")),

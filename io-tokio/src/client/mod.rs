@@ -20,6 +20,7 @@
 //! [`ClientError::OutcomeUnknown`], and the client does not send it again.
 
 mod attempts;
+mod backup;
 mod cluster;
 mod connection;
 mod dial;

@@ -59,6 +59,7 @@ pub(crate) enum Command {
     GetKeyCount = 0x1a,
     DefragDb = 0x26,
     FlushStore = 0x42,
+    GetDb = 0x1b,
     SetInterval = 0x17,
     GetRouting = 0x18,
     SetRouting = 0x19,

@@ -15,6 +15,8 @@ use super::decoder::{Decoder, prologue};
 use super::execute::{self, Context, Session};
 use super::pipeline::{Bounds, Pipeline};
 use super::reply::Reply;
+use crate::backup::Backup;
+use crate::store::StoreError;
 
 /// Room for one read from the socket, in bytes.
 const READ_BYTES: usize = 16 * 1024;
@@ -30,6 +32,10 @@ const BUFFER_KEPT_BYTES: usize = 256 * 1024;
 const LINGER: Duration = Duration::from_secs(1);
 const LINGER_BYTES_MAX: usize = 64 * 1024 * 1024;
 
+/// A client must take so much of a backup in so much time.
+const BACKUP_PART_BYTES: usize = 1 << 20;
+const BACKUP_PART_TIME_MAX: Duration = Duration::from_secs(60);
+
 /// Why a connection ended.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum End {
@@ -42,6 +48,9 @@ pub(crate) enum End {
     /// The client was silent in the middle of a prologue or request, or took no reply.
     #[error("nothing happened for too long while {0}")]
     Stalled(&'static str),
+    /// The store could not be read while a backup was being sent.
+    #[error(transparent)]
+    Store(#[from] StoreError),
     /// The connection broke.
     #[error(transparent)]
     Io(#[from] io::Error),
@@ -216,7 +225,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
     /// Sends every reply whose turn has come; `true` when one of them was the last of the connection.
     async fn send_replies(&mut self) -> Result<bool, End> {
         let mut last = false;
-        while let Some(reply) = if last { None } else { self.pipeline.take_reply() } {
+        while let Some(mut reply) = if last { None } else { self.pipeline.take_reply() } {
             last = reply.closes();
             for piece in reply.pieces() {
                 if self.output.len() + piece.len() > WRITE_BYTES {
@@ -228,9 +237,26 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
                     self.output.extend_from_slice(piece);
                 }
             }
+            if let Some(backup) = reply.take_rest() {
+                self.write_output().await?;
+                self.send_backup(backup).await?;
+            }
         }
         self.write_output().await?;
         Ok(last)
+    }
+
+    /// Sends it as fast as the client takes it, unless that is too slow: its snapshot must not be held for ever.
+    async fn send_backup(&mut self, mut backup: Backup) -> Result<(), End> {
+        let stall_max = self.context.options.stall_max;
+        while let Some(piece) = backup.next()? {
+            for part in piece.chunks(BACKUP_PART_BYTES) {
+                let sent = timeout(BACKUP_PART_TIME_MAX, write(&mut self.stream, part, stall_max)).await;
+                sent.map_err(|_| End::Stalled("sending a backup"))??;
+            }
+            tokio::task::yield_now().await;
+        }
+        Ok(())
     }
 
     async fn write_output(&mut self) -> Result<(), End> {

@@ -4,12 +4,14 @@ use std::future::ready;
 use std::sync::Arc;
 
 use bytes::Bytes;
+use tokio::sync::Semaphore;
 
 use super::ServiceOptions;
 use super::pipeline::{Company, Execution};
 use super::reply::{Budget, ListBuilder, ListTooLong, Order, Reply, code};
 use super::request::{Keys, Question, Read, Refused, Request, Scan};
 use super::statistics::{Counting, Kind, Statistics};
+use crate::backup::Backup;
 use crate::consistency::Consistency;
 use crate::extensions::{HOOK_REPLY_BYTES_MAX, HOOK_TIME_MAX, HookCall, HookReply};
 use crate::node::handle::function_not_found;
@@ -31,6 +33,8 @@ pub(crate) struct Context {
     pub(crate) options: ServiceOptions,
     pub(crate) budget: Budget,
     pub(crate) statistics: Arc<Statistics>,
+    /// So many more backups may be made at a time.
+    pub(crate) backups: Arc<Semaphore>,
 }
 
 /// What the requests of one connection share.
@@ -92,6 +96,7 @@ pub(crate) fn begin(request: Request, code: u16, session: &Arc<Session>) -> (Com
                 Question::Statistics
                 | Question::FlushStore
                 | Question::CompactStore
+                | Question::Backup
                 | Question::Collapse { .. }
                 | Question::CopyToHead { .. } => Company::Nobody,
                 _ => Company::Reads,
@@ -154,6 +159,7 @@ impl Context {
                 bytes.i64(i64::try_from(self.handle.applied().0).unwrap_or(i64::MAX));
             }),
             Question::FlushStore => Reply::of_maintenance(self.handle.flush_store().await, |_| ()),
+            Question::Backup => self.backup().await,
             Question::CompactStore => Reply::of_maintenance(self.handle.compact_store().await, |_| ()),
             Question::Collapse { keep } if keep < 1 => {
                 Reply::error(code::UNKNOWN_FAILURE, format!("{keep} is not acceptable")).and_close()
@@ -217,6 +223,21 @@ impl Context {
             Read::NurseryConfig => Ok(routing(snapshot.admin(), |bytes| configs(snapshot.admin(), bytes))),
         };
         reply.unwrap_or_else(|error| store_failed(&error))
+    }
+
+    /// Of what this node has, master or not.
+    async fn backup(&self) -> Reply {
+        let Ok(permit) = Arc::clone(&self.backups).try_acquire_owned() else {
+            return Reply::error(code::OVERLOADED, "other backups are being made: try again later");
+        };
+        let snapshot = match self.handle.snapshot(Consistency::NoGuarantees).await {
+            Ok(snapshot) => snapshot,
+            Err(refused) => return Reply::of_refused_read(&refused),
+        };
+        match Backup::begin(snapshot, self.handle.cluster_id(), permit).await {
+            Ok((backup, len)) => Reply::ok(|bytes| bytes.i64(i64::try_from(len).unwrap_or(i64::MAX))).and_then(backup),
+            Err(error) => store_failed(&error),
+        }
     }
 
     /// What it replies is its own affair; that there is a reply is ours.

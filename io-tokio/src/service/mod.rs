@@ -42,6 +42,9 @@ const REFUSALS_MAX: usize = 32;
 /// The first this many refused clients are logged one by one, then only every so many.
 const REFUSALS_LOGGED: u64 = 10;
 
+/// So many backups at a time: the space of what they see, and the store has changed since, cannot be used again.
+const BACKUPS_MAX: usize = 2;
+
 /// How long to leave the listener alone after it failed; mostly there are no file descriptors left.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
@@ -164,7 +167,8 @@ where
 fn context(handle: NodeHandle, options: ServiceOptions) -> Arc<Context> {
     let budget = Budget::new(options.lists_bytes_max, options.list_bytes_max);
     let statistics = Arc::new(Statistics::new(handle.now()));
-    Arc::new(Context { handle, options, budget, statistics })
+    let backups = Arc::new(Semaphore::new(BACKUPS_MAX));
+    Arc::new(Context { handle, options, budget, statistics, backups })
 }
 
 async fn stopped(stop: watched::Receiver<bool>) {

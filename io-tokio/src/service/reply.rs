@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
+use crate::backup::Backup;
 use crate::node::{MaintenanceRefused, ReadRefused, UpdateRefused};
 use crate::store::StoreError;
 use crate::update::{Failure, Outcome};
@@ -40,13 +41,20 @@ const PIECE_BYTES: usize = 256 * 1024;
 const BYTES_PER_PERMIT: usize = 1024;
 
 /// One reply, encoded.
-#[derive(Debug)]
 pub(crate) struct Reply {
     /// To be sent one after the other.
     pieces: Vec<Vec<u8>>,
     closes: bool,
+    /// What follows the pieces, read as it is sent.
+    rest: Option<Backup>,
     /// Given back when the reply has been sent.
     _paid: Option<OwnedSemaphorePermit>,
+}
+
+impl std::fmt::Debug for Reply {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Reply").field("pieces", &self.pieces).field("closes", &self.closes).finish_non_exhaustive()
+    }
 }
 
 impl Reply {
@@ -98,6 +106,17 @@ impl Reply {
     pub(crate) fn and_close(mut self) -> Self {
         self.closes = true;
         self
+    }
+
+    /// The same reply, and a backup behind it.
+    pub(crate) fn and_then(mut self, backup: Backup) -> Self {
+        self.rest = Some(backup);
+        self
+    }
+
+    /// What follows the pieces.
+    pub(crate) fn take_rest(&mut self) -> Option<Backup> {
+        self.rest.take()
     }
 
     /// Whether the connection ends after this reply.
@@ -182,7 +201,7 @@ impl Reply {
     }
 
     fn of(bytes: Vec<u8>) -> Self {
-        Self { pieces: vec![bytes], closes: false, _paid: None }
+        Self { pieces: vec![bytes], closes: false, rest: None, _paid: None }
     }
 }
 
@@ -284,7 +303,7 @@ impl ListBuilder {
             Order::AsFound => pieces.append(&mut self.done),
             Order::Reversed => pieces.extend(self.done.into_iter().rev()),
         }
-        Reply { pieces, closes: false, _paid: self.paid }
+        Reply { pieces, closes: false, rest: None, _paid: self.paid }
     }
 
     fn finish_piece(&mut self) {

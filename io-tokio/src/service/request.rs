@@ -52,6 +52,7 @@ pub(crate) enum Question {
     TxId,
     FlushStore,
     CompactStore,
+    Backup,
     /// Remove old log; so many files may stay.
     Collapse {
         keep: i32,
@@ -155,6 +156,7 @@ impl Request {
             0x18 => Self::Read { consistency: Consistency::Consistent, read: Read::Routing },
             0x19 => set_routing(from.string()?, limits),
             0x1a => Self::Read { consistency: Consistency::Consistent, read: Read::KeyCount },
+            0x1b => Self::Question(Question::Backup),
             0x1c => Self::Confirm { key: from.string()?, value: from.string()? },
             0x1d => Self::Read { consistency: Consistency::NoGuarantees, read: Read::Fringe(fringe(from)?) },
             0x1e => Self::Read { consistency: Consistency::Consistent, read: Read::Interval },

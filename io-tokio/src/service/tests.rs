@@ -17,6 +17,7 @@ use trialbay_engine::{HistoryHash, Instant, NodeId, Slot, Value};
 
 use super::reply::code;
 use super::{ServiceOptions, serve, serve_connection};
+use crate::backup::verify;
 use crate::client::{ClientError, Fringe, KeyRange, Sequence};
 use crate::clock::Clock;
 use crate::config::Reads;
@@ -532,6 +533,57 @@ async fn what_a_node_does_for_its_store_it_does_unless_it_is_asked_for_what_mast
             }
         }
     }
+}
+
+#[tokio::test]
+async fn a_backup_is_the_store_as_it_was_when_it_was_asked_for_and_any_damage_is_found() {
+    for handle in [master(), node(Some("n2"), 1)] {
+        let is_master = handle.is_serving();
+        let service = Service::start(handle, ServiceOptions::default()).await;
+        let client = library(&service);
+        if is_master {
+            for key in 0..40 {
+                client.set(format!("{key}"), vec![key; 100_000]).await.unwrap();
+            }
+            client.set_interval(&Interval { public: (None, Some("9".into())), ..Interval::default() }).await.unwrap();
+        }
+        let endpoint = service.address.to_string();
+        let mut bytes = Vec::new();
+        let mut seen = (0, 0);
+        let len = client.backup(&endpoint, &mut bytes, |done, all| seen = (done, all)).await.unwrap();
+        assert_eq!((seen, bytes.len() as u64), ((len, len), len));
+        let manifest = verify(&bytes[..]).unwrap();
+        let (slot, entries) = if is_master { (41, 40) } else { (0, 0) };
+        assert_eq!((manifest.slot, manifest.entries, manifest.bytes), (slot, entries, len));
+        assert_eq!(manifest.cluster_id, vectors::CLUSTER_ID);
+
+        for at in (0..bytes.len()).filter(|at| *at < 100 || *at + 100 > bytes.len() || at % 99_991 == 0) {
+            assert!(verify(&bytes[..at]).is_err(), "cut at {at}");
+            let mut damaged = bytes.clone();
+            damaged[at] ^= 4;
+            assert!(verify(&damaged[..]).is_err(), "damaged at {at}");
+        }
+        assert!(verify(&[&bytes[..], b"x"].concat()[..]).is_err());
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn who_takes_a_backup_too_slowly_does_not_hold_its_snapshot_for_ever() {
+    let handle = master();
+    for key in 0..8_u8 {
+        let update = Update::Set { key: vec![key].into(), value: vec![0; 1 << 20].into() };
+        handle.update(&update).await.unwrap().unwrap();
+    }
+    let (mut client, serving) = connect(&handle, &ServiceOptions::default(), 1 << 10);
+    client.send(&[prologue(), request(0x1b, |_| ())].concat()).await;
+    let slow = tokio::spawn(async move {
+        // A little every 20 seconds is never a stall.
+        while client.0.read(&mut [0; 512]).await.is_ok_and(|len| len > 0) {
+            tokio::time::sleep(Duration::from_secs(20)).await;
+        }
+    });
+    tokio::time::timeout(Duration::from_secs(600), serving).await.unwrap().unwrap();
+    slow.await.unwrap();
 }
 
 fn user_function(name: &str, argument: Option<&[u8]>) -> Vec<u8> {

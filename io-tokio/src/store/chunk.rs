@@ -31,7 +31,7 @@ pub struct Chunk {
 /// What a chunk is not, and should be.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("a chunk ends inside an entry")]
-pub(super) struct Malformed;
+pub(crate) struct Malformed;
 
 impl Snapshot {
     /// The entries behind the key `after` (`None`: from the first one), until they are [`CHUNK_BYTES`] long.
@@ -63,7 +63,7 @@ pub fn digest(before: u64, chunk: &[u8]) -> u64 {
 }
 
 /// The keys and values in a chunk that came from elsewhere.
-pub(super) fn entries(mut bytes: &[u8]) -> impl Iterator<Item = Result<(&[u8], &[u8]), Malformed>> {
+pub(crate) fn entries(mut bytes: &[u8]) -> impl Iterator<Item = Result<(&[u8], &[u8]), Malformed>> {
     std::iter::from_fn(move || {
         if bytes.is_empty() {
             return None;

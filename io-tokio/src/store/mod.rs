@@ -26,6 +26,7 @@ mod thread;
 mod tests;
 
 pub use apply::{KeyValue, NotApplied, apply, apply_command};
+pub(crate) use chunk::entries;
 pub use chunk::{CHUNK_BYTES, CHUNK_BYTES_MAX, Chunk, digest};
 pub use database::{Decided, Store};
 pub use error::StoreError;
