@@ -63,6 +63,15 @@ fn the_commands_on_keys_and_values_do_what_they_say() {
         run("delete-prefix user/", Ok, "0\n").await;
         run("nop", Ok, "").await;
 
+        let backup = cluster.dir().join("backup").display().to_string();
+        let keys = cluster.cli(&["backup", &backup, "-o", "json"], b"").await;
+        let manifest: serde_json::Value = serde_json::from_slice(&keys.out).unwrap();
+        assert_eq!((keys.code, &manifest["entries"]), (Some(Ok as i32), &json!(3)), "{keys:?}");
+        expect(&cluster, &["backup", "verify", &backup, "-o", "json"], b"", Ok, &keys.out).await;
+        run(&format!("backup {backup}"), Usage, "").await;
+        std::fs::write(&backup, "TBAYBKUP").unwrap();
+        run(&format!("backup verify {backup}"), ExitCode::StorageFailed, "").await;
+
         let ran = cluster.cli(&["cluster", "statistics", "-o", "json"], b"").await;
         let statistics: serde_json::Value = serde_json::from_slice(&ran.out).unwrap();
         let deletes = &statistics["nodes"][0]["statistics"]["series"]["del_info"]["n"];
