@@ -118,7 +118,9 @@ impl Model {
                 Ok(Outcome::Done)
             }
             // No client of a simulation asks for it.
-            Update::UserFunction { .. } => Err(Failure::Undecodable { why: "not in the model".to_owned() }),
+            Update::UserFunction { .. } | Update::Nursery(_) => {
+                Err(Failure::Undecodable { why: "not in the model".to_owned() })
+            }
         }
     }
 
@@ -179,17 +181,18 @@ fn shown<'a>(keys: impl Iterator<Item = &'a Bytes>, separator: &[u8]) -> Vec<u8>
 mod tests {
     use std::convert::Infallible;
     use std::ops::Bound;
+    use std::sync::Arc;
 
     use proptest::prelude::*;
     use trialbay::extensions::Extensions;
     use trialbay::store::{KeyValue, apply_command};
-    use trialbay::update::encode_command;
+    use trialbay::update::{Admin, encode_command};
 
     use super::*;
 
     /// The map that production's function works on here.
     #[derive(Debug, Default)]
-    struct Production(BTreeMap<Bytes, Bytes>);
+    struct Production(BTreeMap<Bytes, Bytes>, Arc<Admin>);
 
     impl KeyValue for Production {
         type Error = Infallible;
@@ -219,6 +222,12 @@ mod tests {
             let before = self.0.len();
             self.0.retain(|key, _| !key.starts_with(prefix));
             Ok((before - self.0.len()) as u64)
+        }
+        fn admin(&self) -> &Arc<Admin> {
+            &self.1
+        }
+        fn set_admin(&mut self, admin: Arc<Admin>) {
+            self.1 = admin;
         }
     }
 

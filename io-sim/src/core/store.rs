@@ -3,11 +3,12 @@
 use std::collections::BTreeMap;
 use std::convert::Infallible;
 use std::ops::Bound;
+use std::sync::Arc;
 
 use bytes::Bytes;
 use trialbay::extensions::Extensions;
 use trialbay::store::{KeyValue, NotApplied, apply_command};
-use trialbay::update::UpdateResult;
+use trialbay::update::{Admin, UpdateResult};
 use trialbay_engine::{HistoryHash, Slot, Value};
 use xxhash_rust::xxh3::Xxh3;
 
@@ -25,6 +26,8 @@ pub(crate) struct Store {
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Map {
     pub(crate) keys: BTreeMap<Bytes, Bytes>,
+    /// What is kept beside them. No client of this world asks for anything.
+    pub(crate) admin: Arc<Admin>,
     /// What is planted in what is applied to it.
     pub(crate) bugs: Bugs,
 }
@@ -92,6 +95,14 @@ impl KeyValue for Map {
         let before = self.keys.len();
         self.keys.retain(|key, _| !key.starts_with(prefix));
         Ok((before - self.keys.len()) as u64)
+    }
+
+    fn admin(&self) -> &Arc<Admin> {
+        &self.admin
+    }
+
+    fn set_admin(&mut self, admin: Arc<Admin>) {
+        self.admin = admin;
     }
 
     #[cfg(feature = "planted-bugs")]

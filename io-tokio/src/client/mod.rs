@@ -25,6 +25,7 @@ mod connection;
 mod dial;
 mod error;
 mod flight;
+mod nursery;
 mod options;
 mod range;
 pub(crate) mod reply;
@@ -48,6 +49,7 @@ use bytes::Bytes;
 
 pub use self::dial::{Dial, Dialling, Halves, TcpDial};
 pub use self::error::{ClientError, Happened};
+pub use self::nursery::Fringe;
 pub use self::options::{ClientOptions, Endpoint};
 pub use self::range::{Entry, KeyRange};
 pub use self::sequence::Sequence;

@@ -128,7 +128,7 @@ fn free_at_or_above(disk: &dyn HomeDisk, home: &Path) -> io::Result<u64> {
 fn grows(update: &Update) -> bool {
     match update {
         // Nobody knows what a function does.
-        Update::Set { .. } | Update::UserFunction { .. } => true,
+        Update::Set { .. } | Update::Nursery(_) | Update::UserFunction { .. } => true,
         Update::TestAndSet { wanted, .. } | Update::Replace { wanted, .. } => wanted.is_some(),
         Update::Sequence(updates) => updates.iter().any(grows),
         Update::Delete { .. }

@@ -16,6 +16,7 @@ pub(crate) mod code {
     pub(crate) const NOT_FOUND: i32 = 0x05;
     pub(crate) const WRONG_CLUSTER: i32 = 0x06;
     pub(crate) const ASSERTION_FAILED: i32 = 0x07;
+    pub(crate) const OUTSIDE_INTERVAL: i32 = 0x09;
     pub(crate) const GOING_DOWN: i32 = 0x10;
     pub(crate) const NOT_SUPPORTED: i32 = 0x20;
     pub(crate) const NO_LONGER_MASTER: i32 = 0x21;
@@ -135,6 +136,8 @@ impl Reply {
             Ok(Ok(Outcome::Deleted(count))) => Self::ok(|bytes| bytes.i32(i32::try_from(count).unwrap_or(i32::MAX))),
             Ok(Err(Failure::NotFound { key })) => Self::error(code::NOT_FOUND, key),
             Ok(Err(Failure::AssertionFailed { message })) => Self::error(code::ASSERTION_FAILED, message),
+            Ok(Err(Failure::OutsideInterval { key })) => Self::error(code::OUTSIDE_INTERVAL, key).and_close(),
+            Ok(Err(Failure::Illegal { why })) => Self::error(code::BAD_INPUT, why),
             Ok(Err(Failure::FunctionFailed { message })) => {
                 Self::error(code::USERFUNCTION_FAILURE, message).and_close()
             }

@@ -17,16 +17,18 @@ use trialbay_engine::{HistoryHash, Instant, NodeId, Slot, Value};
 
 use super::reply::code;
 use super::{ServiceOptions, serve, serve_connection};
+use crate::client::{ClientError, Fringe, KeyRange, Sequence};
 use crate::clock::Clock;
 use crate::config::Reads;
+use crate::consistency::Consistency;
 use crate::extensions::{Extensions, FunctionError, HookReply};
 use crate::identity::Identity;
 use crate::node::handle::{Ask, Shared};
 use crate::node::room::Room;
 use crate::node::serving::Serving;
 use crate::node::{NodeHandle, NodeStatus};
-use crate::store::{Decided, KeyRange, Options, Store};
-use crate::update::{Limits, Update};
+use crate::store::{Decided, Options, Store};
+use crate::update::{ClusterConfig, Interval, Limits, NodeAddress, Routing, Update};
 use crate::watched;
 use crate::wire::{MAGIC, Writer as _};
 
@@ -148,7 +150,7 @@ fn extensions() -> Extensions {
             panic!("on purpose")
         })
         .hook("copy", async |call| {
-            let entries = call.snapshot().range(&KeyRange::all(), crate::store::Direction::Ascending);
+            let entries = call.snapshot().range(&crate::store::KeyRange::all(), crate::store::Direction::Ascending);
             let mut copied = 0;
             for entry in entries.map_err(|error| error.to_string())? {
                 let (key, value) = entry.map_err(|error| error.to_string())?;
@@ -402,6 +404,89 @@ async fn what_was_served_is_counted_and_what_was_refused_is_not() {
     let means = ["avg_set_size", "avg_get_size", "avg_range_size"].map(|name| statistics.averages[name]);
     assert_eq!(means, [5.0, 5.0, 1.0]);
     assert_eq!(statistics.node_is["n1"], 1);
+}
+
+/// The client library's own client, of a service.
+fn library(service: &Service) -> crate::client::Client {
+    let options = crate::client::ClientOptions::new(vectors::CLUSTER_ID, [service.address.to_string()]).unwrap();
+    crate::client::Client::new(options).unwrap()
+}
+
+#[tokio::test]
+async fn a_cluster_with_an_interval_refuses_other_keys_where_the_original_does() {
+    let service = Service::start(master(), ServiceOptions::default()).await;
+    let client = library(&service);
+    assert_eq!(client.interval().await.unwrap(), Interval::default());
+    client.set("m", "v").await.unwrap();
+    let interval = Interval { public: (Some("b".into()), Some("m".into())), private: (None, Some("z".into())) };
+    client.set_interval(&interval).await.unwrap();
+    assert_eq!(client.interval().await.unwrap(), interval);
+    client.set("b", "v").await.unwrap();
+    client.sequence(Sequence::new().set("a", "v")).await.unwrap();
+    client.delete("a").await.unwrap();
+    assert!(client.exists("m").await.unwrap());
+
+    let c = Consistency::Consistent;
+    let range = |first: &str, last: &str| KeyRange::all().from(first).upto(last);
+    let refused = [
+        client.set("m", "w").await.unwrap_err(),
+        client.get("m").await.unwrap_err(),
+        client.prefix_keys("a", None, c).await.unwrap_err(),
+        client.range(&range("b", "z"), c).await.unwrap_err(),
+        client.range_entries(&range("a", "c"), c).await.unwrap_err(),
+        client.rev_range_entries(&range("a", "c"), c).await.unwrap_err(),
+    ];
+    for (error, key) in refused.into_iter().zip(["m", "m", "a", "z", "a", "a"]) {
+        assert_eq!(error, ClientError::Refused { code: code::OUTSIDE_INTERVAL, message: key.into() });
+    }
+    assert_eq!(client.range(&range("b", "c"), c).await.unwrap(), ["b"]);
+    assert_eq!(client.range(&KeyRange::all(), c).await.unwrap(), ["b", "m"]);
+
+    let moved = Interval { public: (Some("c".into()), None), ..Interval::default() };
+    let fails = Sequence::new().set("x", "v").delete("missing");
+    assert!(client.migrate_range(&moved, fails).await.is_err());
+    assert_eq!(client.interval().await.unwrap(), interval, "a failed sequence changes no interval");
+    client.migrate_range(&moved, Sequence::new().delete("b").set("x", "v")).await.unwrap();
+    assert_eq!(client.interval().await.unwrap(), moved);
+    assert_eq!(client.get("x").await.unwrap(), "v");
+}
+
+#[tokio::test]
+async fn routing_and_configurations_of_clusters_are_kept() {
+    let service = Service::start(master(), ServiceOptions::default()).await;
+    let client = library(&service);
+    let unset = ClientError::NotFound { key: "Not_found".into() };
+    assert_eq!(client.routing().await.unwrap_err(), unset);
+    assert_eq!(client.nursery_config().await.unwrap_err(), unset);
+    let refused = client.set_routing_delta("left", "m", "right").await.unwrap_err();
+    let why = "there is no routing yet".to_owned();
+    assert_eq!(refused, ClientError::Refused { code: code::BAD_INPUT, message: why });
+    client.set_routing(&Routing::Cluster("left".into())).await.unwrap();
+    client.set_routing_delta("left", "m", "right").await.unwrap();
+    let side = |name: &'static str| Box::new(Routing::Cluster(name.into()));
+    let routing = Routing::Branch { left: side("left"), separator: "m".into(), right: side("right") };
+    assert_eq!(client.routing().await.unwrap(), routing);
+    let address = NodeAddress { name: "n1".into(), addresses: vec!["10.0.0.1".into(), "::1".into()], port: 4000 };
+    let config = ClusterConfig { nodes: vec![address] };
+    client.set_nursery_config("left", &config).await.unwrap();
+    assert_eq!(client.nursery_config().await.unwrap(), (routing, vec![("left".into(), config)]));
+}
+
+#[tokio::test]
+async fn a_fringe_is_one_end_of_the_keys_and_about_a_mebibyte() {
+    let service = Service::start(master(), ServiceOptions::default()).await;
+    let client = library(&service);
+    for key in ["a", "b", "c", "d", "e"] {
+        client.set(key, vec![0; 400_000]).await.unwrap();
+    }
+    let keys = async |boundary: Option<&[u8]>, fringe| {
+        let entries = client.fringe(boundary, fringe).await.unwrap();
+        entries.iter().map(|(key, _)| String::from_utf8_lossy(key).into_owned()).collect::<Vec<_>>().concat()
+    };
+    assert_eq!(keys(None, Fringe::Upper).await, "abc");
+    assert_eq!(keys(Some(b"c"), Fringe::Upper).await, "ab");
+    assert_eq!(keys(None, Fringe::Lower).await, "edc");
+    assert_eq!(keys(Some(b"d"), Fringe::Lower).await, "ed");
 }
 
 fn user_function(name: &str, argument: Option<&[u8]>) -> Vec<u8> {

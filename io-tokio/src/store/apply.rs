@@ -3,12 +3,14 @@
 //! Nothing in here may depend on anything but the command and the store. An update runs against an [`Overlay`] of the
 //! store, which is written out only if all of it succeeded: a failed sequence has nothing to undo.
 
+use std::sync::Arc;
+
 use bytes::Bytes;
 
 use super::call::call;
 use super::overlay::{Overlay, after};
 use crate::extensions::Extensions;
-use crate::update::{Failure, Outcome, Update, UpdateResult, decode_command};
+use crate::update::{Admin, Failure, Outcome, Update, UpdateResult, decode_command};
 
 /// How much of each list of keys the message of a failed `AssertRange` shows, in bytes.
 const SHOWN_BYTES_MAX: usize = 256;
@@ -32,6 +34,10 @@ pub trait KeyValue {
     fn remove(&mut self, key: &[u8]) -> Result<(), Self::Error>;
     /// Deletes every key that begins with `prefix` and gives their number.
     fn remove_prefix(&mut self, prefix: &[u8]) -> Result<u64, Self::Error>;
+    /// What is kept beside the keys.
+    fn admin(&self) -> &Arc<Admin>;
+    /// Keeps something else beside the keys.
+    fn set_admin(&mut self, admin: Arc<Admin>);
 
     /// The planted bug that updates of this map have.
     #[cfg(feature = "planted-bugs")]
@@ -82,8 +88,11 @@ pub fn apply<K: KeyValue>(
     store: &mut K,
     extensions: &Extensions,
 ) -> Result<UpdateResult, NotApplied<K::Error>> {
-    // By itself, each of these two succeeds, and needs no overlay.
+    // By itself, each of these two changes the store in one step, and needs no overlay.
     if let Update::Set { key, value } = update {
+        if !store.admin().interval().admits(key) {
+            return Ok(Err(Failure::OutsideInterval { key: key.clone() }));
+        }
         store.insert(key, value)?;
         return Ok(Ok(Outcome::Done));
     }
@@ -163,6 +172,12 @@ fn run<K: KeyValue>(
                 if let Err(failure) = run(update, overlay, extensions)? {
                     return Ok(Err(failure));
                 }
+            }
+            Outcome::Done
+        }
+        Update::Nursery(update) => {
+            if let Err(why) = overlay.update_admin(update) {
+                return Ok(Err(Failure::Illegal { why }));
             }
             Outcome::Done
         }
@@ -254,6 +269,7 @@ mod tests {
     use std::collections::BTreeMap;
     use std::convert::Infallible;
     use std::ops::Bound;
+    use std::sync::LazyLock;
 
     use proptest::prelude::*;
 
@@ -263,8 +279,18 @@ mod tests {
 
     type Map = BTreeMap<Bytes, Bytes>;
 
+    /// A map that keeps nothing beside its keys.
+    static NOTHING_BESIDE: LazyLock<Arc<Admin>> = LazyLock::new(Arc::default);
+
     impl KeyValue for Map {
         type Error = Infallible;
+
+        fn admin(&self) -> &Arc<Admin> {
+            &NOTHING_BESIDE
+        }
+        fn set_admin(&mut self, _: Arc<Admin>) {
+            panic!("no test asks for it")
+        }
 
         fn get(&self, key: &[u8]) -> Result<Option<Bytes>, Infallible> {
             Ok(BTreeMap::get(self, key).cloned())
@@ -344,7 +370,7 @@ mod tests {
             Update::Sequence(updates) => {
                 updates.iter().try_for_each(|update| reference(update, map).map(drop)).map(|()| Outcome::Done)
             }
-            Update::UserFunction { .. } => unreachable!("no test has one here"),
+            Update::UserFunction { .. } | Update::Nursery(_) => unreachable!("no test has one here"),
         };
         if outcome.is_err() {
             *map = before;
@@ -423,6 +449,13 @@ mod tests {
 
     impl KeyValue for Uncopied {
         type Error = Infallible;
+
+        fn admin(&self) -> &Arc<Admin> {
+            self.0.admin()
+        }
+        fn set_admin(&mut self, admin: Arc<Admin>) {
+            self.0.set_admin(admin);
+        }
 
         fn get(&self, key: &[u8]) -> Result<Option<Bytes>, Infallible> {
             panic!("the value of {key:?} was copied")

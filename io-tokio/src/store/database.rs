@@ -5,6 +5,7 @@
 //! | `data` | a client's key | its value |
 //! | `meta` | `identity` | format (i32), cluster id, node name (strings as in the client protocol), node id (i32) |
 //! | `meta` | `applied` | the last applied slot (u64), the history hash there (u64) |
+//! | `meta` | `admin` | what is kept beside the keys (`update/nursery.rs`), if there is anything |
 //!
 //! Integers are little-endian. Both tables and the identity come into being in one durable transaction.
 
@@ -27,7 +28,7 @@ use crate::extensions::Extensions;
 use crate::identity::Identity;
 #[cfg(feature = "planted-bugs")]
 use crate::planted::PlantedBug;
-use crate::update::{Outcome, UpdateResult};
+use crate::update::{Admin, Outcome, UpdateResult};
 use crate::wire::{Reader, Writer as _};
 
 /// The format of the tables. Another number is refused.
@@ -37,6 +38,7 @@ pub(super) const DATA: TableDefinition<'_, &[u8], &[u8]> = TableDefinition::new(
 pub(super) const META: TableDefinition<'_, &str, &[u8]> = TableDefinition::new("meta");
 const IDENTITY: &str = "identity";
 pub(super) const APPLIED: &str = "applied";
+pub(super) const ADMIN: &str = "admin";
 
 /// One decided slot.
 #[derive(Clone, Debug)]
@@ -56,6 +58,7 @@ pub struct Store {
     database: Arc<Database>,
     reader: StoreReader,
     applied: (Slot, HistoryHash),
+    admin: Arc<Admin>,
     old_values: OldValues,
     extensions: Extensions,
     has_undurable: bool,
@@ -77,6 +80,7 @@ impl Store {
         check_identity(found.value(), identity)?;
         let applied = read(APPLIED)?.ok_or_else(|| damaged("it does not say what it has applied"))?;
         let applied = decode_applied(applied.value())?;
+        let admin = decode_admin(read(ADMIN)?.as_ref().map(|admin| admin.value()))?;
         // Both must be there from the first transaction on.
         transaction.open_table(DATA).map_err(StoreError::from_redb)?;
         drop((found, meta, transaction));
@@ -87,6 +91,7 @@ impl Store {
             database,
             reader,
             applied,
+            admin: Arc::new(admin),
             old_values,
             extensions: Extensions::default(),
             has_undurable: false,
@@ -161,9 +166,11 @@ impl Store {
         #[cfg(feature = "planted-bugs")]
         let planted = self.planted;
         let extensions = self.extensions.clone();
-        let results = self.write(durable || apart, |transaction| {
+        let before = self.admin.clone();
+        let (results, admin) = self.write(durable || apart, |transaction| {
             let mut data = DataTable {
                 table: transaction.open_table(DATA)?,
+                admin: before.clone(),
                 #[cfg(feature = "planted-bugs")]
                 planted,
             };
@@ -175,8 +182,12 @@ impl Store {
             if !apart {
                 write_applied(transaction, applied)?;
             }
-            Ok(results)
+            if !Arc::ptr_eq(&data.admin, &before) {
+                transaction.open_table(META)?.insert(ADMIN, data.admin.encode().as_slice())?;
+            }
+            Ok((results, data.admin))
         })?;
+        self.admin = admin;
         if apart {
             self.write(durable, |transaction| write_applied(transaction, applied))?;
         }
@@ -378,9 +389,16 @@ pub(super) fn decode_applied(bytes: &[u8]) -> Result<(Slot, HistoryHash), StoreE
     }
 }
 
+/// What is kept beside the keys; nothing when nobody ever changed it.
+pub(super) fn decode_admin(bytes: Option<&[u8]>) -> Result<Admin, StoreError> {
+    let illegible = |_| damaged("it does not say legibly what is kept beside the keys");
+    bytes.map_or(Ok(Admin::default()), |bytes| Admin::decode(bytes).map_err(illegible))
+}
+
 /// The clients' keys, as updates change them.
 struct DataTable<'t> {
     table: Table<'t, &'static [u8], &'static [u8]>,
+    admin: Arc<Admin>,
     #[cfg(feature = "planted-bugs")]
     planted: Option<PlantedBug>,
 }
@@ -417,6 +435,14 @@ impl KeyValue for DataTable<'_> {
 
     fn remove(&mut self, key: &[u8]) -> Result<(), StorageError> {
         self.table.remove(key).map(drop)
+    }
+
+    fn admin(&self) -> &Arc<Admin> {
+        &self.admin
+    }
+
+    fn set_admin(&mut self, admin: Arc<Admin>) {
+        self.admin = admin;
     }
 
     fn remove_prefix(&mut self, prefix: &[u8]) -> Result<u64, StorageError> {

@@ -4,12 +4,13 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Bound;
+use std::sync::Arc;
 
 use bytes::Bytes;
 
 use super::apply::KeyValue;
 use crate::extensions::CALL_STEPS_MAX;
-use crate::update::prefix_end;
+use crate::update::{Admin, NurseryUpdate, prefix_end};
 
 /// A store and the changes on top of it.
 pub(super) struct Overlay<'a, K> {
@@ -26,6 +27,8 @@ pub(super) struct Changes {
     prefixes: BTreeSet<Bytes>,
     /// `None` deletes.
     keys: BTreeMap<Bytes, Option<Bytes>>,
+    /// What is kept beside the keys from now on.
+    admin: Option<Admin>,
 }
 
 impl<'a, K: KeyValue> Overlay<'a, K> {
@@ -63,13 +66,18 @@ impl<'a, K: KeyValue> Overlay<'a, K> {
         }
     }
 
+    /// Changes what is kept beside the keys, or says why that makes no sense.
+    pub(super) fn update_admin(&mut self, update: &NurseryUpdate) -> Result<(), String> {
+        self.changes.admin.get_or_insert_with(|| (**self.store.admin()).clone()).update(update)
+    }
+
     /// Sets a key, or deletes it.
     pub(super) fn set(&mut self, key: Bytes, value: Option<Bytes>) {
         self.changes.keys.insert(key, value);
     }
 
     pub(super) fn delete_prefix(&mut self, prefix: &Bytes) {
-        let Changes { prefixes, keys } = &mut self.changes;
+        let Changes { prefixes, keys, .. } = &mut self.changes;
         let from_prefix = || (Bound::Included(prefix.as_ref()), Bound::Unbounded);
         let within = |key: &&Bytes| key.starts_with(prefix);
         let covered: Vec<_> =
@@ -127,6 +135,9 @@ impl<'a, K: KeyValue> Overlay<'a, K> {
 impl Changes {
     /// Writes them, in the order in which their effects were seen.
     pub(super) fn write_to<K: KeyValue>(self, store: &mut K) -> Result<(), K::Error> {
+        if let Some(admin) = self.admin {
+            store.set_admin(Arc::new(admin));
+        }
         for prefix in &self.prefixes {
             store.remove_prefix(prefix)?;
         }

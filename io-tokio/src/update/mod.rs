@@ -3,12 +3,15 @@
 mod codec;
 mod command;
 mod limits;
+mod nursery;
 
 use bytes::Bytes;
 
 pub use codec::{NESTING_MAX, NotAnUpdate, UPDATES_MAX};
 pub use command::{Command, NotACommand, Session, command_from_raw, decode_command, encode_command};
 pub use limits::{Limits, TooLarge, UPDATE_BYTES_CEILING};
+pub(crate) use nursery::{ADDRESSES_MAX, NODES_MAX};
+pub use nursery::{ADMIN_BYTES_MAX, Admin, ClusterConfig, Interval, NodeAddress, NurseryUpdate, Routing};
 
 #[cfg(test)]
 pub(crate) use codec::tests;
@@ -72,6 +75,8 @@ pub enum Update {
         /// Its value from now on; `None`: it is deleted, if it is there.
         wanted: Option<Bytes>,
     },
+    /// Changes what is kept beside the keys, for clusters that share one key space.
+    Nursery(NurseryUpdate),
     /// Calls a function that the program has added to its nodes; gives what that returns.
     UserFunction {
         /// Its name.
@@ -124,6 +129,16 @@ pub enum Failure {
     AssertionFailed {
         /// The key, or for `AssertRange` a short description.
         message: Bytes,
+    },
+    /// The key is not among those that this cluster has (`Set`, by itself).
+    OutsideInterval {
+        /// The key.
+        key: Bytes,
+    },
+    /// It makes no sense with what is kept beside the keys (`Nursery`).
+    Illegal {
+        /// Why.
+        why: String,
     },
     /// A user function failed or panicked.
     FunctionFailed {
