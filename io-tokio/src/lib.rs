@@ -21,6 +21,8 @@ pub mod clock;
 #[cfg(feature = "server")]
 pub mod disk;
 #[cfg(feature = "server")]
+pub mod extensions;
+#[cfg(feature = "server")]
 pub mod home_disk;
 #[cfg(feature = "server")]
 pub mod identity;

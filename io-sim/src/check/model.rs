@@ -117,6 +117,10 @@ impl Model {
                 updates.iter().try_for_each(|update| self.perform(update).map(drop))?;
                 Ok(Outcome::Done)
             }
+            // No client of a simulation asks for it.
+            Update::UserFunction { .. } | Update::Nursery(_) => {
+                Err(Failure::Undecodable { why: "not in the model".to_owned() })
+            }
         }
     }
 
@@ -177,16 +181,18 @@ fn shown<'a>(keys: impl Iterator<Item = &'a Bytes>, separator: &[u8]) -> Vec<u8>
 mod tests {
     use std::convert::Infallible;
     use std::ops::Bound;
+    use std::sync::Arc;
 
     use proptest::prelude::*;
+    use trialbay::extensions::Extensions;
     use trialbay::store::{KeyValue, apply_command};
-    use trialbay::update::encode_command;
+    use trialbay::update::{Admin, encode_command};
 
     use super::*;
 
     /// The map that production's function works on here.
     #[derive(Debug, Default)]
-    struct Production(BTreeMap<Bytes, Bytes>);
+    struct Production(BTreeMap<Bytes, Bytes>, Arc<Admin>);
 
     impl KeyValue for Production {
         type Error = Infallible;
@@ -217,6 +223,12 @@ mod tests {
             self.0.retain(|key, _| !key.starts_with(prefix));
             Ok((before - self.0.len()) as u64)
         }
+        fn admin(&self) -> &Arc<Admin> {
+            &self.1
+        }
+        fn set_admin(&mut self, admin: Arc<Admin>) {
+            self.1 = admin;
+        }
     }
 
     /// Few and short keys, so that they meet, with bytes at the end of the order, and beyond any plain letter.
@@ -243,8 +255,7 @@ mod tests {
     }
 
     fn in_production(update: &Update, store: &mut Production) -> UpdateResult {
-        let Ok(result) = apply_command(encode_command(update), store);
-        result
+        apply_command(encode_command(update), store, &Extensions::new()).unwrap()
     }
 
     proptest! {

@@ -72,10 +72,14 @@ pub(super) fn update_result(result: &UpdateResult) -> String {
     match result {
         Ok(Outcome::Done) => "done".to_string(),
         Ok(Outcome::Previous(value)) => format!("done, {} before", value_or_absent(value.as_deref())),
+        Ok(Outcome::Returned(value)) => format!("done, returned {}", value_or_absent(value.as_deref())),
         Ok(Outcome::PreviousUntold) => "done, untold what was before".to_string(),
         Ok(Outcome::Deleted(count)) => format!("done, {count} keys deleted"),
         Err(Failure::NotFound { key }) => format!("no key {}", bytes(key)),
         Err(Failure::AssertionFailed { message }) => format!("assertion failed: {}", bytes(message)),
+        Err(Failure::OutsideInterval { key }) => format!("{} is outside the interval", bytes(key)),
+        Err(Failure::Illegal { why }) => format!("illegal: {why}"),
+        Err(Failure::FunctionFailed { message }) => format!("user function failed: {message}"),
         Err(Failure::Undecodable { why }) => format!("undecodable: {why}"),
     }
 }
@@ -103,6 +107,8 @@ fn update(asked: &Update) -> String {
             format!("assert exactly [{keys}] begin with {}", bytes(prefix))
         }
         Update::DeletePrefix { prefix } => format!("delete all that begins with {}", bytes(prefix)),
+        Update::Nursery(update) => format!("{update:?}"),
+        Update::UserFunction { name, argument } => format!("user function {} with {}", bytes(name), option(argument)),
         Update::Replace { key, wanted } => format!("replace {} by {}", bytes(key), option(wanted)),
     }
 }

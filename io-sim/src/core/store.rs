@@ -3,10 +3,12 @@
 use std::collections::BTreeMap;
 use std::convert::Infallible;
 use std::ops::Bound;
+use std::sync::Arc;
 
 use bytes::Bytes;
-use trialbay::store::{KeyValue, apply_command};
-use trialbay::update::UpdateResult;
+use trialbay::extensions::Extensions;
+use trialbay::store::{KeyValue, NotApplied, apply_command};
+use trialbay::update::{Admin, UpdateResult};
 use trialbay_engine::{HistoryHash, Slot, Value};
 use xxhash_rust::xxh3::Xxh3;
 
@@ -24,6 +26,8 @@ pub(crate) struct Store {
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Map {
     pub(crate) keys: BTreeMap<Bytes, Bytes>,
+    /// What is kept beside them. No client of this world asks for anything.
+    pub(crate) admin: Arc<Admin>,
     /// What is planted in what is applied to it.
     pub(crate) bugs: Bugs,
 }
@@ -34,9 +38,10 @@ impl Store {
         (self.applied, self.hash) = (slot, hash);
         let commands = value.commands().map_while(Result::ok);
         commands
-            .map(|command| match apply_command(command, &mut self.map) {
+            .map(|command| match apply_command(command, &mut self.map, &Extensions::new()) {
                 Ok(result) => result,
-                Err(never) => match never {},
+                Err(NotApplied::Map(never)) => match never {},
+                Err(NotApplied::UnknownFunction { .. }) => unreachable!("no client of this world calls a function"),
             })
             .collect()
     }
@@ -90,6 +95,14 @@ impl KeyValue for Map {
         let before = self.keys.len();
         self.keys.retain(|key, _| !key.starts_with(prefix));
         Ok((before - self.keys.len()) as u64)
+    }
+
+    fn admin(&self) -> &Arc<Admin> {
+        &self.admin
+    }
+
+    fn set_admin(&mut self, admin: Arc<Admin>) {
+        self.admin = admin;
     }
 
     #[cfg(feature = "planted-bugs")]

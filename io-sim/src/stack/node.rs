@@ -4,6 +4,7 @@ use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use tokio::sync::oneshot;
+use trialbay::extensions::Extensions;
 use trialbay::identity::Identity;
 use trialbay::node::{NodeHandle, NodeOptions, RunningNode, Surroundings};
 use trialbay::peer::PeerAddress;
@@ -192,6 +193,7 @@ fn options(plan: &StackPlan, id: u16) -> NodeOptions {
         store_age_max: plan.store_age_max,
         disk_reserve_bytes: 1 << 20,
         connections_max: Some(1_000),
+        extensions: Extensions::new(),
         recorder_bytes_max: None,
         #[cfg(feature = "planted-bugs")]
         planted: plan.bugs.in_node(),

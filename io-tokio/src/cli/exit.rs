@@ -40,11 +40,13 @@ pub enum ExitCode {
     StorageFailed = 15,
     /// The node's history is not that of the cluster.
     HistoryDiverged = 16,
+    /// The log calls a user function that the program does not have.
+    UnknownFunction = 17,
 }
 
 impl ExitCode {
     /// All, in order.
-    pub const ALL: [Self; 16] = [
+    pub const ALL: [Self; 17] = [
         Self::Ok,
         Self::Other,
         Self::Usage,
@@ -61,6 +63,7 @@ impl ExitCode {
         Self::UnknownNode,
         Self::StorageFailed,
         Self::HistoryDiverged,
+        Self::UnknownFunction,
     ];
 
     /// The exit code that a process ended with, if it is one of these.
@@ -87,6 +90,7 @@ impl ExitCode {
             Self::UnknownNode => "node: the configuration has no node of that name",
             Self::StorageFailed => "node: the disk failed, or the files are damaged",
             Self::HistoryDiverged => "node: its history is not that of the cluster",
+            Self::UnknownFunction => "node: the log calls a user function that this program does not have",
         }
     }
 
@@ -100,7 +104,8 @@ impl ExitCode {
             | Self::Unwritable
             | Self::PortInUse
             | Self::UnknownNode
-            | Self::HistoryDiverged => true,
+            | Self::HistoryDiverged
+            | Self::UnknownFunction => true,
             Self::Ok
             | Self::Other
             | Self::NotFound
@@ -140,6 +145,7 @@ impl ExitCode {
             Self::UnknownNode => "unknown_node",
             Self::StorageFailed => "storage_failed",
             Self::HistoryDiverged => "history_diverged",
+            Self::UnknownFunction => "unknown_function",
         }
     }
 }
@@ -200,7 +206,7 @@ mod tests {
     #[test]
     fn exit_codes_and_their_words_are_distinct_and_never_change() {
         let codes: Vec<u8> = ExitCode::ALL.iter().map(|exit| *exit as u8).collect();
-        assert_eq!(codes, [0, 1, 2, 3, 4, 5, 6, 7, 8, 10, 11, 12, 13, 14, 15, 16]);
+        assert_eq!(codes, [0, 1, 2, 3, 4, 5, 6, 7, 8, 10, 11, 12, 13, 14, 15, 16, 17]);
         for exit in ExitCode::ALL {
             assert_eq!(ExitCode::from_code(i32::from(exit as u8)), Some(exit));
             assert_eq!(ExitCode::ALL.iter().filter(|other| other.kind() == exit.kind()).count(), 1);

@@ -13,6 +13,7 @@ use trialbay_engine::NodeId;
 use super::args::{Environment, Global, Settings, load};
 use super::exit::{ExitCode, Failure};
 use crate::config::{Config, NodeConfig};
+use crate::extensions::Extensions;
 use crate::node::home::HomeError;
 use crate::node::{self, NodeError, NodeOptions};
 use crate::peer::{PeerAddress, PeerError};
@@ -101,6 +102,7 @@ impl NodePlan {
             clock_drift_ppm: self.config.clock_drift_ppm,
             reads: self.config.reads,
             limits: self.config.limits.updates,
+            extensions: Extensions::new(),
             store_age_max: NodeOptions::STORE_AGE_MAX,
             disk_reserve_bytes: self.config.disk_reserve_mib << 20,
             connections_max: Some(self.config.limits.connections_max),
@@ -126,6 +128,7 @@ impl From<NodeError> for Failure {
             {
                 ExitCode::PortInUse
             }
+            NodeError::Store(StoreError::UnknownFunction { .. }) => ExitCode::UnknownFunction,
             NodeError::Home(HomeError::Damaged { .. })
             | NodeError::Store(_)
             | NodeError::Tlog(_)

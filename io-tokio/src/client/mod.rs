@@ -25,6 +25,7 @@ mod connection;
 mod dial;
 mod error;
 mod flight;
+mod nursery;
 mod options;
 mod range;
 pub(crate) mod reply;
@@ -48,6 +49,7 @@ use bytes::Bytes;
 
 pub use self::dial::{Dial, Dialling, Halves, TcpDial};
 pub use self::error::{ClientError, Happened};
+pub use self::nursery::Fringe;
 pub use self::options::{ClientOptions, Endpoint};
 pub use self::range::{Entry, KeyRange};
 pub use self::sequence::Sequence;
@@ -287,6 +289,29 @@ impl Client {
     /// The same as [`Client::sequence`] on Trialbay's nodes, which sync every update. On the original's, asks for a sync.
     pub async fn synced_sequence(&self, sequence: Sequence) -> Result<(), ClientError> {
         self.call(&request::sequence(Command::SyncedSequence, sequence.into_updates())?, unit).await
+    }
+
+    /// Calls a user function, which the program that runs the nodes must have, and gives what it returns.
+    ///
+    /// # Errors
+    /// [`ClientError::Refused`] when there is no such function, or when it fails; nothing was changed then.
+    pub async fn user_function(
+        &self,
+        name: impl AsRef<[u8]>,
+        argument: Option<&[u8]>,
+    ) -> Result<Option<Bytes>, ClientError> {
+        let request = Builder::new(Command::UserFunction).string(name).option(argument).update(Shape::OptionText)?;
+        self.call(&request, Payload::option_text).await
+    }
+
+    /// Calls a user hook that replies with a string.
+    ///
+    /// # Errors
+    /// [`ClientError::Refused`] when there is no such hook or when it fails, [`ClientError::OutcomeUnknown`] when the reply was lost:
+    /// a hook may do updates, and is not called twice.
+    pub async fn user_hook(&self, name: impl AsRef<[u8]>, consistency: Consistency) -> Result<Bytes, ClientError> {
+        let request = Builder::read(Command::UserHook, consistency).string(name).query(Shape::Text, consistency)?;
+        self.call(&Request { is_update: true, ..request }, Payload::text).await
     }
 
     /// Changes nothing, by a slot of its own: succeeds only if updates do.

@@ -50,6 +50,8 @@ pub(crate) enum Shape {
     Entries,
     Version,
     Txid,
+    /// Four optional texts.
+    Interval,
 }
 
 /// The parts that a payload is made of.
@@ -81,6 +83,7 @@ impl Shape {
             Self::OptionTexts => &[Part::OptionTexts],
             Self::Entries => &[Part::Entries],
             Self::Version => &[Part::Fixed(12), Part::Text],
+            Self::Interval => &[Part::OptionText; 4],
             Self::Txid => &[Part::Consistency],
         }
     }
@@ -412,6 +415,7 @@ mod tests {
                 bytes.push(2);
                 bytes.i64(7);
             }
+            Shape::Interval => (0..4).for_each(|_| bytes.option_string(some.first().map(|text| text.as_slice()))),
         }
         bytes
     }
@@ -430,6 +434,7 @@ mod tests {
             Shape::Entries => payload().entries().map(drop),
             Shape::Version => payload().version().map(drop),
             Shape::Txid => payload().consistency().map(drop),
+            Shape::Interval => crate::update::Interval::decode(&mut payload().0).map(drop),
         }
     }
 

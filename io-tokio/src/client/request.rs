@@ -54,8 +54,18 @@ pub(crate) enum Command {
     MultiGet = 0x11,
     ExpectProgressPossible = 0x12,
     Statistics = 0x13,
+    UserFunction = 0x15,
     Assert = 0x16,
     GetKeyCount = 0x1a,
+    SetInterval = 0x17,
+    GetRouting = 0x18,
+    SetRouting = 0x19,
+    GetFringe = 0x1d,
+    GetInterval = 0x1e,
+    SetNurseryConfig = 0x1f,
+    GetNurseryConfig = 0x20,
+    SetRoutingDelta = 0x21,
+    MigrateRange = 0x22,
     Confirm = 0x1c,
     RevRangeEntries = 0x23,
     SyncedSequence = 0x24,
@@ -67,6 +77,7 @@ pub(crate) enum Command {
     Replace = 0x33,
     Nop = 0x41,
     GetTxid = 0x43,
+    UserHook = 0x45,
     /// Trialbay's own: a string of JSON, see `NodeStatus`.
     NodeStatus = 0x50,
 }
@@ -119,6 +130,14 @@ impl Builder {
     pub(crate) fn option(mut self, value: Option<&[u8]>) -> Self {
         if self.admits(value.unwrap_or_default()) {
             self.bytes.option_string(value);
+        }
+        self
+    }
+
+    /// An argument that has no length of its own.
+    pub(crate) fn raw(mut self, bytes: &[u8]) -> Self {
+        if self.admits(bytes) {
+            self.bytes.extend_from_slice(bytes);
         }
         self
     }
@@ -191,7 +210,11 @@ impl Builder {
 
 /// SEQUENCE or SYNCED_SEQUENCE: the updates travel as one string.
 pub(crate) fn sequence(command: Command, updates: Vec<Update>) -> Result<Request, ClientError> {
-    let updates = Update::Sequence(updates);
+    Builder::new(command).string(sequence_body(&Update::Sequence(updates))?).update(Shape::Unit)
+}
+
+/// An update as a string holds it.
+pub(crate) fn sequence_body(updates: &Update) -> Result<Vec<u8>, ClientError> {
     let len = updates.encoded_len();
     if len > ARGUMENT_LEN_MAX {
         let why = format!("a sequence of {len} bytes is over the limit of {ARGUMENT_LEN_MAX}");
@@ -199,7 +222,7 @@ pub(crate) fn sequence(command: Command, updates: Vec<Update>) -> Result<Request
     }
     let mut body = Vec::with_capacity(len);
     updates.encode(&mut body);
-    Builder::new(command).string(body).update(Shape::Unit)
+    Ok(body)
 }
 
 /// What every node answers at once: whom it takes for the master.

@@ -65,6 +65,11 @@ impl Sequence {
         self.and(Update::DeletePrefix { prefix: copy(prefix) })
     }
 
+    /// Calls a user function; the whole sequence fails when it does.
+    pub fn user_function(self, name: impl AsRef<[u8]>, argument: Option<&[u8]>) -> Self {
+        self.and(Update::UserFunction { name: copy(name), argument: argument.map(copy) })
+    }
+
     /// Any update, another sequence included.
     pub fn and(mut self, update: Update) -> Self {
         self.0.push(update);

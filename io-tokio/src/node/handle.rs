@@ -15,9 +15,11 @@ pub use crate::client::{NodeStatus, PeerView};
 use crate::clock::Clock;
 use crate::config::Reads;
 use crate::consistency::Consistency;
+use crate::extensions::Extensions;
 use crate::store::{Snapshot, StoreError, StoreReader};
 use crate::tally::{Series, Totals};
 pub use crate::update::UpdateResult;
+use crate::update::{Limits, Update, encode_command};
 use crate::watched;
 
 /// How long the driver may take to answer a question about itself before the node counts as stuck.
@@ -53,9 +55,20 @@ pub enum UpdateRefused {
     /// Did not happen.
     #[error("the node is stopping")]
     Stopping,
+    /// Did not happen, and never will.
+    #[error("{why}")]
+    Invalid {
+        /// What is wrong with it.
+        why: String,
+    },
     /// May have happened, or may happen yet.
     #[error("mastership was lost before the update was decided: its outcome is unknown")]
     OutcomeUnknown,
+}
+
+/// What whoever calls a function that is not there is told.
+pub(crate) fn function_not_found(name: &[u8]) -> String {
+    format!("User function {:?} could not be found", String::from_utf8_lossy(&name[..name.len().min(64)]))
 }
 
 /// Why a read was not done.
@@ -99,6 +112,8 @@ pub(crate) struct Shared {
     pub(crate) node: NodeId,
     pub(crate) names: BTreeMap<NodeId, String>,
     pub(crate) reads: Reads,
+    pub(crate) limits: Limits,
+    pub(crate) extensions: Extensions,
     pub(crate) clock: Arc<dyn Clock>,
     pub(crate) store: StoreReader,
     pub(crate) asks: mpsc::Sender<Ask>,
@@ -139,12 +154,36 @@ impl NodeHandle {
         self.0.serving.is_on(self.0.clock.now())
     }
 
-    /// Proposes an update (the bytes of a command, see `update.rs`) and waits until it is decided and applied.
+    /// Does an update: proposes it and waits until it is decided and applied.
+    ///
+    /// # Errors
+    /// Each says whether the update happened. The wait is bounded, as for clients.
+    pub async fn update(&self, update: &Update) -> Result<UpdateResult, UpdateRefused> {
+        let invalid = |why: String| UpdateRefused::Invalid { why };
+        update.check(&self.0.limits).map_err(|broken| invalid(broken.to_string()))?;
+        if let Some(name) = self.unknown_function(&update.functions()) {
+            return Err(invalid(function_not_found(name)));
+        }
+        self.propose(encode_command(update)).await
+    }
+
+    /// The first of these user functions that the program does not have. What calls it must not be proposed: every node would
+    /// stop at it.
+    pub(crate) fn unknown_function<'n>(&self, names: &'n [Bytes]) -> Option<&'n Bytes> {
+        names.iter().find(|name| !self.0.extensions.has_function(name))
+    }
+
+    /// The user functions and hooks that the program has added.
+    pub(crate) fn extensions(&self) -> &Extensions {
+        &self.0.extensions
+    }
+
+    /// Proposes an update (the bytes of a command, see `update.rs`) that was checked, and waits until it is decided and applied.
     ///
     /// # Errors
     /// Each says whether the update happened. The wait is bounded: a master that loses its majority answers
     /// `OutcomeUnknown` after about two leases.
-    pub async fn update(&self, command: Bytes) -> Result<UpdateResult, UpdateRefused> {
+    pub(crate) async fn propose(&self, command: Bytes) -> Result<UpdateResult, UpdateRefused> {
         if !self.is_serving() {
             return Err(UpdateRefused::NotMaster { master: self.master_name() });
         }

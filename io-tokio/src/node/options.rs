@@ -6,6 +6,7 @@ use std::time::Duration;
 use trialbay_engine::NodeId;
 
 use crate::config::Reads;
+use crate::extensions::Extensions;
 use crate::peer::PeerAddress;
 use crate::update::Limits;
 
@@ -40,6 +41,8 @@ pub struct NodeOptions {
     pub disk_reserve_bytes: u64,
     /// Client connections at a time; `None`: as many as the limit on open files allows.
     pub connections_max: Option<usize>,
+    /// The user functions and hooks that the program adds.
+    pub extensions: Extensions,
     /// The planted bug that this node's log, store or driver has.
     #[cfg(feature = "planted-bugs")]
     pub planted: Option<crate::planted::PlantedBug>,

@@ -127,7 +127,8 @@ fn free_at_or_above(disk: &dyn HomeDisk, home: &Path) -> io::Result<u64> {
 /// Whether the store may be larger after this update.
 fn grows(update: &Update) -> bool {
     match update {
-        Update::Set { .. } => true,
+        // Nobody knows what a function does.
+        Update::Set { .. } | Update::Nursery(_) | Update::UserFunction { .. } => true,
         Update::TestAndSet { wanted, .. } | Update::Replace { wanted, .. } => wanted.is_some(),
         Update::Sequence(updates) => updates.iter().any(grows),
         Update::Delete { .. }

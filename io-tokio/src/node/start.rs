@@ -193,6 +193,9 @@ impl RunningNode {
         ended.tlog.stop().await;
         let closed = ended.store.stop().await;
         drop(home);
+        if let Err(error @ StoreError::UnknownFunction { .. }) = closed {
+            return Err(error.into());
+        }
         if let Some(error) = NodeError::of_halt(ended.reason, ended.storage_failure) {
             return Err(error);
         }
@@ -250,7 +253,8 @@ fn open_files(disk: Arc<dyn HomeDisk>, options: &NodeOptions) -> Result<Files, N
     let store_options = store::Options { planted: options.planted, ..store_options };
     #[cfg(feature = "planted-bugs")]
     let tlog_options = TlogOptions { planted: options.planted, ..tlog_options };
-    let mut store = Store::open(&*disk, &path, &identity, store_options)?;
+    let store = Store::open(&*disk, &path, &identity, store_options)?;
+    let mut store = store.with_extensions(options.extensions.clone());
     let (tlog, log) = Tlog::open(disk, home.path(), identity, tlog_options, store.applied())?;
     let RecoveredLog { recovered, damage, notes } = log;
     for note in notes {
@@ -383,6 +387,8 @@ fn share(
         node: options.node,
         names,
         reads: options.reads,
+        limits: options.limits,
+        extensions: options.extensions.clone(),
         clock,
         store,
         asks,
@@ -436,6 +442,7 @@ mod tests {
     use crate::config::Reads;
     #[cfg(feature = "planted-bugs")]
     use crate::consistency::Consistency;
+    use crate::extensions::Extensions;
     #[cfg(feature = "planted-bugs")]
     use crate::peer::PeerAddress;
     use crate::update;
@@ -456,6 +463,7 @@ mod tests {
             store_age_max: NodeOptions::STORE_AGE_MAX,
             disk_reserve_bytes: 0,
             connections_max: None,
+            extensions: Extensions::new(),
             #[cfg(feature = "planted-bugs")]
             planted: None,
             #[cfg(feature = "planted-bugs")]
@@ -473,6 +481,64 @@ mod tests {
         let ended = node.run_until(std::future::pending()).await.unwrap_err();
         assert!(ended.to_string().contains("the client service ended"), "{ended}");
         let node = RunningNode::start(options).await.unwrap();
+        node.run_until(std::future::ready(())).await.unwrap();
+    }
+
+    fn copied(dir: &std::path::Path) -> tempfile::TempDir {
+        fn copy(from: &std::path::Path, to: &std::path::Path) {
+            for entry in std::fs::read_dir(from).unwrap() {
+                let (from, to) = (entry.as_ref().unwrap().path(), to.join(entry.unwrap().file_name()));
+                if from.is_dir() {
+                    std::fs::create_dir(&to).unwrap();
+                    copy(&from, &to);
+                } else {
+                    std::fs::copy(from, to).unwrap();
+                }
+            }
+        }
+        let fresh = tempfile::tempdir().unwrap();
+        copy(dir, fresh.path());
+        fresh
+    }
+
+    async fn until_serving(handle: &NodeHandle) {
+        while !handle.is_serving() {
+            tokio::task::yield_now().await;
+        }
+    }
+
+    /// The check before the proposal is left out, as if the master had the function and this node did not.
+    #[tokio::test]
+    async fn a_node_stops_at_a_function_that_it_does_not_have_and_again_at_each_start_until_it_has_it() {
+        let home = tempfile::tempdir().unwrap();
+        let call = update::Update::UserFunction { name: "f".into(), argument: None };
+        let node = RunningNode::start(alone(home.path())).await.unwrap();
+        let handle = node.handle().clone();
+        until_serving(&handle).await;
+        assert!(matches!(handle.update(&call).await, Err(UpdateRefused::Invalid { .. })));
+        let proposed = tokio::spawn(async move { handle.propose(update::encode_command(&call)).await });
+        let is_named = |error: &NodeError| error.to_string().contains("user function \"f\"");
+        let ended = node.run_until(std::future::pending()).await.unwrap_err();
+        assert!(is_named(&ended), "{ended}");
+        assert_eq!(proposed.await.unwrap(), Err(UpdateRefused::OutcomeUnknown));
+        // At its start, or as soon as it knows that the call was decided.
+        // The file of a store that was abandoned stays open in this process.
+        let home = copied(home.path());
+        let again = match RunningNode::start(alone(home.path())).await {
+            Ok(node) => node.run_until(std::future::pending()).await.unwrap_err(),
+            Err(refused) => refused,
+        };
+        assert!(is_named(&again), "{again}");
+        let home = copied(home.path());
+        let extensions = Extensions::new().function("f", |transaction, _| {
+            transaction.set(b"k", b"v")?;
+            Ok(None)
+        });
+        let node = RunningNode::start(NodeOptions { extensions, ..alone(home.path()) }).await.unwrap();
+        until_serving(node.handle()).await;
+        node.handle().update(&update::Update::Nop).await.unwrap().unwrap();
+        let snapshot = node.handle().snapshot(crate::consistency::Consistency::NoGuarantees).await.unwrap();
+        assert_eq!(snapshot.get(b"k").unwrap().unwrap(), "v");
         node.run_until(std::future::ready(())).await.unwrap();
     }
 
@@ -499,7 +565,7 @@ mod tests {
     /// What becomes of an update once the node serves.
     async fn updated(node: &RunningNode, command: &bytes::Bytes) -> Result<(), UpdateRefused> {
         loop {
-            match node.handle().update(command.clone()).await {
+            match node.handle().propose(command.clone()).await {
                 Err(UpdateRefused::NotMaster { .. }) => tokio::time::sleep(Duration::from_millis(10)).await,
                 outcome => return outcome.map(|result| drop(result.unwrap())),
             }

@@ -8,7 +8,7 @@ use bytes::{Buf as _, BytesMut};
 
 use super::reply::{Reply, code};
 use super::request::Request;
-use crate::update::Limits;
+use crate::update::{ADDRESSES_MAX, Limits, NODES_MAX};
 use crate::wire::{MAGIC, Malformed, Reader, VERSION, Writer as _};
 
 /// Why the bytes cannot be read on: the end of this request, and so the start of the next, is not known.
@@ -38,6 +38,8 @@ enum Field {
     OptionExpected,
     Keys,
     Body,
+    /// Nodes with their addresses.
+    ClusterConfig,
 }
 
 /// A command whose arguments are known.
@@ -191,6 +193,7 @@ fn field_size(field: Field, rest: &[u8], limits: &Limits) -> Result<usize, Stop>
             };
         }
         Field::Int => return present(4, rest),
+        Field::ClusterConfig => return config_size(rest, limits),
         Field::OptionKey => return option_size(Field::Key, rest, limits),
         Field::OptionValue => return option_size(Field::Value, rest, limits),
         Field::OptionExpected => return option_size(Field::Body, rest, limits),
@@ -210,6 +213,23 @@ fn option_size(inner: Field, rest: &[u8], limits: &Limits) -> Result<usize, Stop
         Some((1, rest)) => Ok(1 + field_size(inner, rest, limits)?),
         Some((&other, _)) => Err(Malformed::NotABoolean(other).into()),
     }
+}
+
+/// Walked from its start each time: it is short.
+fn config_size(rest: &[u8], limits: &Limits) -> Result<usize, Stop> {
+    let from = |at: usize| rest.get(at..).unwrap_or_default();
+    let mut at = 4;
+    for _ in 0..length(rest, "list of nodes", NODES_MAX)? {
+        at += field_size(Field::Key, from(at), limits)?;
+        let addresses = length(from(at), "list of addresses", ADDRESSES_MAX)?;
+        at += 4;
+        for _ in 0..addresses {
+            at += field_size(Field::Key, from(at), limits)?;
+        }
+        at += field_size(Field::Int, from(at), limits)?;
+        within("request", at, limits.update_bytes_max)?;
+    }
+    Ok(at)
 }
 
 fn consistency_size(rest: &[u8]) -> Result<usize, Stop> {
@@ -251,7 +271,9 @@ pub(crate) fn prologue(cluster_id: &str) -> Vec<u8> {
 
 /// The command that a word names, and its arguments.
 fn command(word: u32) -> Result<Command, Unreadable> {
-    use Field::{Body, Bool, Consistency, Int, Key, Keys, OptionExpected, OptionKey, OptionValue, Value};
+    use Field::{
+        Body, Bool, ClusterConfig, Consistency, Int, Key, Keys, OptionExpected, OptionKey, OptionValue, Value,
+    };
     const RANGE: &[Field] = &[Consistency, OptionKey, Bool, OptionKey, Bool, Int];
 
     if word & MAGIC != MAGIC {
@@ -276,8 +298,17 @@ fn command(word: u32) -> Result<Command, Unreadable> {
         0x13 => ("STATISTICS", &[]),
         0x15 => ("USER_FUNCTION", &[Key, OptionExpected]),
         0x16 => ("ASSERT", &[Consistency, Key, OptionExpected]),
+        0x17 => ("SET_INTERVAL", &[OptionKey, OptionKey, OptionKey, OptionKey]),
+        0x18 => ("GET_ROUTING", &[]),
+        0x19 => ("SET_ROUTING", &[Body]),
         0x1a => ("GET_KEY_COUNT", &[]),
         0x1c => ("CONFIRM", &[Key, Value]),
+        0x1d => ("GET_FRINGE", &[OptionKey, Int]),
+        0x1e => ("GET_INTERVAL", &[]),
+        0x1f => ("SET_NURSERY_CFG", &[Key, ClusterConfig]),
+        0x20 => ("GET_NURSERY_CFG", &[]),
+        0x21 => ("SET_ROUTING_DELTA", &[Key, Key, Key]),
+        0x22 => ("MIGRATE_RANGE", &[OptionKey, OptionKey, OptionKey, OptionKey, Body]),
         0x23 => ("REV_RANGE_ENTRIES", RANGE),
         0x24 => ("SYNCED_SEQUENCE", &[Body]),
         0x27 => ("DELETE_PREFIX", &[Key]),
@@ -301,16 +332,7 @@ fn not_offered(code: u16) -> Unreadable {
     Unreadable::NotSupported(match code {
         0x0e => "LAST_ENTRIES",
         0x14 => "COLLAPSE_TLOGS",
-        0x17 => "SET_INTERVAL",
-        0x18 => "GET_ROUTING",
-        0x19 => "SET_ROUTING",
         0x1b => "GET_DB",
-        0x1d => "GET_FRINGE",
-        0x1e => "GET_INTERVAL",
-        0x1f => "SET_NURSERY_CFG",
-        0x20 => "GET_NURSERY_CFG",
-        0x21 => "SET_ROUTING_DELTA",
-        0x22 => "MIGRATE_RANGE",
         0x25 => "OPT_DB",
         0x26 => "DEFRAG_DB",
         0x30 => "DROP_MASTER",
@@ -351,7 +373,7 @@ mod tests {
         let read = |consistency, read| Request::Read { consistency, read };
         let keys = b"\x01\0\0\0a\0\0\0\0";
         let range = KeyRange { first: None, first_inclusive: true, last: Some(key(b"z")), last_inclusive: false };
-        let scan = |direction| Scan { range: range.clone(), direction, with_values: true, max: None };
+        let scan = |direction| Scan { range: range.clone(), direction, with_values: true, max: None, is_prefix: false };
         vec![
             (words(0x02, &[]), Request::Question(Question::WhoMaster)),
             (words(0x01, &[b"\x02\0\0\0me\x01\0\0\0c"]), Request::Question(Question::Ping { cluster_id: key(b"c") })),
@@ -374,11 +396,14 @@ mod tests {
             ),
             (
                 words(0x09, &[b"\x01\0\0\0k\x01\0\0\0v"]),
-                Request::Update { command: encode_command(&Update::Set { key: key(b"k"), value: key(b"v") }) },
+                Request::Update {
+                    command: encode_command(&Update::Set { key: key(b"k"), value: key(b"v") }),
+                    functions: vec![],
+                },
             ),
             (
                 words(0x10, &[b"\x0e\0\0\0\x05\0\0\0\x01\0\0\0\x06\0\0\0??"]),
-                Request::Update { command: encode_command(&Update::Sequence(vec![Update::Nop])) },
+                Request::Update { command: encode_command(&Update::Sequence(vec![Update::Nop])), functions: vec![] },
             ),
         ]
     }
@@ -468,7 +493,7 @@ mod tests {
         let known = |code: u32| command(MAGIC | code);
         let served = (0..=0xffff).filter(|code| known(*code).is_ok()).count();
         let by_name = (0..=0xffff).filter(|code| matches!(known(*code), Err(Unreadable::NotSupported(_)))).count();
-        assert_eq!((served, by_name), (31, 18));
+        assert_eq!((served, by_name), (40, 9));
         assert_eq!(command(0x08).unwrap_err(), Unreadable::NoMagic);
         assert_eq!(command(0xf1ff_0008).unwrap().name, "GET");
     }

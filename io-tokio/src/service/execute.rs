@@ -11,13 +11,19 @@ use super::reply::{Budget, ListBuilder, ListTooLong, Order, Reply, code};
 use super::request::{Keys, Question, Read, Refused, Request, Scan};
 use super::statistics::{Counting, Kind, Statistics};
 use crate::consistency::Consistency;
+use crate::extensions::{HOOK_REPLY_BYTES_MAX, HOOK_TIME_MAX, HookCall, HookReply};
 use crate::node::NodeHandle;
+use crate::node::handle::function_not_found;
 use crate::store::{Snapshot, StoreError};
-use crate::update::{NotAnUpdate, Update, encode_command};
+use crate::update::{Admin, Interval, Update, encode_command};
 use crate::wire::Writer;
+use crate::workers::caught;
 
 /// After so many elements of a list, others may run.
 const ELEMENTS_PER_TURN: usize = 1024;
+
+/// So much of one end of the keys is given at a time, in bytes of keys and values.
+const FRINGE_BYTES: usize = 1 << 20;
 
 /// What the connections of one service share.
 pub(crate) struct Context {
@@ -45,10 +51,14 @@ pub(crate) fn begin(request: Request, code: u16, session: &Arc<Session>) -> (Com
     let session = Arc::clone(session);
     let kind = Kind::of_command(code);
     match request {
-        Request::Update { command } => {
+        Request::Update { command, functions } => {
+            if let Some(name) = session.context.handle.unknown_function(&functions) {
+                let refused = Refused::UnknownFunction { name: name.clone() };
+                return (Company::Updates, Box::pin(ready(refused.reply())));
+            }
             let value_bytes = (kind == Some(Kind::Set)).then(|| set_value_bytes(&command));
             let work = async move {
-                let update = async { Reply::of_update(session.context.handle.update(command).await) };
+                let update = async { Reply::of_update(session.context.handle.propose(command).await) };
                 session.measured(kind, value_bytes, update).await
             };
             (Company::Updates, Box::pin(work))
@@ -59,13 +69,19 @@ pub(crate) fn begin(request: Request, code: u16, session: &Arc<Session>) -> (Com
         Request::Read { consistency, read } => {
             let company = match read {
                 // These may need much memory, so a connection has one of them at a time.
-                Read::Scan(_) | Read::MultiGet { .. } | Read::MultiGetOption { .. } => Company::Nobody,
+                Read::Scan(_) | Read::Fringe(_) | Read::MultiGet { .. } | Read::MultiGetOption { .. } => {
+                    Company::Nobody
+                }
+                // It may do updates.
+                Read::UserHook { .. } => Company::Nobody,
                 Read::Exists { .. }
                 | Read::Get { .. }
                 | Read::Assert { .. }
                 | Read::AssertExists { .. }
                 | Read::KeyCount
-                | Read::UserHook { .. } => Company::Reads,
+                | Read::Interval
+                | Read::Routing
+                | Read::NurseryConfig => Company::Reads,
             };
             let work = async move { session.measured(kind, None, session.context.read(consistency, read)).await };
             (company, Box::pin(work))
@@ -145,7 +161,7 @@ impl Context {
             Ok(Some(there)) if there == value => Reply::unit(),
             Ok(_) => {
                 let command = encode_command(&Update::Set { key, value });
-                Reply::of_update(self.handle.update(command).await)
+                Reply::of_update(self.handle.propose(command).await)
             }
             Err(error) => store_failed(&error),
         }
@@ -156,6 +172,9 @@ impl Context {
             Ok(snapshot) => snapshot,
             Err(refused) => return Reply::of_refused_read(&refused),
         };
+        if let Some(key) = read.outside(snapshot.admin().interval()) {
+            return Reply::error(code::OUTSIDE_INTERVAL, key).and_close();
+        }
         let reply = match read {
             Read::Get { key } => snapshot.get(&key).map(|value| match value {
                 Some(value) => Reply::string(value.as_ref()),
@@ -167,12 +186,32 @@ impl Context {
             Read::KeyCount => {
                 snapshot.len().map(|keys| Reply::ok(|bytes| bytes.i64(i64::try_from(keys).unwrap_or(i64::MAX))))
             }
-            Read::UserHook { name } => Ok(Reply::error(code::USERHOOK_NOT_FOUND, name).and_close()),
+            Read::UserHook { name } => return self.user_hook(&name, snapshot).await,
             Read::MultiGet { keys } => return or_why_not(self.multi_get(&snapshot, &keys).await),
             Read::MultiGetOption { keys } => return or_why_not(self.multi_get_option(&snapshot, &keys).await),
             Read::Scan(scan) => return or_why_not(self.scan(&snapshot, &scan).await),
+            Read::Fringe(scan) => return or_why_not(self.fringe(&snapshot, &scan).await),
+            Read::Interval => Ok(Reply::ok(|bytes| snapshot.admin().interval().encode(bytes))),
+            Read::Routing => Ok(routing(snapshot.admin(), |_| ())),
+            Read::NurseryConfig => Ok(routing(snapshot.admin(), |bytes| configs(snapshot.admin(), bytes))),
         };
         reply.unwrap_or_else(|error| store_failed(&error))
+    }
+
+    /// What it replies is its own affair; that there is a reply is ours.
+    async fn user_hook(&self, name: &Bytes, snapshot: Snapshot) -> Reply {
+        let Some(hook) = self.handle.extensions().hook_named(name) else {
+            return Reply::error(code::USERHOOK_NOT_FOUND, name).and_close();
+        };
+        let call = caught(async { hook(HookCall::new(self.handle.clone(), snapshot)).await });
+        let why = match tokio::time::timeout(HOOK_TIME_MAX, call).await {
+            Ok(Some(Ok(HookReply(bytes)))) if bytes.len() <= HOOK_REPLY_BYTES_MAX => return Reply::raw(bytes.into()),
+            Ok(Some(Ok(_))) => "the hook's reply is too long".to_owned(),
+            Ok(Some(Err(why))) => why,
+            Ok(None) => "the hook panicked".to_owned(),
+            Err(_) => "the hook took too long".to_owned(),
+        };
+        Reply::error(code::UNKNOWN_FAILURE, why).and_close()
     }
 
     async fn multi_get(&self, snapshot: &Snapshot, keys: &Keys) -> Result<Reply, Unfinished> {
@@ -190,6 +229,25 @@ impl Context {
         for key in keys.iter() {
             let value = snapshot.get(&key)?;
             let full = list.push(|bytes| bytes.option_string(value.as_deref()))?;
+            end_of_turn(full, &list).await;
+        }
+        Ok(list.reply())
+    }
+
+    /// One entry at least, and no more behind the one with which there is enough.
+    async fn fringe(&self, snapshot: &Snapshot, scan: &Scan) -> Result<Reply, Unfinished> {
+        let mut list = ListBuilder::new(Order::Reversed, self.budget.clone());
+        let mut bytes = 0;
+        for found in snapshot.range(&scan.range, scan.direction)? {
+            let (key, value) = found?;
+            let full = list.push(|bytes| {
+                bytes.string(&key);
+                bytes.string(&value);
+            })?;
+            bytes += key.len() + value.len();
+            if bytes >= FRINGE_BYTES {
+                break;
+            }
             end_of_turn(full, &list).await;
         }
         Ok(list.reply())
@@ -231,10 +289,40 @@ impl Refused {
     fn reply(&self) -> Reply {
         match self {
             Self::NotASequence => Reply::error(code::BAD_INPUT, "should have been a sequence"),
-            Self::NotAnUpdate(why @ NotAnUpdate::Nursery { .. }) => Reply::error(code::NOT_SUPPORTED, why.to_string()),
             Self::NotAnUpdate(why) => Reply::error(code::BAD_INPUT, why.to_string()),
             Self::TooLarge(why) => Reply::error(code::BAD_INPUT, why.to_string()),
+            Self::UnknownFunction { name } => Reply::error(code::BAD_INPUT, function_not_found(name)),
         }
+    }
+}
+
+impl Read {
+    /// The key that it names and this cluster does not have. Only these reads look.
+    fn outside(&self, interval: &Interval) -> Option<&Bytes> {
+        let named = match self {
+            Self::Get { key } => [Some(key), None],
+            Self::Scan(scan) if scan.is_prefix => [scan.range.first.as_ref(), None],
+            Self::Scan(scan) => [scan.range.first.as_ref(), scan.range.last.as_ref()],
+            _ => [None, None],
+        };
+        named.into_iter().flatten().find(|key| !interval.admits(key))
+    }
+}
+
+/// A string with the routing and what else is written behind it.
+fn routing(admin: &Admin, more: impl FnOnce(&mut Vec<u8>)) -> Reply {
+    let Some(routing) = admin.routing() else { return Reply::error(code::NOT_FOUND, "Not_found") };
+    let mut bytes = Vec::new();
+    routing.encode(&mut bytes);
+    more(&mut bytes);
+    Reply::string(&bytes)
+}
+
+fn configs(admin: &Admin, out: &mut Vec<u8>) {
+    Writer::len(out, admin.configs().count());
+    for (cluster_id, config) in admin.configs() {
+        out.string(cluster_id);
+        config.encode(out);
     }
 }
 

@@ -16,11 +16,13 @@ pub(crate) mod code {
     pub(crate) const NOT_FOUND: i32 = 0x05;
     pub(crate) const WRONG_CLUSTER: i32 = 0x06;
     pub(crate) const ASSERTION_FAILED: i32 = 0x07;
+    pub(crate) const OUTSIDE_INTERVAL: i32 = 0x09;
     pub(crate) const GOING_DOWN: i32 = 0x10;
     pub(crate) const NOT_SUPPORTED: i32 = 0x20;
     pub(crate) const NO_LONGER_MASTER: i32 = 0x21;
     pub(crate) const BAD_INPUT: i32 = 0x26;
     pub(crate) const INCONSISTENT_READ: i32 = 0x80;
+    pub(crate) const USERFUNCTION_FAILURE: i32 = 0x81;
     pub(crate) const USERHOOK_NOT_FOUND: i32 = 0x82;
     /// Ours: a queue or a budget is full. It did not happen; trying again later is right.
     pub(crate) const OVERLOADED: i32 = 0x90;
@@ -86,6 +88,11 @@ impl Reply {
         Self::error(code::GOING_DOWN, "closing socket").and_close()
     }
 
+    /// These very bytes.
+    pub(crate) fn raw(bytes: Vec<u8>) -> Self {
+        Self::of(bytes)
+    }
+
     /// The same reply, as the last one of its connection.
     pub(crate) fn and_close(mut self) -> Self {
         self.closes = true;
@@ -119,7 +126,9 @@ impl Reply {
     pub(crate) fn of_update(result: Result<Result<Outcome, Failure>, UpdateRefused>) -> Self {
         match result {
             Ok(Ok(Outcome::Done)) => Self::unit(),
-            Ok(Ok(Outcome::Previous(value))) => Self::ok(|bytes| bytes.option_string(value.as_deref())),
+            Ok(Ok(Outcome::Previous(value) | Outcome::Returned(value))) => {
+                Self::ok(|bytes| bytes.option_string(value.as_deref()))
+            }
             Ok(Ok(Outcome::PreviousUntold)) => {
                 let message = "too many long values wait to be sent: what this update gave is not told";
                 Self::error(code::NO_LONGER_MASTER, message)
@@ -127,9 +136,15 @@ impl Reply {
             Ok(Ok(Outcome::Deleted(count))) => Self::ok(|bytes| bytes.i32(i32::try_from(count).unwrap_or(i32::MAX))),
             Ok(Err(Failure::NotFound { key })) => Self::error(code::NOT_FOUND, key),
             Ok(Err(Failure::AssertionFailed { message })) => Self::error(code::ASSERTION_FAILED, message),
+            Ok(Err(Failure::OutsideInterval { key })) => Self::error(code::OUTSIDE_INTERVAL, key).and_close(),
+            Ok(Err(Failure::Illegal { why })) => Self::error(code::BAD_INPUT, why),
+            Ok(Err(Failure::FunctionFailed { message })) => {
+                Self::error(code::USERFUNCTION_FAILURE, message).and_close()
+            }
             Ok(Err(Failure::Undecodable { why })) => Self::error(code::UNKNOWN_FAILURE, why),
             Err(UpdateRefused::NotMaster { master }) => Self::not_master(master.as_deref()),
             Err(refused @ UpdateRefused::Overloaded) => Self::error(code::OVERLOADED, refused.to_string()),
+            Err(UpdateRefused::Invalid { why }) => Self::error(code::BAD_INPUT, why),
             Err(refused @ UpdateRefused::DiskFull { .. }) => Self::error(code::DISK_FULL, refused.to_string()),
             Err(UpdateRefused::Stopping) => Self::going_down(),
             Err(refused @ UpdateRefused::OutcomeUnknown) => Self::error(code::NO_LONGER_MASTER, refused.to_string()),

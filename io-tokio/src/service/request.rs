@@ -4,7 +4,10 @@ use bytes::Bytes;
 
 use crate::consistency::Consistency;
 use crate::store::{Direction, KeyRange};
-use crate::update::{Limits, NotAnUpdate, TooLarge, Update, command_from_raw, encode_command};
+use crate::update::{
+    ClusterConfig, Interval, Limits, NotAnUpdate, NurseryUpdate, Routing, TooLarge, Update, command_from_raw,
+    encode_command,
+};
 use crate::wire::{Malformed, Reader};
 
 /// How the body of a sequence begins.
@@ -21,6 +24,8 @@ pub(crate) enum Request {
     /// The bytes of a command, ready to be proposed.
     Update {
         command: Bytes,
+        /// The user functions that it calls.
+        functions: Vec<Bytes>,
     },
     /// Sets a key unless it has this value already.
     Confirm {
@@ -72,7 +77,11 @@ pub(crate) enum Read {
     },
     KeyCount,
     Scan(Scan),
-    /// There are no hooks; but that is said only where the read would have been allowed.
+    /// About a mebibyte of entries from one end.
+    Fringe(Scan),
+    Interval,
+    Routing,
+    NurseryConfig,
     UserHook {
         name: Bytes,
     },
@@ -90,6 +99,8 @@ pub(crate) struct Scan {
     pub(crate) with_values: bool,
     /// At most this many; `None`: all.
     pub(crate) max: Option<usize>,
+    /// Whether the client gave a prefix, and no last key.
+    pub(crate) is_prefix: bool,
 }
 
 /// Why a well-framed request is refused; the connection stays usable.
@@ -101,6 +112,8 @@ pub(crate) enum Refused {
     NotAnUpdate(NotAnUpdate),
     /// An update breaks a limit.
     TooLarge(TooLarge),
+    /// An update calls a user function that is not there.
+    UnknownFunction { name: Bytes },
 }
 
 impl Request {
@@ -124,9 +137,29 @@ impl Request {
             0x10 | 0x24 => sequence(&from.string()?, limits),
             0x12 => Self::Question(Question::ProgressPossible),
             0x13 => Self::Question(Question::Statistics),
-            0x15 => Self::Refused(Refused::NotAnUpdate(NotAnUpdate::UserFunction { name: from.string()? })),
+            0x15 => {
+                let name = from.string()?;
+                update(&Update::UserFunction { name, argument: from.option_string()? }, limits)
+            }
+            0x17 => update(&Update::Nursery(NurseryUpdate::SetInterval(Interval::decode(&mut from)?)), limits),
+            0x18 => Self::Read { consistency: Consistency::Consistent, read: Read::Routing },
+            0x19 => set_routing(from.string()?, limits),
             0x1a => Self::Read { consistency: Consistency::Consistent, read: Read::KeyCount },
             0x1c => Self::Confirm { key: from.string()?, value: from.string()? },
+            0x1d => Self::Read { consistency: Consistency::NoGuarantees, read: Read::Fringe(fringe(from)?) },
+            0x1e => Self::Read { consistency: Consistency::Consistent, read: Read::Interval },
+            0x1f => {
+                let cluster_id = from.string()?;
+                let config = ClusterConfig::decode(&mut from)?;
+                update(&Update::Nursery(NurseryUpdate::set_config(&cluster_id, &config)), limits)
+            }
+            0x20 => Self::Read { consistency: Consistency::Consistent, read: Read::NurseryConfig },
+            0x21 => {
+                let (left, separator) = (from.string()?, from.string()?);
+                let delta = NurseryUpdate::SetRoutingDelta { left, separator, right: from.string()? };
+                update(&Update::Nursery(delta), limits)
+            }
+            0x22 => migration(Interval::decode(&mut from)?, from.string()?, limits),
             0x27 => update(&Update::DeletePrefix { prefix: from.string()? }, limits),
             0x28 => Self::Question(Question::Version),
             0x32 => Self::Question(Question::CurrentState),
@@ -160,6 +193,7 @@ fn read(code: u16, mut from: Reader) -> Result<Read, Malformed> {
             direction: Direction::Ascending,
             with_values: false,
             max: max(&mut from)?,
+            is_prefix: true,
         }),
         0x0f => Read::Scan(range(from, true, Direction::Ascending)?),
         0x11 => Read::MultiGet { keys: keys(from)? },
@@ -192,7 +226,7 @@ fn range(mut from: Reader, with_values: bool, direction: Direction) -> Result<Sc
         Direction::Descending => (end, start),
     };
     let range = KeyRange { first, first_inclusive, last, last_inclusive };
-    Ok(Scan { range, direction, with_values, max: max(&mut from)? })
+    Ok(Scan { range, direction, with_values, max: max(&mut from)?, is_prefix: false })
 }
 
 /// How many elements a list may have; any negative number: all.
@@ -207,9 +241,39 @@ fn keys(mut from: Reader) -> Result<Keys, Malformed> {
 
 fn update(update: &Update, limits: &Limits) -> Request {
     match update.check(limits) {
-        Ok(()) => Request::Update { command: encode_command(update) },
+        Ok(()) => Request::Update { command: encode_command(update), functions: update.functions() },
         Err(broken) => Request::Refused(Refused::TooLarge(broken)),
     }
+}
+
+/// What follows the routing in its string is ignored, as behind an update.
+fn set_routing(body: Bytes, limits: &Limits) -> Request {
+    match Routing::decode(&mut Reader(body)) {
+        Ok(routing) => update(&Update::Nursery(NurseryUpdate::SetRouting(routing)), limits),
+        Err(why) => Request::Refused(Refused::NotAnUpdate(why.into())),
+    }
+}
+
+/// The interval and the updates, both or neither.
+fn migration(interval: Interval, body: Bytes, limits: &Limits) -> Request {
+    match Update::decode(&mut Reader(body)) {
+        Ok(updates) => {
+            let interval = Update::Nursery(NurseryUpdate::SetInterval(interval));
+            update(&Update::Sequence(vec![interval, updates]), limits)
+        }
+        Err(why) => Request::Refused(Refused::NotAnUpdate(why)),
+    }
+}
+
+/// The upper end has the smallest keys, up to a boundary; the lower one the largest.
+fn fringe(mut from: Reader) -> Result<Scan, Malformed> {
+    let boundary = from.option_string()?;
+    let (range, direction) = if from.i32()? == 0 {
+        (KeyRange { last: boundary, last_inclusive: false, ..KeyRange::all() }, Direction::Ascending)
+    } else {
+        (KeyRange { first: boundary, ..KeyRange::all() }, Direction::Descending)
+    };
+    Ok(Scan { range, direction, with_values: true, max: None, is_prefix: false })
 }
 
 /// What follows the update in its string is ignored, as it always was.
@@ -221,7 +285,7 @@ fn sequence(body: &Bytes, limits: &Limits) -> Request {
         Ok(update) => match update.check(limits) {
             Ok(()) => {
                 let command = command_from_raw(&body[..body.len() - rest.0.len()]);
-                return Request::Update { command };
+                return Request::Update { command, functions: update.functions() };
             }
             Err(broken) => Refused::TooLarge(broken),
         },

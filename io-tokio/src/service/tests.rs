@@ -17,14 +17,18 @@ use trialbay_engine::{HistoryHash, Instant, NodeId, Slot, Value};
 
 use super::reply::code;
 use super::{ServiceOptions, serve, serve_connection};
+use crate::client::{ClientError, Fringe, KeyRange, Sequence};
 use crate::clock::Clock;
 use crate::config::Reads;
+use crate::consistency::Consistency;
+use crate::extensions::{Extensions, FunctionError, HookReply};
 use crate::identity::Identity;
 use crate::node::handle::{Ask, Shared};
 use crate::node::room::Room;
 use crate::node::serving::Serving;
 use crate::node::{NodeHandle, NodeStatus};
 use crate::store::{Decided, Options, Store};
+use crate::update::{ClusterConfig, Interval, Limits, NodeAddress, Routing, Update};
 use crate::watched;
 use crate::wire::{MAGIC, Writer as _};
 
@@ -108,6 +112,7 @@ fn node(master: Option<&str>, updates_together: usize) -> NodeHandle {
     let identity = Identity { cluster_id: cluster_id.clone(), name: "n1".into(), node: NodeId(1) };
     let options = Options { cache_bytes: 16 << 20, ..Options::default() };
     let store = Store::open_with_backend(redb::backends::InMemoryBackend::new(), &identity, options).unwrap();
+    let store = store.with_extensions(extensions());
     let (asks, asked) = mpsc::channel(64);
     let (applied_tx, applied) = watched::channel(Slot::ZERO);
     let serving = Serving::default();
@@ -117,6 +122,8 @@ fn node(master: Option<&str>, updates_together: usize) -> NodeHandle {
         node: NodeId(1),
         names,
         reads: Reads::Lease,
+        limits: Limits::default(),
+        extensions: extensions(),
         clock: Arc::new(StoppedClock),
         store: store.reader(),
         asks,
@@ -128,6 +135,33 @@ fn node(master: Option<&str>, updates_together: usize) -> NodeHandle {
     }));
     tokio::spawn(Driver { asks: asked, store, applied: applied_tx, updates_together }.run());
     handle
+}
+
+fn extensions() -> Extensions {
+    Extensions::new()
+        .function("append", |transaction, argument| {
+            let mut value = transaction.get(b"k")?.unwrap_or_default().to_vec();
+            value.extend(argument.ok_or_else(|| FunctionError::failed("append what?"))?);
+            transaction.set(b"k", &value)?;
+            Ok(Some(value.into()))
+        })
+        .function("panic", |transaction, _| {
+            transaction.set(b"k", b"half")?;
+            panic!("on purpose")
+        })
+        .hook("copy", async |call| {
+            let entries = call.snapshot().range(&crate::store::KeyRange::all(), crate::store::Direction::Ascending);
+            let mut copied = 0;
+            for entry in entries.map_err(|error| error.to_string())? {
+                let (key, value) = entry.map_err(|error| error.to_string())?;
+                let key = Bytes::from([b"copy of ", &key[..]].concat());
+                call.update(&Update::Set { key, value }).await.map_err(|refused| refused.to_string())?.unwrap();
+                copied += 1;
+            }
+            Ok(HookReply::string(format!("{copied} copied")))
+        })
+        .hook("fails", async |_| Err("no".to_owned()))
+        .hook("panics", async |_| panic!("on purpose"))
 }
 
 fn master() -> NodeHandle {
@@ -319,7 +353,7 @@ async fn a_slave_names_the_master_answers_relaxed_reads_and_reports_bad_input_fi
         (get(1, "k"), code::NOT_FOUND, "Not_found", false),
         (too_large, code::BAD_INPUT, "SET: value of 8388608 is over the limit of 8388607", true),
         (no_sequence, code::BAD_INPUT, "should have been a sequence", false),
-        (no_function, code::BAD_INPUT, "user function \"f\" could not be found", false),
+        (no_function, code::BAD_INPUT, "User function \"f\" could not be found", false),
     ] {
         let (mut client, _serving) = connect(&handle, &options, 1 << 16);
         client.send(&[prologue(), sent].concat()).await;
@@ -370,6 +404,163 @@ async fn what_was_served_is_counted_and_what_was_refused_is_not() {
     let means = ["avg_set_size", "avg_get_size", "avg_range_size"].map(|name| statistics.averages[name]);
     assert_eq!(means, [5.0, 5.0, 1.0]);
     assert_eq!(statistics.node_is["n1"], 1);
+}
+
+/// The client library's own client, of a service.
+fn library(service: &Service) -> crate::client::Client {
+    let options = crate::client::ClientOptions::new(vectors::CLUSTER_ID, [service.address.to_string()]).unwrap();
+    crate::client::Client::new(options).unwrap()
+}
+
+#[tokio::test]
+async fn a_cluster_with_an_interval_refuses_other_keys_where_the_original_does() {
+    let service = Service::start(master(), ServiceOptions::default()).await;
+    let client = library(&service);
+    assert_eq!(client.interval().await.unwrap(), Interval::default());
+    client.set("m", "v").await.unwrap();
+    let interval = Interval { public: (Some("b".into()), Some("m".into())), private: (None, Some("z".into())) };
+    client.set_interval(&interval).await.unwrap();
+    assert_eq!(client.interval().await.unwrap(), interval);
+    client.set("b", "v").await.unwrap();
+    client.sequence(Sequence::new().set("a", "v")).await.unwrap();
+    client.delete("a").await.unwrap();
+    assert!(client.exists("m").await.unwrap());
+
+    let c = Consistency::Consistent;
+    let range = |first: &str, last: &str| KeyRange::all().from(first).upto(last);
+    let refused = [
+        client.set("m", "w").await.unwrap_err(),
+        client.get("m").await.unwrap_err(),
+        client.prefix_keys("a", None, c).await.unwrap_err(),
+        client.range(&range("b", "z"), c).await.unwrap_err(),
+        client.range_entries(&range("a", "c"), c).await.unwrap_err(),
+        client.rev_range_entries(&range("a", "c"), c).await.unwrap_err(),
+    ];
+    for (error, key) in refused.into_iter().zip(["m", "m", "a", "z", "a", "a"]) {
+        assert_eq!(error, ClientError::Refused { code: code::OUTSIDE_INTERVAL, message: key.into() });
+    }
+    assert_eq!(client.range(&range("b", "c"), c).await.unwrap(), ["b"]);
+    assert_eq!(client.range(&KeyRange::all(), c).await.unwrap(), ["b", "m"]);
+
+    let moved = Interval { public: (Some("c".into()), None), ..Interval::default() };
+    let fails = Sequence::new().set("x", "v").delete("missing");
+    assert!(client.migrate_range(&moved, fails).await.is_err());
+    assert_eq!(client.interval().await.unwrap(), interval, "a failed sequence changes no interval");
+    client.migrate_range(&moved, Sequence::new().delete("b").set("x", "v")).await.unwrap();
+    assert_eq!(client.interval().await.unwrap(), moved);
+    assert_eq!(client.get("x").await.unwrap(), "v");
+}
+
+#[tokio::test]
+async fn routing_and_configurations_of_clusters_are_kept() {
+    let service = Service::start(master(), ServiceOptions::default()).await;
+    let client = library(&service);
+    let unset = ClientError::NotFound { key: "Not_found".into() };
+    assert_eq!(client.routing().await.unwrap_err(), unset);
+    assert_eq!(client.nursery_config().await.unwrap_err(), unset);
+    let refused = client.set_routing_delta("left", "m", "right").await.unwrap_err();
+    let why = "there is no routing yet".to_owned();
+    assert_eq!(refused, ClientError::Refused { code: code::BAD_INPUT, message: why });
+    client.set_routing(&Routing::Cluster("left".into())).await.unwrap();
+    client.set_routing_delta("left", "m", "right").await.unwrap();
+    let side = |name: &'static str| Box::new(Routing::Cluster(name.into()));
+    let routing = Routing::Branch { left: side("left"), separator: "m".into(), right: side("right") };
+    assert_eq!(client.routing().await.unwrap(), routing);
+    let address = NodeAddress { name: "n1".into(), addresses: vec!["10.0.0.1".into(), "::1".into()], port: 4000 };
+    let config = ClusterConfig { nodes: vec![address] };
+    client.set_nursery_config("left", &config).await.unwrap();
+    assert_eq!(client.nursery_config().await.unwrap(), (routing, vec![("left".into(), config)]));
+}
+
+#[tokio::test]
+async fn a_fringe_is_one_end_of_the_keys_and_about_a_mebibyte() {
+    let service = Service::start(master(), ServiceOptions::default()).await;
+    let client = library(&service);
+    for key in ["a", "b", "c", "d", "e"] {
+        client.set(key, vec![0; 400_000]).await.unwrap();
+    }
+    let keys = async |boundary: Option<&[u8]>, fringe| {
+        let entries = client.fringe(boundary, fringe).await.unwrap();
+        entries.iter().map(|(key, _)| String::from_utf8_lossy(key).into_owned()).collect::<Vec<_>>().concat()
+    };
+    assert_eq!(keys(None, Fringe::Upper).await, "abc");
+    assert_eq!(keys(Some(b"c"), Fringe::Upper).await, "ab");
+    assert_eq!(keys(None, Fringe::Lower).await, "edc");
+    assert_eq!(keys(Some(b"d"), Fringe::Lower).await, "ed");
+}
+
+fn user_function(name: &str, argument: Option<&[u8]>) -> Vec<u8> {
+    request(0x15, |bytes| {
+        bytes.string(name.as_bytes());
+        bytes.option_string(argument);
+    })
+}
+
+#[tokio::test]
+async fn user_functions_do_all_or_nothing_alone_and_in_sequences() {
+    let handle = master();
+    let options = ServiceOptions::default();
+    let (mut client, _serving) = connect(&handle, &options, 1 << 16);
+    let in_sequence = |name: &str| {
+        let call = |argument: &'static str| Update::UserFunction {
+            name: Bytes::copy_from_slice(name.as_bytes()),
+            argument: Some(Bytes::from(argument)),
+        };
+        let mut body = Vec::new();
+        Update::Sequence(vec![call("b"), call("c")]).encode(&mut body);
+        request(0x10, |bytes| bytes.string(&body))
+    };
+    client.send(&[prologue(), user_function("append", Some(b"a")), in_sequence("append")].concat()).await;
+    assert_eq!((client.code().await, within(client.0.read_u8()).await.unwrap()), (code::OK, 1));
+    assert_eq!(within(client.0.read_u32_le()).await.unwrap(), 1);
+    assert_eq!((within(client.0.read_u8()).await.unwrap(), client.code().await), (b'a', code::OK));
+    client.send(&[in_sequence("none"), get(0, "k")].concat()).await;
+    assert_eq!(client.string().await, (code::BAD_INPUT, "User function \"none\" could not be found".into()));
+    assert_eq!(client.string().await, (code::OK, "abc".into()));
+    for (sent, message) in [
+        (user_function("append", None), "append what?"),
+        (user_function("panic", None), "user function \"panic\" panicked"),
+        (in_sequence("panic"), "user function \"panic\" panicked"),
+    ] {
+        let (mut client, _serving) = connect(&handle, &options, 1 << 16);
+        client.send(&[prologue(), sent].concat()).await;
+        assert_eq!(client.string().await, (code::USERFUNCTION_FAILURE, message.into()));
+        assert!(client.ends().await);
+    }
+    client.send(&get(0, "k")).await;
+    assert_eq!(client.string().await, (code::OK, "abc".into()), "what failed changed nothing");
+}
+
+#[tokio::test]
+async fn a_hook_reads_and_updates_and_one_that_fails_ends_its_connection_only() {
+    let hook = |consistency: u8, name: &str| {
+        request(0x45, |bytes| {
+            bytes.push(consistency);
+            bytes.string(name.as_bytes());
+        })
+    };
+    let (handle, options) = (master(), ServiceOptions::default());
+    let (mut client, _serving) = connect(&handle, &options, 1 << 16);
+    client.send(&[prologue(), set("k", b"v"), hook(0, "copy"), get(0, "copy of k")].concat()).await;
+    assert_eq!(client.code().await, code::OK);
+    assert_eq!(client.string().await, (code::OK, "1 copied".into()));
+    assert_eq!(client.string().await, (code::OK, "v".into()));
+    for (name, refused, message) in [
+        ("fails", code::UNKNOWN_FAILURE, "no"),
+        ("panics", code::UNKNOWN_FAILURE, "the hook panicked"),
+        ("none", code::USERHOOK_NOT_FOUND, "none"),
+    ] {
+        let (mut client, _serving) = connect(&handle, &options, 1 << 16);
+        client.send(&[prologue(), hook(0, name)].concat()).await;
+        assert_eq!(client.string().await, (refused, message.into()));
+        assert!(client.ends().await);
+    }
+    let (mut client, _serving) = connect(&node(Some("n2"), 1), &options, 1 << 16);
+    client.send(&[prologue(), hook(1, "none")].concat()).await;
+    assert_eq!(client.string().await.0, code::USERHOOK_NOT_FOUND);
+    let (mut client, _serving) = connect(&node(Some("n2"), 1), &options, 1 << 16);
+    client.send(&[prologue(), hook(0, "copy")].concat()).await;
+    assert_eq!(client.string().await.0, code::NOT_MASTER);
 }
 
 #[tokio::test]
@@ -499,8 +690,7 @@ async fn a_stop_answers_what_is_under_way_and_tells_everyone_else() {
     service.stop.set(true);
     assert_eq!(idle.string().await, (code::GOING_DOWN, "closing socket".into()));
     assert_eq!(silent.string().await.0, code::GOING_DOWN);
-    let nop = crate::update::encode_command(&crate::update::Update::Nop);
-    within(handle.update(nop)).await.unwrap().unwrap();
+    within(handle.update(&Update::Nop)).await.unwrap().unwrap();
     assert_eq!(busy.code().await, code::OK);
     assert_eq!(busy.string().await.0, code::GOING_DOWN);
     for client in [&mut idle, &mut silent, &mut busy] {

@@ -3,10 +3,14 @@
 //! Nothing in here may depend on anything but the command and the store. An update runs against an [`Overlay`] of the
 //! store, which is written out only if all of it succeeded: a failed sequence has nothing to undo.
 
+use std::sync::Arc;
+
 use bytes::Bytes;
 
+use super::call::call;
 use super::overlay::{Overlay, after};
-use crate::update::{Failure, Outcome, Update, UpdateResult, decode_command};
+use crate::extensions::Extensions;
+use crate::update::{Admin, Failure, Outcome, Update, UpdateResult, decode_command};
 
 /// How much of each list of keys the message of a failed `AssertRange` shows, in bytes.
 const SHOWN_BYTES_MAX: usize = 256;
@@ -30,6 +34,10 @@ pub trait KeyValue {
     fn remove(&mut self, key: &[u8]) -> Result<(), Self::Error>;
     /// Deletes every key that begins with `prefix` and gives their number.
     fn remove_prefix(&mut self, prefix: &[u8]) -> Result<u64, Self::Error>;
+    /// What is kept beside the keys.
+    fn admin(&self) -> &Arc<Admin>;
+    /// Keeps something else beside the keys.
+    fn set_admin(&mut self, admin: Arc<Admin>);
 
     /// The planted bug that updates of this map have.
     #[cfg(feature = "planted-bugs")]
@@ -38,13 +46,35 @@ pub trait KeyValue {
     }
 }
 
+/// Why an update could be neither done nor found to fail. What was being applied must be thrown away.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum NotApplied<E> {
+    /// The map could not be read or written.
+    Map(E),
+    /// It calls a function that this program does not have, so that it cannot know what the other nodes do.
+    UnknownFunction {
+        /// The function.
+        name: Bytes,
+    },
+}
+
+impl<E> From<E> for NotApplied<E> {
+    fn from(error: E) -> Self {
+        Self::Map(error)
+    }
+}
+
 /// Applies the bytes of one command. Those that are no command change nothing.
 ///
 /// # Errors
-/// Those of the map; an update that fails is no error but a result.
-pub fn apply_command<K: KeyValue>(command: Bytes, store: &mut K) -> Result<UpdateResult, K::Error> {
+/// Those of the map, and functions that are not there; an update that fails is no error but a result.
+pub fn apply_command<K: KeyValue>(
+    command: Bytes,
+    store: &mut K,
+    extensions: &Extensions,
+) -> Result<UpdateResult, NotApplied<K::Error>> {
     match decode_command(command) {
-        Ok(command) => apply(&command.update, store),
+        Ok(command) => apply(&command.update, store, extensions),
         Err(why) => Ok(Err(Failure::Undecodable { why: why.to_string() })),
     }
 }
@@ -52,10 +82,17 @@ pub fn apply_command<K: KeyValue>(command: Bytes, store: &mut K) -> Result<Updat
 /// Applies one update wholly, or not at all when it fails.
 ///
 /// # Errors
-/// Those of the map; an update that fails is no error but a result.
-pub fn apply<K: KeyValue>(update: &Update, store: &mut K) -> Result<UpdateResult, K::Error> {
-    // By itself, each of these two succeeds, and needs no overlay.
+/// As for [`apply_command`].
+pub fn apply<K: KeyValue>(
+    update: &Update,
+    store: &mut K,
+    extensions: &Extensions,
+) -> Result<UpdateResult, NotApplied<K::Error>> {
+    // By itself, each of these two changes the store in one step, and needs no overlay.
     if let Update::Set { key, value } = update {
+        if !store.admin().interval().admits(key) {
+            return Ok(Err(Failure::OutsideInterval { key: key.clone() }));
+        }
         store.insert(key, value)?;
         return Ok(Ok(Outcome::Done));
     }
@@ -69,7 +106,7 @@ pub fn apply<K: KeyValue>(update: &Update, store: &mut K) -> Result<UpdateResult
         Update::TestAndSet { key, .. } | Update::Replace { key, .. } => Some(overlay.get(key)?),
         _ => None,
     };
-    let result = run(update, &mut overlay)?;
+    let result = run(update, &mut overlay, extensions)?;
     let result = previous.map_or(result, |previous| Ok(Outcome::Previous(previous)));
     if result.is_ok() || planted!(store.planted(), FailedKept) {
         let changes = overlay.into_changes();
@@ -79,7 +116,11 @@ pub fn apply<K: KeyValue>(update: &Update, store: &mut K) -> Result<UpdateResult
 }
 
 /// Runs `update` on the overlay. What a failed one leaves there must be thrown away.
-fn run<K: KeyValue>(update: &Update, overlay: &mut Overlay<'_, K>) -> Result<UpdateResult, K::Error> {
+fn run<K: KeyValue>(
+    update: &Update,
+    overlay: &mut Overlay<'_, K>,
+    extensions: &Extensions,
+) -> Result<UpdateResult, NotApplied<K::Error>> {
     let outcome = match update {
         Update::Nop => Outcome::Done,
         Update::Set { key, value } => {
@@ -128,11 +169,26 @@ fn run<K: KeyValue>(update: &Update, overlay: &mut Overlay<'_, K>) -> Result<Upd
         }
         Update::Sequence(updates) => {
             for update in updates {
-                if let Err(failure) = run(update, overlay)? {
+                if let Err(failure) = run(update, overlay, extensions)? {
                     return Ok(Err(failure));
                 }
             }
             Outcome::Done
+        }
+        Update::Nursery(update) => {
+            if let Err(why) = overlay.update_admin(update) {
+                return Ok(Err(Failure::Illegal { why }));
+            }
+            Outcome::Done
+        }
+        Update::UserFunction { name, argument } => {
+            let Some(function) = extensions.function_named(name) else {
+                return Err(NotApplied::UnknownFunction { name: name.clone() });
+            };
+            match call(name, function, argument.clone(), overlay)? {
+                Ok(result) => Outcome::Returned(result),
+                Err(failure) => return Ok(Err(failure)),
+            }
         }
     };
     Ok(Ok(outcome))
@@ -213,6 +269,7 @@ mod tests {
     use std::collections::BTreeMap;
     use std::convert::Infallible;
     use std::ops::Bound;
+    use std::sync::LazyLock;
 
     use proptest::prelude::*;
 
@@ -222,8 +279,18 @@ mod tests {
 
     type Map = BTreeMap<Bytes, Bytes>;
 
+    /// A map that keeps nothing beside its keys.
+    static NOTHING_BESIDE: LazyLock<Arc<Admin>> = LazyLock::new(Arc::default);
+
     impl KeyValue for Map {
         type Error = Infallible;
+
+        fn admin(&self) -> &Arc<Admin> {
+            &NOTHING_BESIDE
+        }
+        fn set_admin(&mut self, _: Arc<Admin>) {
+            panic!("no test asks for it")
+        }
 
         fn get(&self, key: &[u8]) -> Result<Option<Bytes>, Infallible> {
             Ok(BTreeMap::get(self, key).cloned())
@@ -303,6 +370,7 @@ mod tests {
             Update::Sequence(updates) => {
                 updates.iter().try_for_each(|update| reference(update, map).map(drop)).map(|()| Outcome::Done)
             }
+            Update::UserFunction { .. } | Update::Nursery(_) => unreachable!("no test has one here"),
         };
         if outcome.is_err() {
             *map = before;
@@ -311,8 +379,7 @@ mod tests {
     }
 
     fn applied(update: &Update, map: &mut Map) -> UpdateResult {
-        let Ok(result) = apply(update, map);
-        result
+        apply(update, map, &Extensions::new()).unwrap()
     }
 
     fn map(keys: &[&'static str]) -> Map {
@@ -383,6 +450,13 @@ mod tests {
     impl KeyValue for Uncopied {
         type Error = Infallible;
 
+        fn admin(&self) -> &Arc<Admin> {
+            self.0.admin()
+        }
+        fn set_admin(&mut self, admin: Arc<Admin>) {
+            self.0.set_admin(admin);
+        }
+
         fn get(&self, key: &[u8]) -> Result<Option<Bytes>, Infallible> {
             panic!("the value of {key:?} was copied")
         }
@@ -416,17 +490,58 @@ mod tests {
             Update::TestAndSet { key: key.clone(), expected: is("v"), wanted: is("w") },
             Update::Replace { key: Bytes::from("b"), wanted: None },
         ]);
-        let Ok(result) = apply(&sequence, &mut store);
-        assert_eq!((result, store.0), (Ok(Outcome::Done), Map::from([(key, Bytes::from("w"))])));
+        let result = apply(&sequence, &mut store, &Extensions::new());
+        assert_eq!((result.unwrap(), store.0), (Ok(Outcome::Done), Map::from([(key, Bytes::from("w"))])));
+    }
+
+    #[test]
+    fn a_function_sees_the_updates_before_it_and_those_after_it_see_what_it_did() {
+        let extensions = Extensions::new().function("move", |transaction, argument| {
+            let all = crate::store::KeyRange::prefix(b"p");
+            let keys = transaction.keys(&all, 10)?;
+            for (key, value) in transaction.entries(&all, 10)? {
+                transaction.delete(&key)?;
+                transaction.set(&[b"q", &key[..]].concat(), &value)?;
+            }
+            assert!(transaction.keys(&all, 10)?.is_empty());
+            transaction.set(&argument.unwrap_or_default(), &keys.concat())?;
+            Ok(None)
+        });
+        let mut store = map(&["p1", "p2", "o"]);
+        let sequence = Update::Sequence(vec![
+            set("p3"),
+            Update::Delete { key: Bytes::from("p1") },
+            Update::UserFunction { name: Bytes::from("move"), argument: Some(Bytes::from("all")) },
+            assert_range("q", &["qp2", "qp3"]),
+            Update::Assert { key: Bytes::from("all"), expected: Some(Bytes::from("p2p3")) },
+        ]);
+        assert_eq!(apply(&sequence, &mut store, &extensions), Ok(Ok(Outcome::Done)));
+        assert_eq!(store.into_keys().collect::<Vec<_>>(), ["all", "o", "qp2", "qp3"]);
+    }
+
+    #[test]
+    fn a_function_that_does_not_end_by_itself_fails_and_one_that_is_not_there_is_no_failure() {
+        let extensions = Extensions::new().function("read", |transaction, _| {
+            loop {
+                transaction.get(b"a")?;
+            }
+        });
+        let mut store = map(&["a"]);
+        let mut call = |name: &'static str| {
+            let update = Update::UserFunction { name: Bytes::from(name), argument: None };
+            apply(&Update::Sequence(vec![set("b"), update]), &mut store, &extensions)
+        };
+        let message = "too many reads and writes".to_owned();
+        assert_eq!(call("read"), Ok(Err(Failure::FunctionFailed { message })));
+        assert_eq!(call("none"), Err(NotApplied::UnknownFunction { name: Bytes::from("none") }));
+        assert_eq!(store, map(&["a"]));
     }
 
     #[test]
     fn bytes_that_are_no_command_change_nothing_and_say_why() {
         let mut store = map(&["a"]);
-        let mut apply_bytes = |bytes: &'static [u8]| {
-            let Ok(result) = apply_command(Bytes::from_static(bytes), &mut store);
-            result
-        };
+        let mut apply_bytes =
+            |bytes: &'static [u8]| apply_command(Bytes::from_static(bytes), &mut store, &Extensions::new()).unwrap();
         let why = |why: &str| Err(Failure::Undecodable { why: why.to_string() });
         assert_eq!(apply_bytes(b""), why("the bytes of the command end within its header"));
         assert_eq!(apply_bytes(b"\x09\x00"), why("version 9 of the command format is not known here"));
@@ -441,8 +556,8 @@ mod tests {
         fn any_updates_do_what_the_reference_does(updates in prop::collection::vec(any_update(), 1..8)) {
             let (mut store, mut expected) = (Map::new(), Map::new());
             for update in &updates {
-                let Ok(result) = apply_command(encode_command(update), &mut store);
-                prop_assert_eq!(result, reference(update, &mut expected), "{:?}", update);
+                let result = apply_command(encode_command(update), &mut store, &Extensions::new());
+                prop_assert_eq!(result.unwrap(), reference(update, &mut expected), "{:?}", update);
                 prop_assert_eq!(&store, &expected, "{:?}", update);
             }
         }

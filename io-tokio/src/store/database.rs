@@ -5,6 +5,7 @@
 //! | `data` | a client's key | its value |
 //! | `meta` | `identity` | format (i32), cluster id, node name (strings as in the client protocol), node id (i32) |
 //! | `meta` | `applied` | the last applied slot (u64), the history hash there (u64) |
+//! | `meta` | `admin` | what is kept beside the keys (`update/nursery.rs`), if there is anything |
 //!
 //! Integers are little-endian. Both tables and the identity come into being in one durable transaction.
 
@@ -18,15 +19,16 @@ use redb::{
 };
 use trialbay_engine::{HistoryHash, Slot, Value};
 
-use super::apply::{KeyValue, apply_command};
+use super::apply::{KeyValue, NotApplied, apply_command};
 use super::error::{StoreError, damaged};
 use super::old_values::{OLD_VALUES_BYTES_MAX, OldValues};
 use super::range::KeyRange;
 use super::reader::StoreReader;
+use crate::extensions::Extensions;
 use crate::identity::Identity;
 #[cfg(feature = "planted-bugs")]
 use crate::planted::PlantedBug;
-use crate::update::{Outcome, UpdateResult};
+use crate::update::{Admin, Outcome, UpdateResult};
 use crate::wire::{Reader, Writer as _};
 
 /// The format of the tables. Another number is refused.
@@ -36,6 +38,7 @@ pub(super) const DATA: TableDefinition<'_, &[u8], &[u8]> = TableDefinition::new(
 pub(super) const META: TableDefinition<'_, &str, &[u8]> = TableDefinition::new("meta");
 const IDENTITY: &str = "identity";
 pub(super) const APPLIED: &str = "applied";
+pub(super) const ADMIN: &str = "admin";
 
 /// One decided slot.
 #[derive(Clone, Debug)]
@@ -55,7 +58,9 @@ pub struct Store {
     database: Arc<Database>,
     reader: StoreReader,
     applied: (Slot, HistoryHash),
+    admin: Arc<Admin>,
     old_values: OldValues,
+    extensions: Extensions,
     has_undurable: bool,
     has_failed: bool,
     #[cfg(feature = "planted-bugs")]
@@ -75,6 +80,7 @@ impl Store {
         check_identity(found.value(), identity)?;
         let applied = read(APPLIED)?.ok_or_else(|| damaged("it does not say what it has applied"))?;
         let applied = decode_applied(applied.value())?;
+        let admin = decode_admin(read(ADMIN)?.as_ref().map(|admin| admin.value()))?;
         // Both must be there from the first transaction on.
         transaction.open_table(DATA).map_err(StoreError::from_redb)?;
         drop((found, meta, transaction));
@@ -85,12 +91,21 @@ impl Store {
             database,
             reader,
             applied,
+            admin: Arc::new(admin),
             old_values,
+            extensions: Extensions::default(),
             has_undurable: false,
             has_failed: false,
             #[cfg(feature = "planted-bugs")]
             planted: None,
         })
+    }
+
+    /// With these user functions, which updates may call.
+    #[must_use]
+    pub fn with_extensions(mut self, extensions: Extensions) -> Self {
+        self.extensions = extensions;
+        self
     }
 
     /// With this planted bug.
@@ -150,22 +165,29 @@ impl Store {
         let apart = planted!(self.planted, AppliedApart);
         #[cfg(feature = "planted-bugs")]
         let planted = self.planted;
-        let results = self.write(durable || apart, |transaction| {
+        let extensions = self.extensions.clone();
+        let before = self.admin.clone();
+        let (results, admin) = self.write(durable || apart, |transaction| {
             let mut data = DataTable {
                 table: transaction.open_table(DATA)?,
+                admin: before.clone(),
                 #[cfg(feature = "planted-bugs")]
                 planted,
             };
             let mut results = Vec::with_capacity(batch.len());
             for (index, decided) in batch.iter().enumerate() {
                 let old_values = is_awaited(index).then_some(&mut old_values);
-                results.push(apply_value(&decided.value, &mut data, old_values)?);
+                results.push(apply_value(&decided.value, &mut data, old_values, &extensions)?);
             }
             if !apart {
                 write_applied(transaction, applied)?;
             }
-            Ok(results)
+            if !Arc::ptr_eq(&data.admin, &before) {
+                transaction.open_table(META)?.insert(ADMIN, data.admin.encode().as_slice())?;
+            }
+            Ok((results, data.admin))
         })?;
+        self.admin = admin;
         if apart {
             self.write(durable, |transaction| write_applied(transaction, applied))?;
         }
@@ -205,14 +227,14 @@ impl Store {
     fn write<R>(
         &mut self,
         durable: bool,
-        work: impl FnOnce(&WriteTransaction) -> Result<R, redb::Error>,
+        work: impl FnOnce(&WriteTransaction) -> Result<R, Unwritten>,
     ) -> Result<R, StoreError> {
         if self.has_failed {
             return Err(StoreError::Failed);
         }
         // Until the commit has succeeded: also if it panics.
         self.has_failed = true;
-        let result = write(&self.database, durable, work).map_err(StoreError::from_redb)?;
+        let result = write(&self.database, durable, work)?;
         self.reader.forget_view();
         self.has_failed = false;
         self.has_undurable = !durable;
@@ -220,11 +242,43 @@ impl Store {
     }
 }
 
+/// Why a transaction was not committed.
+enum Unwritten {
+    Redb(redb::Error),
+    UnknownFunction { name: Bytes },
+}
+
+impl<E: Into<redb::Error>> From<E> for Unwritten {
+    fn from(error: E) -> Self {
+        Self::Redb(error.into())
+    }
+}
+
+impl From<NotApplied<StorageError>> for Unwritten {
+    fn from(why: NotApplied<StorageError>) -> Self {
+        match why {
+            NotApplied::Map(error) => error.into(),
+            NotApplied::UnknownFunction { name } => Self::UnknownFunction { name },
+        }
+    }
+}
+
+impl From<Unwritten> for StoreError {
+    fn from(why: Unwritten) -> Self {
+        match why {
+            Unwritten::Redb(error) => Self::from_redb(error),
+            Unwritten::UnknownFunction { name } => {
+                Self::UnknownFunction { name: String::from_utf8_lossy(&name).into_owned() }
+            }
+        }
+    }
+}
+
 fn write<R>(
     database: &Database,
     durable: bool,
-    work: impl FnOnce(&WriteTransaction) -> Result<R, redb::Error>,
-) -> Result<R, redb::Error> {
+    work: impl FnOnce(&WriteTransaction) -> Result<R, Unwritten>,
+) -> Result<R, Unwritten> {
     let mut transaction = database.begin_write()?;
     if durable {
         // With it, a store that comes back after a kill need not be walked from end to end.
@@ -242,11 +296,12 @@ fn apply_value(
     value: &Value,
     data: &mut DataTable<'_>,
     mut old_values: Option<&mut OldValues>,
-) -> Result<Vec<UpdateResult>, StorageError> {
+    extensions: &Extensions,
+) -> Result<Vec<UpdateResult>, NotApplied<StorageError>> {
     let mut results = Vec::new();
     // Of a malformed batch, every node applies the commands before the damage: it is in the log of all of them.
     for command in value.commands().map_while(Result::ok) {
-        let result = apply_command(command, data)?;
+        let result = apply_command(command, data, extensions)?;
         if let Some(old_values) = &mut old_values {
             results.push(result.map(|outcome| held(outcome, old_values)));
         }
@@ -258,6 +313,9 @@ fn held(outcome: Outcome, old_values: &mut OldValues) -> Outcome {
     match outcome {
         Outcome::Previous(Some(value)) => {
             old_values.hold(value).map_or(Outcome::PreviousUntold, |value| Outcome::Previous(Some(value)))
+        }
+        Outcome::Returned(Some(value)) => {
+            old_values.hold(value).map_or(Outcome::PreviousUntold, |value| Outcome::Returned(Some(value)))
         }
         other => other,
     }
@@ -278,10 +336,10 @@ fn initialise(database: &Database, identity: &Identity) -> Result<(), StoreError
         meta.insert(APPLIED, encode_applied((Slot::ZERO, HistoryHash::default())).as_slice())?;
         Ok(())
     })
-    .map_err(StoreError::from_redb)
+    .map_err(StoreError::from)
 }
 
-fn write_applied(transaction: &WriteTransaction, applied: (Slot, HistoryHash)) -> Result<(), redb::Error> {
+fn write_applied(transaction: &WriteTransaction, applied: (Slot, HistoryHash)) -> Result<(), Unwritten> {
     transaction.open_table(META)?.insert(APPLIED, encode_applied(applied).as_slice())?;
     Ok(())
 }
@@ -331,9 +389,16 @@ pub(super) fn decode_applied(bytes: &[u8]) -> Result<(Slot, HistoryHash), StoreE
     }
 }
 
+/// What is kept beside the keys; nothing when nobody ever changed it.
+pub(super) fn decode_admin(bytes: Option<&[u8]>) -> Result<Admin, StoreError> {
+    let illegible = |_| damaged("it does not say legibly what is kept beside the keys");
+    bytes.map_or(Ok(Admin::default()), |bytes| Admin::decode(bytes).map_err(illegible))
+}
+
 /// The clients' keys, as updates change them.
 struct DataTable<'t> {
     table: Table<'t, &'static [u8], &'static [u8]>,
+    admin: Arc<Admin>,
     #[cfg(feature = "planted-bugs")]
     planted: Option<PlantedBug>,
 }
@@ -370,6 +435,14 @@ impl KeyValue for DataTable<'_> {
 
     fn remove(&mut self, key: &[u8]) -> Result<(), StorageError> {
         self.table.remove(key).map(drop)
+    }
+
+    fn admin(&self) -> &Arc<Admin> {
+        &self.admin
+    }
+
+    fn set_admin(&mut self, admin: Arc<Admin>) {
+        self.admin = admin;
     }
 
     fn remove_prefix(&mut self, prefix: &[u8]) -> Result<u64, StorageError> {

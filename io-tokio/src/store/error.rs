@@ -50,6 +50,15 @@ pub enum StoreError {
     /// A write failed before. What is on disk is whole, but may or may not hold that write.
     #[error("a write to the store failed before: start the node again")]
     Failed,
+    /// The log calls a user function that this program does not have. To go on without it would be to go astray.
+    #[error(
+        "the log calls user function {name:?}, which this program does not have: start the node with the program that has it, \
+         as on the other nodes. Nothing was lost"
+    )]
+    UnknownFunction {
+        /// The function.
+        name: String,
+    },
     /// The store was closed.
     #[error("the store is closed")]
     Closed,

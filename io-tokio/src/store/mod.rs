@@ -8,6 +8,7 @@
 //! Reading order: `apply` and `overlay` (what an update does), `database` (the one writer), `reader`, `thread`.
 
 mod apply;
+mod call;
 mod database;
 mod error;
 mod old_values;
@@ -21,7 +22,7 @@ mod thread;
 #[cfg(test)]
 mod tests;
 
-pub use apply::{KeyValue, apply, apply_command};
+pub use apply::{KeyValue, NotApplied, apply, apply_command};
 pub use database::{Decided, Store};
 pub use error::StoreError;
 pub use open::Options;

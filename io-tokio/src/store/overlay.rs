@@ -4,16 +4,20 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Bound;
+use std::sync::Arc;
 
 use bytes::Bytes;
 
 use super::apply::KeyValue;
-use crate::update::prefix_end;
+use crate::extensions::CALL_STEPS_MAX;
+use crate::update::{Admin, NurseryUpdate, prefix_end};
 
 /// A store and the changes on top of it.
 pub(super) struct Overlay<'a, K> {
     store: &'a K,
     changes: Changes,
+    /// What the user functions of this update may still do.
+    pub(super) call_steps_left: u64,
 }
 
 /// What an update wants written: first the prefixes deleted, then the keys set or deleted.
@@ -23,11 +27,13 @@ pub(super) struct Changes {
     prefixes: BTreeSet<Bytes>,
     /// `None` deletes.
     keys: BTreeMap<Bytes, Option<Bytes>>,
+    /// What is kept beside the keys from now on.
+    admin: Option<Admin>,
 }
 
 impl<'a, K: KeyValue> Overlay<'a, K> {
     pub(super) fn new(store: &'a K) -> Self {
-        Self { store, changes: Changes::default() }
+        Self { store, changes: Changes::default(), call_steps_left: CALL_STEPS_MAX }
     }
 
     pub(super) fn into_changes(self) -> Changes {
@@ -60,13 +66,18 @@ impl<'a, K: KeyValue> Overlay<'a, K> {
         }
     }
 
+    /// Changes what is kept beside the keys, or says why that makes no sense.
+    pub(super) fn update_admin(&mut self, update: &NurseryUpdate) -> Result<(), String> {
+        self.changes.admin.get_or_insert_with(|| (**self.store.admin()).clone()).update(update)
+    }
+
     /// Sets a key, or deletes it.
     pub(super) fn set(&mut self, key: Bytes, value: Option<Bytes>) {
         self.changes.keys.insert(key, value);
     }
 
     pub(super) fn delete_prefix(&mut self, prefix: &Bytes) {
-        let Changes { prefixes, keys } = &mut self.changes;
+        let Changes { prefixes, keys, .. } = &mut self.changes;
         let from_prefix = || (Bound::Included(prefix.as_ref()), Bound::Unbounded);
         let within = |key: &&Bytes| key.starts_with(prefix);
         let covered: Vec<_> =
@@ -124,6 +135,9 @@ impl<'a, K: KeyValue> Overlay<'a, K> {
 impl Changes {
     /// Writes them, in the order in which their effects were seen.
     pub(super) fn write_to<K: KeyValue>(self, store: &mut K) -> Result<(), K::Error> {
+        if let Some(admin) = self.admin {
+            store.set_admin(Arc::new(admin));
+        }
         for prefix in &self.prefixes {
             store.remove_prefix(prefix)?;
         }

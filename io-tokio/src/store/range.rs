@@ -48,6 +48,15 @@ impl KeyRange {
         }
     }
 
+    /// Whether a key that is not before the range is not behind it either.
+    pub(crate) fn ends_behind(&self, key: &[u8]) -> bool {
+        match &self.last {
+            None => true,
+            Some(last) if self.last_inclusive => key <= last.as_ref(),
+            Some(last) => key < last.as_ref(),
+        }
+    }
+
     /// The bounds; `None` when no key can be between them.
     pub(super) fn bounds(&self) -> Option<Bounds<'_>> {
         let first = match &self.first {

@@ -6,11 +6,12 @@ use bytes::Bytes;
 use redb::{Database, OwnedRange, ReadOnlyTable, ReadableDatabase as _, ReadableTableMetadata as _};
 use trialbay_engine::Slot;
 
-use super::database::{APPLIED, DATA, META, decode_applied};
+use super::database::{ADMIN, APPLIED, DATA, META, decode_admin, decode_applied};
 use super::error::{StoreError, damaged, guarded};
 use super::range::{Direction, KeyRange};
 #[cfg(feature = "planted-bugs")]
 use crate::planted::PlantedBug;
+use crate::update::Admin;
 
 /// Reads the store while one writer writes it. Cheap to clone.
 #[derive(Clone)]
@@ -32,6 +33,7 @@ pub struct Snapshot(Arc<View>);
 
 struct View {
     applied: Slot,
+    admin: Admin,
     data: ReadOnlyTable<&'static [u8], &'static [u8]>,
     /// Where the planted `RangeMixed` finds newer views. A circle, until the next commit.
     #[cfg(feature = "planted-bugs")]
@@ -118,9 +120,12 @@ impl View {
         let applied = meta.get_owned(APPLIED).map_err(StoreError::from_redb)?;
         let applied = applied.ok_or_else(|| damaged("it does not say what it has applied"))?;
         let (applied, _) = decode_applied(applied.value())?;
+        let admin = meta.get_owned(ADMIN).map_err(StoreError::from_redb)?;
+        let admin = decode_admin(admin.as_ref().map(|admin| admin.value()))?;
         let data = transaction.open_table(DATA).map_err(StoreError::from_redb)?;
         Ok(Self {
             applied,
+            admin,
             data,
             #[cfg(feature = "planted-bugs")]
             newest: None,
@@ -135,6 +140,11 @@ impl Snapshot {
     /// None at present.
     pub fn applied(&self) -> Result<Slot, StoreError> {
         Ok(self.0.applied)
+    }
+
+    /// What is kept beside the keys.
+    pub fn admin(&self) -> &Admin {
+        &self.0.admin
     }
 
     /// The value of `key`.

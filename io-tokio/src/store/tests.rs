@@ -17,7 +17,7 @@ use super::*;
 use crate::clock::Clock;
 use crate::disk::RealDisk;
 use crate::identity::Identity;
-use crate::update::{Failure, Outcome, Update, encode_command};
+use crate::update::{Failure, Interval, NurseryUpdate, Outcome, Update, encode_command};
 use crate::workers::Workers;
 
 const OPTIONS: Options = Options {
@@ -29,6 +29,26 @@ const OPTIONS: Options = Options {
 
 fn identity() -> Identity {
     Identity { cluster_id: "tests".to_string(), name: "n1".to_string(), node: NodeId(1) }
+}
+
+#[test]
+fn what_is_kept_beside_the_keys_changes_with_them_and_comes_back() {
+    let disk = MemoryDisk::default();
+    let mut store = Store::open_with_backend(disk.clone(), &identity(), OPTIONS).unwrap();
+    let interval = Interval { public: (Some(bytes("b")), None), ..Interval::default() };
+    let set_interval = Update::Nursery(NurseryUpdate::SetInterval(interval.clone()));
+    let failed = Update::Sequence(vec![set_interval.clone(), Update::Delete { key: bytes("missing") }]);
+    let results = store.apply(&[decided(1, commands(&[failed, set("a", "1")]))], false).unwrap();
+    assert_eq!(results[0], [Err(Failure::NotFound { key: bytes("missing") }), Ok(Outcome::Done)]);
+    let results = store.apply(&[decided(2, commands(&[set_interval, set("a", "2"), set("b", "2")]))], true).unwrap();
+    let outside = Err(Failure::OutsideInterval { key: bytes("a") });
+    assert_eq!(results[0], [Ok(Outcome::Done), outside.clone(), Ok(Outcome::Done)]);
+    let snapshot = store.reader().snapshot().unwrap();
+    assert_eq!((snapshot.admin().interval(), snapshot.get(b"a").unwrap()), (&interval, Some(bytes("1"))));
+    drop((snapshot, store));
+    let mut store = Store::open_with_backend(disk.after_power_cut(), &identity(), OPTIONS).unwrap();
+    assert_eq!(store.reader().snapshot().unwrap().admin().interval(), &interval);
+    assert_eq!(store.apply(&[decided(3, commands(&[set("a", "3")]))], false).unwrap()[0], [outside]);
 }
 
 /// A disk in memory that tells what a power cut leaves: what was there at the last sync.

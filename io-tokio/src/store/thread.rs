@@ -169,9 +169,13 @@ impl<R> Writer<R> {
                 Ok(())
             }
             Err(error) => {
+                let end = match &error {
+                    StoreError::UnknownFunction { name } => StoreError::UnknownFunction { name: name.clone() },
+                    _ => StoreError::Failed,
+                };
                 (self.report)(Err(error));
                 self.store.abandon();
-                Err(StoreError::Failed)
+                Err(end)
             }
         }
     }

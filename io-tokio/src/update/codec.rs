@@ -3,6 +3,7 @@
 use bytes::Bytes;
 
 use super::Update;
+use super::nursery::{Interval, NurseryUpdate, Routing};
 use crate::wire::{Malformed, Reader, Writer};
 
 /// Sequences within sequences, the outermost one included. Part of the format: every node must decode the same.
@@ -21,6 +22,8 @@ const NOP: i32 = 6;
 const USER_FUNCTION: i32 = 7;
 const ASSERT: i32 = 8;
 const ADMIN_SET: i32 = 9;
+const SET_INTERVAL: i32 = 10;
+const SET_ROUTING: i32 = 11;
 const SET_ROUTING_DELTA: i32 = 12;
 const SYNCED_SEQUENCE: i32 = 13;
 const DELETE_PREFIX: i32 = 14;
@@ -37,18 +40,6 @@ pub enum NotAnUpdate {
     /// They break the format.
     #[error(transparent)]
     Malformed(#[from] Malformed),
-    /// They call a user function. There are none here.
-    #[error("user function {:?} could not be found", short(name))]
-    UserFunction {
-        /// The function's name, as long as the client made it.
-        name: Bytes,
-    },
-    /// They are one of the original's nursery updates, which are not offered.
-    #[error("updates of the nursery (tag {tag}) are not supported")]
-    Nursery {
-        /// 9 to 12.
-        tag: i32,
-    },
     /// They are the original's own record of a master change, which no client may send.
     #[error("a master change is not a client's update")]
     MasterChange,
@@ -112,6 +103,28 @@ impl Update {
                 Writer::len(out, keys.len());
                 keys.iter().for_each(|key| out.string(key));
             }
+            Self::Nursery(NurseryUpdate::AdminSet { key, value }) => {
+                out.i32(ADMIN_SET);
+                out.string(key);
+                out.option_string(value.as_deref());
+            }
+            Self::Nursery(NurseryUpdate::SetInterval(interval)) => {
+                out.i32(SET_INTERVAL);
+                interval.encode(out);
+            }
+            Self::Nursery(NurseryUpdate::SetRouting(routing)) => {
+                out.i32(SET_ROUTING);
+                routing.encode(out);
+            }
+            Self::Nursery(NurseryUpdate::SetRoutingDelta { left, separator, right }) => {
+                out.i32(SET_ROUTING_DELTA);
+                [left, separator, right].iter().for_each(|part| out.string(part));
+            }
+            Self::UserFunction { name, argument } => {
+                out.i32(USER_FUNCTION);
+                out.string(name);
+                out.option_string(argument.as_deref());
+            }
         }
     }
 
@@ -127,6 +140,16 @@ impl Update {
             Self::TestAndSet { key, expected, wanted } => string(key) + option(expected) + option(wanted),
             Self::Assert { key, expected } => string(key) + option(expected),
             Self::Replace { key, wanted } => string(key) + option(wanted),
+            Self::UserFunction { name, argument } => string(name) + option(argument),
+            Self::Nursery(NurseryUpdate::AdminSet { key, value }) => string(key) + option(value),
+            Self::Nursery(NurseryUpdate::SetInterval(interval)) => interval.bounds().into_iter().map(option).sum(),
+            // A cluster's name is a boolean and a string, a branch a boolean and its separator.
+            Self::Nursery(NurseryUpdate::SetRouting(routing)) => {
+                routing.names_and_separators().iter().map(|part| 1 + string(part)).sum()
+            }
+            Self::Nursery(NurseryUpdate::SetRoutingDelta { left, separator, right }) => {
+                string(left) + string(separator) + string(right)
+            }
             Self::Sequence(updates) => 4 + updates.iter().map(Self::encoded_len).sum::<usize>(),
             Self::AssertRange { prefix, keys } => string(prefix) + 8 + keys.iter().map(string).sum::<usize>(),
         }
@@ -159,9 +182,19 @@ impl Decoder<'_> {
             ASSERT_RANGE => self.assert_range()?,
             MASTER_SET => return Err(NotAnUpdate::MasterChange),
             USER_FUNCTION => {
-                return Err(NotAnUpdate::UserFunction { name: self.reader.string()? });
+                Update::UserFunction { name: self.reader.string()?, argument: self.reader.option_string()? }
             }
-            tag @ ADMIN_SET..=SET_ROUTING_DELTA => return Err(NotAnUpdate::Nursery { tag }),
+            ADMIN_SET => {
+                let key = self.reader.string()?;
+                Update::Nursery(NurseryUpdate::AdminSet { key, value: self.reader.option_string()? })
+            }
+            SET_INTERVAL => Update::Nursery(NurseryUpdate::SetInterval(Interval::decode(self.reader)?)),
+            SET_ROUTING => Update::Nursery(NurseryUpdate::SetRouting(Routing::decode(self.reader)?)),
+            SET_ROUTING_DELTA => Update::Nursery(NurseryUpdate::SetRoutingDelta {
+                left: self.reader.string()?,
+                separator: self.reader.string()?,
+                right: self.reader.string()?,
+            }),
             tag => {
                 return Err(Malformed::UnknownTag { what: "update", tag: tag.into() }.into());
             }
@@ -204,11 +237,6 @@ impl Decoder<'_> {
         let (len, max) = (self.count as u64, UPDATES_MAX as u64);
         if self.count <= UPDATES_MAX { Ok(()) } else { Err(Malformed::TooLong { what: "sequence", len, max }) }
     }
-}
-
-/// The first bytes of a name that a client chose, for a message.
-fn short(name: &[u8]) -> String {
-    String::from_utf8_lossy(&name[..name.len().min(64)]).into_owned()
 }
 
 #[cfg(test)]
@@ -287,6 +315,37 @@ pub(crate) mod tests {
                 Update::TestAndSet { key: key.clone(), expected: none.clone(), wanted: Some(value.clone()) },
                 "03 00 00 00 01 00 00 00 6b 00 01 01 00 00 00 76",
             ),
+            (
+                Update::UserFunction { name: key.clone(), argument: Some(value.clone()) },
+                "07 00 00 00 01 00 00 00 6b 01 01 00 00 00 76",
+            ),
+            (
+                Update::Nursery(NurseryUpdate::AdminSet { key: key.clone(), value: Some(value.clone()) }),
+                "09 00 00 00 01 00 00 00 6b 01 01 00 00 00 76",
+            ),
+            (
+                Update::Nursery(NurseryUpdate::SetInterval(Interval {
+                    public: (Some(key.clone()), None),
+                    private: (None, Some(value.clone())),
+                })),
+                "0a 00 00 00 01 01 00 00 00 6b 00 00 01 01 00 00 00 76",
+            ),
+            (
+                Update::Nursery(NurseryUpdate::SetRouting(Routing::Branch {
+                    left: Box::new(Routing::Cluster(key.clone())),
+                    separator: bytes("m"),
+                    right: Box::new(Routing::Cluster(value.clone())),
+                })),
+                "0b 00 00 00 00 01 00 00 00 6d 01 01 00 00 00 6b 01 01 00 00 00 76",
+            ),
+            (
+                Update::Nursery(NurseryUpdate::SetRoutingDelta {
+                    left: key.clone(),
+                    separator: bytes("m"),
+                    right: value.clone(),
+                }),
+                "0c 00 00 00 01 00 00 00 6b 01 00 00 00 6d 01 00 00 00 76",
+            ),
             (Update::Sequence(vec![]), "05 00 00 00 00 00 00 00"),
             (Update::Nop, "06 00 00 00"),
             (
@@ -316,11 +375,6 @@ pub(crate) mod tests {
     #[test]
     fn what_is_not_offered_is_refused_by_name() {
         assert_eq!(decode(&hex("04 00 00 00 01 00 00 00 6b")), Err(NotAnUpdate::MasterChange));
-        let function = hex("05 00 00 00 01 00 00 00 07 00 00 00 01 00 00 00 66 00");
-        assert_eq!(decode(&function), Err(NotAnUpdate::UserFunction { name: bytes("f") }));
-        for tag in 9..=12 {
-            assert_eq!(decode(&[tag, 0, 0, 0]), Err(NotAnUpdate::Nursery { tag: tag.into() }));
-        }
         for tag in [0, 18, -1] {
             let expected = Malformed::UnknownTag { what: "update", tag: tag.into() };
             assert_eq!(decode(&i32::to_le_bytes(tag)), Err(expected.into()));

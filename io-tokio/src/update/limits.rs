@@ -1,7 +1,7 @@
 //! How large an update may be. Checked where updates come in, never where they are applied: nodes whose limits differ
 //! must still apply the same.
 
-use super::{NESTING_MAX, Update};
+use super::{NESTING_MAX, NurseryUpdate, Update};
 
 /// No configuration allows a longer update: every frame and queue on its way has room for one of this length.
 pub const UPDATE_BYTES_CEILING: usize = 64 << 20;
@@ -9,6 +9,9 @@ pub const UPDATE_BYTES_CEILING: usize = 64 << 20;
 /// In one update: range assertions, times the keys that it writes. An assertion may have to step over each of them,
 /// and while an update is applied nothing else is.
 const RANGE_STEPS_MAX: u64 = 1_000_000;
+
+/// Updates in one sequence of what is kept beside the keys. Each looks at all of it.
+const NURSERY_UPDATES_MAX: usize = 1_000;
 
 /// Bounds on one update, in bytes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -66,6 +69,14 @@ pub enum TooLarge {
         /// The limit of their product.
         max: u64,
     },
+    /// Too many updates of what is kept beside the keys.
+    #[error("{count} updates of the nursery in one sequence are over the limit of {max}: split the sequence")]
+    Nursery {
+        /// How many there are.
+        count: usize,
+        /// The limit.
+        max: usize,
+    },
     /// Sequences are nested too deep.
     #[error("sequences are nested deeper than the limit of {max}")]
     Nesting {
@@ -85,13 +96,28 @@ impl Update {
         if ranges.saturating_mul(writes) > RANGE_STEPS_MAX {
             return Err(TooLarge::RangeSteps { ranges, writes, max: RANGE_STEPS_MAX });
         }
+        at_most(self.nursery_updates(), NURSERY_UPDATES_MAX)
+            .map_err(|(count, max)| TooLarge::Nursery { count, max })?;
         at_most(self.encoded_len(), limits.update_bytes_max).map_err(|(len, max)| TooLarge::Update { len, max })
+    }
+
+    fn nursery_updates(&self) -> usize {
+        match self {
+            Self::Nursery(_) => 1,
+            Self::Sequence(updates) => updates.iter().map(Self::nursery_updates).sum(),
+            _ => 0,
+        }
     }
 
     fn ranges_and_writes(&self) -> (u64, u64) {
         match self {
             Self::AssertRange { .. } => (1, 0),
-            Self::Nop | Self::Assert { .. } | Self::AssertExists { .. } => (0, 0),
+            // What a function does has limits of its own.
+            Self::UserFunction { .. }
+            | Self::Nursery(_)
+            | Self::Nop
+            | Self::Assert { .. }
+            | Self::AssertExists { .. } => (0, 0),
             Self::Set { .. }
             | Self::Delete { .. }
             | Self::DeletePrefix { .. }
@@ -111,12 +137,28 @@ impl Update {
         };
         match self {
             Self::Nop => Ok(()),
-            Self::Delete { key: k } | Self::Assert { key: k, .. } | Self::AssertExists { key: k } => key(k),
+            Self::Delete { key: k }
+            | Self::Assert { key: k, .. }
+            | Self::AssertExists { key: k }
+            | Self::UserFunction { name: k, .. } => key(k),
             Self::DeletePrefix { prefix } => key(prefix),
             Self::Set { key: k, value: v } => key(k).and_then(|()| value(v)),
             Self::TestAndSet { key: k, wanted, .. } | Self::Replace { key: k, wanted } => {
                 key(k)?;
                 wanted.as_deref().map_or(Ok(()), value)
+            }
+            Self::Nursery(NurseryUpdate::AdminSet { key: k, value: v }) => {
+                key(k)?;
+                v.as_deref().map_or(Ok(()), value)
+            }
+            Self::Nursery(NurseryUpdate::SetInterval(interval)) => {
+                interval.bounds().into_iter().flatten().try_for_each(|bound| key(bound))
+            }
+            Self::Nursery(NurseryUpdate::SetRouting(routing)) => {
+                routing.names_and_separators().iter().try_for_each(|part| key(part))
+            }
+            Self::Nursery(NurseryUpdate::SetRoutingDelta { left, separator, right }) => {
+                [left, separator, right].into_iter().try_for_each(|part| key(part))
             }
             Self::AssertRange { prefix, keys } => {
                 key(prefix)?;
@@ -172,6 +214,7 @@ mod tests {
             Update::Delete { key: bytes(4) },
             Update::Assert { key: bytes(4), expected: None },
             Update::AssertExists { key: bytes(4) },
+            Update::UserFunction { name: bytes(4), argument: None },
             Update::DeletePrefix { prefix: bytes(4) },
             Update::AssertRange { prefix: bytes(4), keys: vec![] },
             Update::AssertRange { prefix: bytes(1), keys: vec![bytes(3), bytes(4)] },

@@ -3,12 +3,15 @@
 mod codec;
 mod command;
 mod limits;
+mod nursery;
 
 use bytes::Bytes;
 
 pub use codec::{NESTING_MAX, NotAnUpdate, UPDATES_MAX};
 pub use command::{Command, NotACommand, Session, command_from_raw, decode_command, encode_command};
 pub use limits::{Limits, TooLarge, UPDATE_BYTES_CEILING};
+pub(crate) use nursery::{ADDRESSES_MAX, NODES_MAX};
+pub use nursery::{ADMIN_BYTES_MAX, Admin, ClusterConfig, Interval, NodeAddress, NurseryUpdate, Routing};
 
 #[cfg(test)]
 pub(crate) use codec::tests;
@@ -72,6 +75,31 @@ pub enum Update {
         /// Its value from now on; `None`: it is deleted, if it is there.
         wanted: Option<Bytes>,
     },
+    /// Changes what is kept beside the keys, for clusters that share one key space.
+    Nursery(NurseryUpdate),
+    /// Calls a function that the program has added to its nodes; gives what that returns.
+    UserFunction {
+        /// Its name.
+        name: Bytes,
+        /// What it is told.
+        argument: Option<Bytes>,
+    },
+}
+
+impl Update {
+    /// The user functions that it calls, each as often as it does.
+    pub fn functions(&self) -> Vec<Bytes> {
+        fn add(update: &Update, names: &mut Vec<Bytes>) {
+            match update {
+                Update::UserFunction { name, .. } => names.push(name.clone()),
+                Update::Sequence(updates) => updates.iter().for_each(|update| add(update, names)),
+                _ => {}
+            }
+        }
+        let mut names = Vec::new();
+        add(self, &mut names);
+        names
+    }
 }
 
 /// What an update that happened gives back.
@@ -81,7 +109,9 @@ pub enum Outcome {
     Done,
     /// Done; this was the value before (`TestAndSet`, `Replace`).
     Previous(Option<Bytes>),
-    /// Done; what the value was before is not told, because too many large ones wait to be told already.
+    /// Done; this is what the function returned (`UserFunction`).
+    Returned(Option<Bytes>),
+    /// Done; the value before or the function's result is not told, because too many large ones wait to be told already.
     PreviousUntold,
     /// Done; this many keys were deleted (`DeletePrefix`).
     Deleted(u32),
@@ -99,6 +129,21 @@ pub enum Failure {
     AssertionFailed {
         /// The key, or for `AssertRange` a short description.
         message: Bytes,
+    },
+    /// The key is not among those that this cluster has (`Set`, by itself).
+    OutsideInterval {
+        /// The key.
+        key: Bytes,
+    },
+    /// It makes no sense with what is kept beside the keys (`Nursery`).
+    Illegal {
+        /// Why.
+        why: String,
+    },
+    /// A user function failed or panicked.
+    FunctionFailed {
+        /// What it said.
+        message: String,
     },
     /// The bytes of the command are not an update this node knows.
     Undecodable {
