@@ -8,6 +8,7 @@ pub mod campaigns;
 pub mod exact;
 pub mod history;
 pub mod honest;
+pub mod kept;
 pub mod leases;
 pub mod ledger;
 pub mod model;

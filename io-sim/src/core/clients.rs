@@ -7,7 +7,7 @@ use bytes::Bytes;
 use trialbay::update::{Outcome as Updated, Update, encode_command};
 use trialbay_engine::{Event, NodeId, ReadId, Refusal, Request as Proposal, RequestId, Slot};
 
-use super::store::Map;
+use super::store::{Map, Store};
 use super::{Happening, World};
 use crate::check::Checked;
 use crate::check::history::{Ask, Freshness, Operation, Response};
@@ -108,6 +108,7 @@ impl World {
         let now = self.now;
         let serving = self.node(id).is_serving(now);
         let early = self.mutant == Some(Mutant::AcknowledgedEarly) && serving;
+        let unchecked = self.mutant == Some(Mutant::AtLeastUnchecked);
         let ask = self.operations[op].ask.clone();
         let Some(process) = &mut self.node(id).process else { return Ok(()) };
         match ask {
@@ -133,9 +134,17 @@ impl World {
                 self.read_by_lease(id, op, serving, Reading { value: Some(value), since, served: None });
                 Ok(())
             }
-            Ask::Read { query, .. } => {
+            Ask::Read { query, freshness } => {
                 let (value, applied) = (read(&process.store.map, &query), process.store.applied);
                 self.operations[op].applied = Some(applied);
+                if let Freshness::AtLeast(slot) = freshness {
+                    if applied < slot && !unchecked {
+                        self.mark("reads of a node not far enough");
+                        self.respond(op, Response::Refused);
+                        return Ok(());
+                    }
+                    self.mark("at-least reads");
+                }
                 self.mark("relaxed reads");
                 self.respond(op, Response::Read(value));
                 Ok(())
@@ -329,9 +338,12 @@ impl World {
                 let set = |key: &Bytes| Update::Set { key: key.clone(), value: value.clone() };
                 Update::Sequence(vec![set(&one), assertion(&two), set(&two)])
             }
-            Verb::Get | Verb::QuorumGet | Verb::RelaxedGet => {
+            Verb::Get | Verb::QuorumGet | Verb::RelaxedGet | Verb::AtLeastGet => {
                 let freshness = match request.verb {
                     Verb::RelaxedGet => Freshness::NoGuarantees,
+                    Verb::AtLeastGet => {
+                        Freshness::AtLeast(Slot(self.furthest().applied.0.saturating_sub(rng.below(4))))
+                    }
                     verb => Freshness::Consistent { by_lease: verb == Verb::Get },
                 };
                 return Ask::Read { query: Query::Get { key: key(0) }, freshness };
@@ -348,8 +360,12 @@ impl World {
 
     /// What the furthest store holds there: often right, often just overwritten.
     fn guess(&self, key: &Bytes) -> Option<Bytes> {
+        self.furthest().map.keys.get(key).cloned()
+    }
+
+    fn furthest(&self) -> &Store {
         let stores = self.nodes.iter().map(|node| node.process.as_ref().map_or(&node.durable_store, |up| &up.store));
-        stores.max_by_key(|store| store.applied).and_then(|store| store.map.keys.get(key).cloned())
+        stores.max_by_key(|store| store.applied).expect("a cluster has a node")
     }
 }
 

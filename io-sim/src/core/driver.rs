@@ -35,13 +35,13 @@ impl World {
             return Ok(());
         }
         node.life += 1;
-        let Some(Opened { tlog, mut recovered, store, damage }) = self.open(id)? else {
+        let Some(Opened { tlog, mut recovered, store }) = self.open(id)? else {
             let pause = self.scenario.cluster.lease.0;
             self.mark("starts on a failing disk");
             self.schedule(pause, Happening::Start { node: id });
             return Ok(());
         };
-        self.examine(id, &recovered, &damage)?;
+        self.examine(id, &recovered)?;
         self.check_recovered(id, &recovered, &(store.applied, store.hash))?;
         self.spoil(&mut recovered);
         let mut local = self.node(id).clock.local(now);

@@ -9,6 +9,7 @@ use trialbay_engine::{
 
 use super::Happening;
 use super::store::Store;
+use crate::check::kept::Kept;
 use crate::check::scrub::Scrub;
 use crate::clock::Clock;
 use crate::rng::Rng;
@@ -29,9 +30,9 @@ pub(crate) struct Node {
     pub(crate) disk: SimDisk,
     /// The independent reader of its log.
     pub(crate) scrub: Scrub,
-    /// How many records were durable, and a hash over them: none of them may be gone at the next start.
-    pub(crate) known: Known,
-    /// Something was done to its disk: what is gone was taken from it, not lost by it.
+    /// What was durable in its log: nothing of it may be gone at the next start.
+    pub(crate) kept: Kept,
+    /// Something was done to its disk since it started last: it may give up its vote.
     pub(crate) disk_was_harmed: bool,
     /// The slot of the last head that was installed in its store, of which its log knows nothing.
     pub(crate) head_upto: Slot,
@@ -47,13 +48,6 @@ pub(crate) struct Node {
     pub(crate) trimmed_upto: Slot,
     /// It never starts again.
     pub(crate) dead: bool,
-}
-
-/// What the checkers know to be durable in a log.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub(crate) struct Known {
-    pub(crate) records: u64,
-    pub(crate) hash: u64,
 }
 
 /// Everything that is gone when the process is.
@@ -110,7 +104,7 @@ impl Node {
             rng: stream(2),
             disk: SimDisk::new(stream(3)),
             scrub: new_scrub(id),
-            known: Known::default(),
+            kept: Kept::default(),
             disk_was_harmed: false,
             head_upto: Slot::ZERO,
             disk_is_troubled: false,

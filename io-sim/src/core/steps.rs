@@ -6,6 +6,8 @@ use trialbay_engine::{Event, Message, NodeId, Role, Slot};
 
 use super::{Happening, World};
 use crate::check::Checked;
+use crate::check::kept::Kept;
+use crate::check::scrub::Place;
 use crate::mutant::Mutant;
 use crate::rng::Rng;
 use crate::scenario::condition::kind_of;
@@ -304,6 +306,7 @@ impl World {
         let event = self.event;
         let node = self.node(id);
         node.disk.wipe();
+        node.kept = Kept::default();
         node.durable_store = super::store::Store::default();
         node.head_upto = Slot::ZERO;
         node.trimmed_upto = Slot::ZERO;
@@ -326,6 +329,8 @@ impl World {
         let index = usize::try_from(rng.below(segments.len() as u64)).unwrap_or(0);
         let place = segments.get(index).and_then(|path| Some((path, node.disk.rot(path)?)));
         node.disk_was_harmed |= place.is_some();
+        let byte = place.and_then(|(path, offset)| Place::in_file(path, offset));
+        byte.into_iter().for_each(|byte| node.kept.damaged(byte));
         let text = match place {
             Some((path, byte)) => format!("{id} is down, and byte {byte} of {} is damaged", path.display()),
             None => format!("{id} is down"),

@@ -11,7 +11,8 @@ use trialbay_engine::{Ballot, Record, Value};
 use super::node::Machine;
 use crate::check::Violation;
 use crate::check::history::Certified;
-use crate::check::scrub::Scrub;
+use crate::check::kept::Kept;
+use crate::check::scrub::{Found, Scrub, ScrubError};
 
 /// What the disks have told so far.
 pub(super) struct Certificate {
@@ -23,6 +24,7 @@ pub(super) struct Certificate {
 
 struct Reader {
     scrub: Scrub,
+    kept: Kept,
     /// The disk's changes when it was looked at last.
     changes: u64,
 }
@@ -49,21 +51,27 @@ impl Certificate {
             return Ok(());
         }
         reader.changes = changes;
-        let records = reader.scrub.advance(&machine.disk).map_err(|error| Violation {
-            checker: "K6",
-            story: format!("the log of {} cannot be read from its disk: {error}", machine.name),
-        })?;
+        let records = reader.scrub.advance(&machine.disk).map_err(|error| unreadable(machine, &error))?;
         if records.is_empty() {
             return Ok(());
         }
         let event = event();
-        for (_, record) in records {
+        reader.kept.learn(&records);
+        for Found { record, .. } in records {
             if let Record::Accepted(accepted) = record {
                 let (slot, entry) = (accepted.slot.0, accepted.entry);
                 self.accepted(machine.id, slot, entry.ballot, entry.value, event)?;
             }
         }
         Ok(())
+    }
+
+    /// Reads a whole log anew, as whoever starts on it next will: all that was durable is there (K6). Here no disk is damaged.
+    pub(super) fn examine(&mut self, machine: &Machine) -> Result<(), Violation> {
+        let Some(reader) = self.readers.get_mut(&machine.id) else { return Ok(()) };
+        let mut scrub = Scrub::new(&machine.home(), machine.identity());
+        let found = scrub.advance(&machine.disk).map_err(|error| unreadable(machine, &error))?;
+        reader.kept.compare(&machine.name, &found, scrub.torn()).map(drop)
     }
 
     fn accepted(&mut self, node: u16, slot: u64, ballot: Ballot, value: Value, event: u64) -> Result<(), Violation> {
@@ -92,6 +100,10 @@ impl Certificate {
 
 impl Reader {
     fn new(machine: &Machine) -> Self {
-        Self { scrub: Scrub::new(&machine.home(), machine.identity()), changes: 0 }
+        Self { scrub: Scrub::new(&machine.home(), machine.identity()), kept: Kept::default(), changes: 0 }
     }
+}
+
+fn unreadable(machine: &Machine, error: &ScrubError) -> Violation {
+    Violation { checker: "K6", story: format!("the log of {} cannot be read from its disk: {error}", machine.name) }
 }

@@ -1,26 +1,25 @@
 //! The clients: they work through the real client library, and write down what they asked and what they were told.
 
 use std::cell::{Cell, RefCell};
-use std::ops::Bound;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
 use tokio::task::JoinSet;
-use trialbay::client::{Client, ClientError, ClientOptions, Happened, KeyRange, Sequence};
-use trialbay::config::Reads;
+use trialbay::client::{Client, ClientError, ClientOptions, Happened, Sequence};
 use trialbay::consistency::Consistency;
 use trialbay::update::{Failure, Outcome, Update, encode_command};
+use trialbay_engine::Slot;
 
 use super::home::now;
 use super::network::{SimNetwork, Sockets};
-use super::node::{CLUSTER, endpoint};
+use super::node::{CLUSTER, Machine, endpoint};
 use super::plan::StackPlan;
+use super::reads::Reading;
 use super::trace::Trace;
 use super::watch::{Watch, asked, outcome, told};
-use crate::check::history::{Ask, Freshness, Operation, Response};
-use crate::check::query::{Query, QueryResult, Scan};
+use crate::check::history::{Ask, Operation, Response};
 use crate::rng::Rng;
 use crate::trace::What;
 
@@ -75,6 +74,11 @@ impl History {
         operations.len() - 1
     }
 
+    /// The node that served a relaxed read is this far.
+    fn was_served_at(&self, index: usize, applied: Option<Slot>) {
+        self.0.borrow_mut().operations[index].applied = applied;
+    }
+
     fn is_told(&self, index: usize, response: Response) {
         let event = self.event();
         let mut inner = self.0.borrow_mut();
@@ -88,7 +92,13 @@ impl History {
 }
 
 /// Runs all clients until they are told to stop; each ends with its last call.
-pub(super) async fn run(plan: StackPlan, history: History, trace: Trace, stop: Rc<Cell<bool>>) {
+pub(super) async fn run(
+    plan: StackPlan,
+    machines: Rc<[Arc<Machine>]>,
+    history: History,
+    trace: Trace,
+    stop: Rc<Cell<bool>>,
+) {
     let mut clients = JoinSet::new();
     for number in 0..u64::from(plan.clients) {
         let options = ClientOptions::new(CLUSTER, (1..=plan.nodes).map(endpoint));
@@ -102,6 +112,8 @@ pub(super) async fn run(plan: StackPlan, history: History, trace: Trace, stop: R
             history: history.clone(),
             trace: trace.clone(),
             calls: 0,
+            machines: machines.clone(),
+            seen: Slot::ZERO,
         };
         clients.spawn_local(user.work(stop.clone()));
     }
@@ -117,6 +129,9 @@ struct User {
     history: History,
     trace: Trace,
     calls: u64,
+    machines: Rc<[Arc<Machine>]>,
+    /// A slot that some master had applied.
+    seen: Slot,
 }
 
 impl User {
@@ -130,8 +145,8 @@ impl User {
                 35..50 => self.test_and_set().await,
                 50..60 => self.set_two().await,
                 60..67 => self.delete().await,
-                67..90 => self.get().await,
-                _ => self.range().await,
+                67..70 => self.look_how_far_the_master_is().await,
+                _ => self.read().await,
             }
         }
     }
@@ -173,28 +188,20 @@ impl User {
         self.update(update, async move { client.sequence(sequence).await.map(|()| Outcome::Done) }).await;
     }
 
-    async fn get(&mut self) {
-        let key = self.key();
-        let (client, query) = (self.client.clone(), Query::Get { key: key.clone() });
-        let call = async move {
-            match client.get(key).await {
-                Ok(value) => Ok(QueryResult::Value(Some(value))),
-                Err(ClientError::NotFound { .. }) => Ok(QueryResult::Value(None)),
-                Err(error) => Err(error),
-            }
-        };
-        self.read(query, call).await;
+    /// For later reads, which must see at least as much, from whatever node.
+    async fn look_how_far_the_master_is(&mut self) {
+        if let Ok(Consistency::AtLeast(slot)) = self.client.get_txid().await {
+            self.seen = Slot(u64::try_from(slot).unwrap_or(0));
+        }
     }
 
-    async fn range(&mut self) {
-        let first = self.key();
-        let scan = Scan { first: Bound::Included(first.clone()), last: Bound::Unbounded, max: Some(10) };
-        let client = self.client.clone();
-        let call = async move {
-            let range = KeyRange::all().from(first).max(10);
-            client.range_entries(&range, Consistency::Consistent).await.map(QueryResult::Entries)
-        };
-        self.read(Query::RangeEntries(scan), call).await;
+    async fn read(&mut self) {
+        let keys = self.plan.keys;
+        let reading = Reading::any(&mut self.rng, &self.machines, self.plan.reads, self.seen, |rng| any_key(rng, keys));
+        let index = self.asks(Ask::Read { query: reading.query.clone(), freshness: reading.freshness });
+        let response = reading.make(&self.client).await.map_or(Response::Refused, Response::Read);
+        self.history.was_served_at(index, reading.applied());
+        self.is_told(index, response);
     }
 
     async fn update(&mut self, update: Update, call: impl Future<Output = Result<Outcome, ClientError>>) {
@@ -209,18 +216,11 @@ impl User {
         self.is_told(index, response);
     }
 
-    async fn read(&mut self, query: Query, call: impl Future<Output = Result<QueryResult, ClientError>>) {
-        let by_lease = matches!(self.plan.reads, Reads::Lease);
-        let index = self.asks(Ask::Read { query, freshness: Freshness::Consistent { by_lease } });
-        let response = call.await.map_or(Response::Refused, Response::Read);
-        self.is_told(index, response);
-    }
-
     fn asks(&self, ask: Ask) -> usize {
         let index = self.history.asks(self.number, ask.clone());
         let bytes = match ask {
             Ask::Update { command, .. } => command,
-            Ask::Read { query, .. } => format!("{query:?}").into(),
+            Ask::Read { query, freshness } => format!("{query:?} {freshness:?}").into(),
         };
         self.trace.note(now(), &format!("{index} asks"), &bytes);
         index
@@ -232,13 +232,17 @@ impl User {
     }
 
     fn key(&mut self) -> Bytes {
-        format!("{KEY_PREFIX}{:03}", self.rng.below(self.plan.keys)).into()
+        any_key(&mut self.rng, self.plan.keys)
     }
 
     /// A value that no other call writes.
     fn value(&self) -> Bytes {
         format!("{}.{}", self.number, self.calls).into()
     }
+}
+
+fn any_key(rng: &mut Rng, keys: u64) -> Bytes {
+    format!("{KEY_PREFIX}{:03}", rng.below(keys)).into()
 }
 
 /// What the store said of an update that was decided and did not succeed; or else whether it happened.

@@ -132,6 +132,7 @@ impl StackWorld<'_> {
         machine.is_dying();
         self.sim.crash(machine.name.as_str());
         machine.died();
+        self.examine(machine);
     }
 
     fn restart(&mut self, machine: &Arc<Machine>) {

@@ -11,7 +11,7 @@ use turmoil::Sim;
 
 use super::certificate::Certificate;
 use super::clients::{self, History};
-use super::node::Machine;
+use super::node::{Ended, Machine};
 use super::plan::{StackFault, StackPlan, Who};
 use super::trace::Trace;
 use super::verdict;
@@ -137,7 +137,8 @@ impl<'a> StackWorld<'a> {
         }
         let stop_clients = Rc::new(Cell::new(false));
         let history = History::new(watch.clone());
-        let clients = clients::run(plan.clone(), history.clone(), trace.clone(), stop_clients.clone());
+        let clients =
+            clients::run(plan.clone(), machines.clone().into(), history.clone(), trace.clone(), stop_clients.clone());
         sim.client(CLIENTS_HOST, async move {
             clients.await;
             Ok(())
@@ -175,12 +176,11 @@ impl<'a> StackWorld<'a> {
             if let Err(violation) = self.certificate.look(machine, || self.history.event()) {
                 self.violations.push(violation);
             }
-            if let Some(Err(why)) = machine.take_ended() {
-                self.trace.note(self.now(), "ended", machine.name.as_bytes());
-                if !machine.disk.is_full() && !self.may_fail.remove(&machine.id) {
-                    let story = format!("{} ended by itself at {:?}: {why}", machine.name, self.sim.elapsed());
-                    self.violations.push(Violation { checker: "K13", story });
-                }
+            let Some(ended) = machine.take_ended().filter(|ended| *ended != Ended::AsAsked) else { continue };
+            self.trace.note(self.now(), "ended", machine.name.as_bytes());
+            if let Some(why) = ended.wrong(|| machine.disk.is_full() || self.may_fail.remove(&machine.id)) {
+                let story = format!("{} ended by itself at {:?}: {why}", machine.name, self.sim.elapsed());
+                self.violations.push(Violation { checker: "K13", story });
             }
         }
         self.watch.look(self.now(), &self.machines);
@@ -196,6 +196,11 @@ impl<'a> StackWorld<'a> {
                 true
             }
         }
+    }
+
+    /// Nothing that was durable is gone (K6).
+    pub(super) fn examine(&mut self, machine: &Machine) {
+        self.violations.extend(self.certificate.examine(machine).err());
     }
 
     /// This node may end by itself: its disk is about to fail.
