@@ -14,8 +14,9 @@ pub struct Kept {
     records: BTreeMap<Place, (u64, Record)>,
     /// Those that damage took. Whoever damages the same bit once more brings one back.
     lost: BTreeMap<Place, (u64, Record)>,
-    /// The bytes that were damaged since the log was compared last.
-    damaged: Vec<Place>,
+    /// The bytes that were damaged since the log was compared last, each with the place from which on the log then looked
+    /// like a write that was never finished.
+    damaged: Vec<(Place, Option<Place>)>,
 }
 
 impl Kept {
@@ -24,28 +25,23 @@ impl Kept {
         self.records.extend(found.iter().map(|found| (found.place, (found.end, found.record.clone()))));
     }
 
-    /// This byte was damaged.
-    pub fn damaged(&mut self, byte: Place) {
-        self.damaged.push(byte);
+    /// This byte was damaged, and from `torn` on the log looks like a write that was never finished.
+    pub fn damaged(&mut self, byte: Place, torn: Option<Place>) {
+        self.damaged.push((byte, torn));
     }
 
-    /// Compares with all that is in the log now, which may end with a write that looks torn. Gives what is new.
+    /// Compares with all that is in the log now. Gives what is new.
     ///
     /// # Errors
     /// K6, with the name of the log's owner: something is gone that nobody damaged, or appeared before what was known.
-    pub fn compare<'a>(
-        &mut self,
-        owner: &str,
-        found: &'a [Found],
-        torn: Option<Place>,
-    ) -> Result<&'a [Found], super::Violation> {
+    pub fn compare<'a>(&mut self, owner: &str, found: &'a [Found]) -> Result<&'a [Found], super::Violation> {
         let now: BTreeMap<Place, (u64, Record)> =
             found.iter().map(|found| (found.place, (found.end, found.record.clone()))).collect();
         for (place, noted) in &self.records {
             if now.get(place) == Some(noted) {
                 continue;
             }
-            if !self.is_taken(*place, noted.0, torn) {
+            if !self.is_taken(*place, noted.0) {
                 let (record, is) = (&noted.1, now.get(place));
                 return violation("K6", format!("{owner} had {record:?} durable at {place:?}, and there is {is:?}"));
             }
@@ -62,15 +58,16 @@ impl Kept {
         Ok(&found[new..])
     }
 
-    /// Whether damage took the record from here to `end`: it hit its bytes, or made it and what stands before it in the
-    /// last group look like a write that was never finished.
-    fn is_taken(&self, place: Place, end: u64, torn: Option<Place>) -> bool {
-        let hit = |place: Place, end: u64| {
-            self.damaged.iter().any(|byte| byte.segment == place.segment && (place.offset..end).contains(&byte.offset))
-        };
-        let torn = torn.filter(|torn| torn.segment == place.segment && *torn <= place);
-        let torn = torn.and_then(|torn| Some((torn, self.records.get(&torn)?.0)));
-        hit(place, end) || torn.is_some_and(|(torn, end)| hit(torn, end))
+    /// Whether damage took the record from here to `end`: it hit its bytes, or those of one before it in the last group,
+    /// which then looks like a write that was never finished.
+    fn is_taken(&self, place: Place, end: u64) -> bool {
+        self.damaged.iter().any(|(byte, torn)| {
+            let hits =
+                |place: Place, end: u64| byte.segment == place.segment && (place.offset..end).contains(&byte.offset);
+            let torn = torn.filter(|torn| torn.segment == place.segment && *torn <= place);
+            let first = torn.and_then(|torn| Some((torn, self.records.get(&torn)?.0)));
+            hits(place, end) || first.is_some_and(|(torn, end)| hits(torn, end))
+        })
     }
 }
 
@@ -134,17 +131,17 @@ mod tests {
     fn compared(damaged: Option<Place>, torn: Option<Place>, left: impl Fn(&mut Vec<Found>)) -> Option<String> {
         let (mut kept, mut now) = (Kept::default(), log());
         kept.learn(&log());
-        damaged.into_iter().for_each(|byte| kept.damaged(byte));
+        damaged.into_iter().for_each(|byte| kept.damaged(byte, torn));
         left(&mut now);
-        kept.compare("n1", &now, torn).err().map(|broken| format!("{}: {}", broken.checker, broken.story))
+        kept.compare("n1", &now).err().map(|broken| format!("{}: {}", broken.checker, broken.story))
     }
 
     #[test]
     fn a_log_that_only_grew_is_kept_and_what_is_new_is_told() {
         let (mut kept, log) = (Kept::default(), log());
-        assert_eq!(kept.compare("n1", &log[..2], None), Ok(&log[..2]));
-        assert_eq!(kept.compare("n1", &log, None), Ok(&log[2..]));
-        assert_eq!(kept.compare("n1", &log, None), Ok(&[][..]));
+        assert_eq!(kept.compare("n1", &log[..2]), Ok(&log[..2]));
+        assert_eq!(kept.compare("n1", &log), Ok(&log[2..]));
+        assert_eq!(kept.compare("n1", &log), Ok(&[][..]));
     }
 
     #[test]
@@ -174,7 +171,6 @@ mod tests {
     fn the_rest_of_a_last_group_goes_with_its_first_damaged_record_and_with_no_other() {
         let rest = |left: &mut Vec<Found>| left.truncate(2);
         assert_eq!(compared(Some(place(1, 515)), Some(place(1, 512)), rest), None);
-        assert!(compared(None, Some(place(1, 512)), rest).is_some());
         assert!(compared(Some(place(1, 515)), None, rest).is_some());
         assert!(compared(Some(place(0, 515)), Some(place(1, 512)), rest).is_some());
     }
@@ -183,18 +179,18 @@ mod tests {
     fn nothing_appears_where_something_was_written_behind_it() {
         let (mut kept, log) = (Kept::default(), log());
         kept.learn(&[log[0].clone(), log[3].clone()]);
-        assert!(kept.compare("n1", &log, None).unwrap_err().story.contains("was not there"));
+        assert!(kept.compare("n1", &log).unwrap_err().story.contains("was not there"));
     }
 
     #[test]
     fn what_damage_took_comes_back_when_the_same_bit_flips_again() {
         let (mut kept, log) = (Kept::default(), log());
         kept.learn(&log);
-        kept.damaged(log[1].place);
+        kept.damaged(log[1].place, None);
         let left = [&log[..1], &log[2..]].concat();
-        assert_eq!(kept.compare("n1", &left, None), Ok(&[][..]));
-        assert_eq!(kept.compare("n1", &log, None), Ok(&[][..]));
-        kept.compare("n1", &left, None).expect_err("it is known again");
+        assert_eq!(kept.compare("n1", &left), Ok(&[][..]));
+        assert_eq!(kept.compare("n1", &log), Ok(&[][..]));
+        kept.compare("n1", &left).expect_err("it is known again");
     }
 
     #[test]

@@ -106,7 +106,7 @@ impl World {
             Ok(found) => found,
             Err(error) => return violation("K6", format!("the log of {id} makes no sense: {error}")),
         };
-        let new = node.kept.compare(&id.to_string(), &found, node.scrub.torn())?;
+        let new = node.kept.compare(&id.to_string(), &found)?;
         let harmed = std::mem::take(&mut node.disk_was_harmed);
         let may = kept::votes(&found, node.scrub.damage());
         let votes = recovered.memory.as_ref().is_some_and(|memory| memory.votes);

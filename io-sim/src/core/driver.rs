@@ -110,6 +110,7 @@ impl World {
         if serves_until.is_some() && process.serves_until.is_none() {
             process.serving_since += 1;
         }
+        let serves = serves_until.map(|_| process.store.applied);
         let counts_on = serves_until.filter(|until| process.serves_until.is_none_or(|before| *until > before));
         process.serves_until = serves_until;
         let is_master = process.engine.role() == Role::Master;
@@ -122,6 +123,9 @@ impl World {
         }
         if was_master && !is_master {
             self.mark("masterships lost");
+        }
+        if let Some(applied) = serves {
+            self.outage.serves(&id.to_string(), applied)?;
         }
         if let Some(until) = counts_on {
             self.check_lease(id, until)?;

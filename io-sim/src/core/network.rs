@@ -101,6 +101,13 @@ impl Network {
         self.ways.get(&(from, to)).is_some_and(|way| way.cuts > 0)
     }
 
+    /// Whether these can all talk to each other.
+    pub(crate) fn is_whole(&self, nodes: &[NodeId], now: u64) -> bool {
+        let among = |a: &NodeId, b: &NodeId| nodes.contains(a) && nodes.contains(b);
+        self.ways.iter().all(|((a, b), way)| !among(a, b) || way.cuts == 0 && way.clogged_until <= now)
+            && self.pairs.iter().all(|((a, b), pair)| !among(a, b) || pair.linked)
+    }
+
     fn pair(&mut self, a: NodeId, b: NodeId) -> &mut Pair {
         self.pairs.entry((a.min(b), a.max(b))).or_default()
     }

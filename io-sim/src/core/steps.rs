@@ -155,6 +155,9 @@ impl World {
                     self.crash(id, true)?;
                     self.schedule(down.0, Happening::Start { node: id });
                 }
+                if self.nodes.iter().all(|node| !node.is_up()) {
+                    self.all_power_is_cut()?;
+                }
             }
             Act::Pause { node, time } => self.pause(*node, time.0),
             Act::Stop { node, down } => {
@@ -330,7 +333,13 @@ impl World {
         let place = segments.get(index).and_then(|path| Some((path, node.disk.rot(path)?)));
         node.disk_was_harmed |= place.is_some();
         let byte = place.and_then(|(path, offset)| Place::in_file(path, offset));
-        byte.into_iter().for_each(|byte| node.kept.damaged(byte));
+        if let Some(byte) = byte {
+            let mut scrub = super::node::new_scrub(id);
+            // Whether it makes sense is asked at the next start.
+            let _ = scrub.advance(&node.disk);
+            node.kept.damaged(byte, scrub.torn());
+            self.availability.damaged(id);
+        }
         let text = match place {
             Some((path, byte)) => format!("{id} is down, and byte {byte} of {} is damaged", path.display()),
             None => format!("{id} is down"),

@@ -6,12 +6,13 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use trialbay_engine::{Ballot, Record, Value};
+use trialbay_engine::{Ballot, Record, Slot, Value};
 
 use super::node::Machine;
 use crate::check::Violation;
 use crate::check::history::Certified;
-use crate::check::kept::Kept;
+use crate::check::kept::{self, Kept};
+use crate::check::outage::Left;
 use crate::check::scrub::{Found, Scrub, ScrubError};
 
 /// What the disks have told so far.
@@ -68,10 +69,16 @@ impl Certificate {
 
     /// Reads a whole log anew, as whoever starts on it next will: all that was durable is there (K6). Here no disk is damaged.
     pub(super) fn examine(&mut self, machine: &Machine) -> Result<(), Violation> {
+        let found = whole_log(machine)?;
         let Some(reader) = self.readers.get_mut(&machine.id) else { return Ok(()) };
-        let mut scrub = Scrub::new(&machine.home(), machine.identity());
-        let found = scrub.advance(&machine.disk).map_err(|error| unreadable(machine, &error))?;
-        reader.kept.compare(&machine.name, &found, scrub.torn()).map(drop)
+        reader.kept.compare(&machine.name, &found).map(drop)
+    }
+
+    /// What is left on a disk whose machine has no power. Its store is not looked at: no log was ever shortened.
+    pub(super) fn left(&self, machine: &Machine) -> Result<Left, Violation> {
+        let found = whole_log(machine)?;
+        let is_void = !kept::votes(&found, &[]);
+        Ok(Left::of(machine.name.clone(), &found, Slot::ZERO, is_void))
     }
 
     fn accepted(&mut self, node: u16, slot: u64, ballot: Ballot, value: Value, event: u64) -> Result<(), Violation> {
@@ -102,6 +109,10 @@ impl Reader {
     fn new(machine: &Machine) -> Self {
         Self { scrub: Scrub::new(&machine.home(), machine.identity()), kept: Kept::default(), changes: 0 }
     }
+}
+
+fn whole_log(machine: &Machine) -> Result<Vec<Found>, Violation> {
+    Scrub::new(&machine.home(), machine.identity()).advance(&machine.disk).map_err(|error| unreadable(machine, &error))
 }
 
 fn unreadable(machine: &Machine, error: &ScrubError) -> Violation {

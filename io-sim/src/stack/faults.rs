@@ -119,6 +119,9 @@ impl StackWorld<'_> {
             machine.clock.with(|clock| clock.reboot(now));
             world.bury(machine);
         });
+        if self.machines.iter().all(|machine| machine.handle().is_none()) {
+            self.all_power_is_cut();
+        }
     }
 
     fn wipe(&mut self, machine: &Arc<Machine>) {

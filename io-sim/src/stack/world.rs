@@ -17,6 +17,7 @@ use super::trace::Trace;
 use super::verdict;
 use super::watch::Watch;
 use crate::check::Violation;
+use crate::check::outage::Outage;
 use crate::rng::Rng;
 use crate::trace::{Recorder, What};
 
@@ -69,6 +70,7 @@ pub(super) struct StackWorld<'a> {
     pub(super) machines: Vec<Arc<Machine>>,
     pub(super) certificate: Certificate,
     pub(super) history: History,
+    outage: Outage,
     pub(super) violations: Vec<Violation>,
     trace: Trace,
     watch: Watch,
@@ -150,6 +152,7 @@ impl<'a> StackWorld<'a> {
             machines,
             certificate,
             history,
+            outage: Outage::default(),
             violations: Vec::new(),
             trace,
             watch,
@@ -176,6 +179,9 @@ impl<'a> StackWorld<'a> {
             if let Err(violation) = self.certificate.look(machine, || self.history.event()) {
                 self.violations.push(violation);
             }
+            if let Some(handle) = machine.handle().filter(|_| machine.is_master()) {
+                self.violations.extend(self.outage.serves(&machine.name, handle.applied()).err());
+            }
             let Some(ended) = machine.take_ended().filter(|ended| *ended != Ended::AsAsked) else { continue };
             self.trace.note(self.now(), "ended", machine.name.as_bytes());
             if let Some(why) = ended.wrong(|| machine.disk.is_full() || self.may_fail.remove(&machine.id)) {
@@ -201,6 +207,14 @@ impl<'a> StackWorld<'a> {
     /// Nothing that was durable is gone (K6).
     pub(super) fn examine(&mut self, machine: &Machine) {
         self.violations.extend(self.certificate.examine(machine).err());
+    }
+
+    /// No process is left: what is on the disks is all there is (K12).
+    pub(super) fn all_power_is_cut(&mut self) {
+        let disks: Result<Vec<_>, _> = self.machines.iter().map(|machine| self.certificate.left(machine)).collect();
+        let log = self.certificate.log();
+        let outcome = disks.and_then(|disks| self.outage.begins(&self.history.operations(), &log, &disks));
+        self.violations.extend(outcome.err());
     }
 
     /// This node may end by itself: its disk is about to fail.
