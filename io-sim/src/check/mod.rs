@@ -5,6 +5,7 @@
 //! nobody may complain about); `scrub` and `frame` (the transaction log as durable bytes tell it).
 
 pub mod availability;
+pub mod bounds;
 pub mod campaigns;
 pub mod exact;
 pub mod history;

@@ -86,9 +86,11 @@ impl World {
         let anyone = NodeId(u16::try_from(rng.between(1, nodes)).unwrap_or(1));
         let target = if rng.chance(0.9) { self.clients[client].guess } else { anyone };
         let delay = rng.magnitude(10_000, MS);
-        if matches!(ask, Ask::Update { .. }) {
+        if let Ask::Update { command, .. } = &ask {
             self.availability.asked(self.now)?;
+            self.bounds.commanded(command.len());
         }
+        self.ending.asked();
         self.event += 1;
         let index = self.operations.len();
         let (invoked, text) = (self.event, op.request.to_string());
@@ -250,6 +252,7 @@ impl World {
                 self.availability.acknowledged();
                 if self.calm && self.ending.first_progress.is_none() {
                     self.ending.first_progress = Some(self.now);
+                    self.progressed();
                 }
                 Outcome::Ok
             }

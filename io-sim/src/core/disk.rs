@@ -9,6 +9,7 @@ use trialbay_engine::{Event, NodeId, PersistId, Record, Recovered, Slot};
 
 use super::store::Store;
 use super::{Happening, World};
+use crate::check::bounds::frame_bytes;
 use crate::check::kept::{self, votes_as_it_may};
 use crate::check::scrub::Found;
 use crate::check::{Checked, violation};
@@ -17,6 +18,9 @@ use crate::scenario::{MS, S};
 
 /// How many bytes of values are read from a log at a time.
 const REPLAY_BYTES: usize = 1 << 20;
+
+/// How many bytes a log reserves at a time, if its segments are longer.
+const RESERVE_BYTES: u64 = 8 << 20;
 
 /// A log that was opened, and the store that was brought up to it.
 pub(super) struct Opened {
@@ -99,6 +103,9 @@ impl World {
     pub(super) fn examine(&mut self, id: NodeId, recovered: &Recovered) -> Checked {
         let event = self.event;
         self.ledger.started(id);
+        self.bounds.started(id);
+        self.node(id).logged.seals += 1;
+        self.check_log_size(id)?;
         let before = self.ledger.votes(id);
         let node = self.node(id);
         node.scrub = super::node::new_scrub(id);
@@ -118,10 +125,19 @@ impl World {
         new.iter().try_for_each(|found| self.ledger.durable(id, &found.record, event))
     }
 
+    /// K10: a log takes no more room than it needs.
+    pub(super) fn check_log_size(&self, id: NodeId) -> Checked {
+        let node = &self.nodes[usize::from(id.0) - 1];
+        let files = node.disk.files().iter().filter(|path| path.extension().is_some_and(|it| it == "tlog")).count();
+        let reserve = self.scenario.disk.segment_bytes.min(RESERVE_BYTES);
+        self.bounds.fills(id, &node.logged, node.disk.total_bytes(), files as u64, reserve)
+    }
+
     pub(super) fn persist(&mut self, id: NodeId, batch: PersistId, records: Vec<Record>) {
         let early = self.mutant == Some(Mutant::PersistedEarly);
         let node = self.node(id);
         let life = node.life;
+        node.logged.frames += records.iter().map(frame_bytes).sum::<u64>();
         if let Some(process) = &mut node.process {
             process.ordered = batch;
             process.unwritten.push_back((batch, records));
@@ -186,8 +202,10 @@ impl World {
 
     /// Syncs what was written, and gives its last batch: as an error when the disk fails.
     fn end_sync(&mut self, id: NodeId) -> Result<PersistId, PersistId> {
-        let Some(process) = &mut self.node(id).process else { return Err(PersistId::default()) };
+        let node = self.node(id);
+        let Some(process) = &mut node.process else { return Err(PersistId::default()) };
         let last = process.syncing.take().unwrap_or(process.persisted);
+        node.logged.seals += 1;
         let synced = process.tlog.sync();
         let is_idle = process.unwritten.is_empty();
         synced.and_then(|()| if is_idle { process.tlog.seal() } else { Ok(()) }).map_err(|_| last)?;

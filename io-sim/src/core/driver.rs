@@ -142,7 +142,7 @@ impl World {
             }
         }
         self.set_alarm(id);
-        Ok(())
+        self.check_bounds(id)
     }
 
     /// Whether the process was to die before this order of its engine, and did.
@@ -369,6 +369,13 @@ impl World {
         let Some(process) = &self.node(id).process else { return Ok(()) };
         let (applied, digest) = (process.store.applied, process.store.map.digest());
         self.ledger.holds(id, applied, digest)
+    }
+
+    /// K10: it holds no more than its limits allow.
+    fn check_bounds(&mut self, id: NodeId) -> Checked {
+        let Some(process) = &self.nodes[usize::from(id.0) - 1].process else { return Ok(()) };
+        let (held, is_disk_idle) = (process.engine.held(), process.is_disk_idle());
+        self.bounds.holds(id, &held, is_disk_idle)
     }
 
     /// K7: a master counts on its lease only for as long as a quorum granted it.

@@ -28,6 +28,7 @@ use self::network::Network;
 use self::node::Node;
 use self::steps::Pending;
 use crate::check::availability::Availability;
+use crate::check::bounds::Bounds;
 use crate::check::history::Operation;
 use crate::check::ledger::Ledger;
 use crate::check::outage::Outage;
@@ -117,6 +118,7 @@ pub struct World {
     pub(crate) nodes: Vec<Node>,
     pub(crate) network: Network,
     pub(crate) ledger: Ledger,
+    pub(crate) bounds: Bounds,
     pub(crate) outage: Outage,
     pub(crate) availability: Availability,
     pub(crate) operations: Vec<Operation>,
@@ -144,6 +146,7 @@ impl World {
         let lease_min = scenario.cluster.lease.0 * 1_000_000 / (1_000_000 + drift);
         let lease = scenario.cluster.lease.0;
         let mut world = Self {
+            bounds: Bounds::new(scenario.cluster.nodes, scenario.limits()),
             outage: Outage::default(),
             availability: Availability::new(UPDATE_LEASES * lease, VOTE_LEASES * lease),
             nodes: ids.iter().map(|id| Node::new(*id, seed)).collect(),

@@ -148,6 +148,7 @@ impl World {
     /// A node orders a message sent.
     pub(crate) fn send(&mut self, from: NodeId, to: NodeId, message: Message) -> Checked {
         self.ledger.sent(from, &message, self.now, self.event)?;
+        self.bounds.sent(from, &message)?;
         self.message_sent();
         self.count_message(&message);
         self.note_message(from, to, &message);
@@ -201,6 +202,7 @@ impl World {
             return Ok(());
         }
         self.tell(|| What::Delivered { id });
+        self.bounds.delivered(to, &message);
         if self.mutant == Some(Mutant::AcceptanceCountedTwice)
             && let Message::Accepted { ballot, upto, .. } = message
         {

@@ -9,6 +9,7 @@ use trialbay_engine::{
 
 use super::Happening;
 use super::store::Store;
+use crate::check::bounds::Logged;
 use crate::check::kept::Kept;
 use crate::check::scrub::Scrub;
 use crate::clock::Clock;
@@ -32,6 +33,8 @@ pub(crate) struct Node {
     pub(crate) scrub: Scrub,
     /// What was durable in its log: nothing of it may be gone at the next start.
     pub(crate) kept: Kept,
+    /// What went into its log.
+    pub(crate) logged: Logged,
     /// Something was done to its disk since it started last: it may give up its vote.
     pub(crate) disk_was_harmed: bool,
     /// The slot of the last head that was installed in its store, of which its log knows nothing.
@@ -105,6 +108,7 @@ impl Node {
             disk: SimDisk::new(stream(3)),
             scrub: new_scrub(id),
             kept: Kept::default(),
+            logged: Logged::default(),
             disk_was_harmed: false,
             head_upto: Slot::ZERO,
             disk_is_troubled: false,
@@ -178,6 +182,11 @@ impl Process {
             was_master: false,
             dies_after: None,
         }
+    }
+
+    /// Whether all that was ordered is durable, and the engine knows.
+    pub(crate) fn is_disk_idle(&self) -> bool {
+        self.syncing.is_none() && self.unwritten.is_empty()
     }
 
     /// The next number for a request or a read.

@@ -6,6 +6,7 @@ use trialbay_engine::{Event, Message, NodeId, Role, Slot};
 
 use super::{Happening, World};
 use crate::check::Checked;
+use crate::check::bounds::Logged;
 use crate::check::kept::Kept;
 use crate::check::scrub::Place;
 use crate::mutant::Mutant;
@@ -309,7 +310,7 @@ impl World {
         let event = self.event;
         let node = self.node(id);
         node.disk.wipe();
-        node.kept = Kept::default();
+        (node.kept, node.logged) = (Kept::default(), Logged::default());
         node.durable_store = super::store::Store::default();
         node.head_upto = Slot::ZERO;
         node.trimmed_upto = Slot::ZERO;
@@ -338,6 +339,7 @@ impl World {
             // Whether it makes sense is asked at the next start.
             let _ = scrub.advance(&node.disk);
             node.kept.damaged(byte, scrub.torn());
+            node.logged.damages += 1;
             self.availability.damaged(id);
         }
         let text = match place {
