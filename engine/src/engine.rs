@@ -26,7 +26,7 @@ use crate::message::Message;
 use crate::quorum::Quorum;
 use crate::recall::Franchise;
 use crate::record::Recovered;
-use crate::status::{Role, Status};
+use crate::status::{Held, Role, Status};
 use crate::time::Instant;
 use crate::timers::{Timer, Timers};
 
@@ -166,8 +166,27 @@ impl Engine {
             incarnation: self.franchise.incarnation,
             votes: self.franchise.votes,
             catching_up: self.catch_up.is_running(),
-            queued_requests: self.queued_requests(),
+            queued_requests: self.queued().0,
             peers: self.peer_status(),
+        }
+    }
+
+    /// What this node holds in memory at this moment.
+    pub fn held(&self) -> Held {
+        let decided_upto = self.log.decided_upto();
+        let (queued_requests, queued_bytes, queued_reads) = self.queued();
+        Held {
+            decided_upto,
+            log_slots: self.log.start().prev().distance_to(self.log.accepted_upto()),
+            log_bytes: self.log.bytes(),
+            undecided_slots: decided_upto.distance_to(self.log.accepted_upto()),
+            undurable_slots: self.disk.decided_durable().distance_to(decided_upto),
+            unapplied_slots: self.log.unapplied_slots(),
+            unapplied_bytes: self.log.unapplied_bytes(),
+            unpersisted_bytes: self.disk.unpersisted_bytes(),
+            queued_requests,
+            queued_bytes,
+            queued_reads,
         }
     }
 

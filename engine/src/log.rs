@@ -177,6 +177,11 @@ impl Log {
         }
     }
 
+    /// What the entries in memory cost.
+    pub(crate) fn bytes(&self) -> usize {
+        self.bytes
+    }
+
     /// Slots that are decided and not yet applied.
     pub(crate) fn unapplied_slots(&self) -> u64 {
         self.applied_upto.distance_to(self.decided_upto)

@@ -653,10 +653,11 @@ impl Engine {
         }
     }
 
-    pub(crate) fn queued_requests(&self) -> usize {
+    /// Updates that wait, their bytes, and reads that wait.
+    pub(crate) fn queued(&self) -> (usize, usize, usize) {
         match &self.mastership {
-            Mastership::Master(master) => master.queue.len(),
-            Mastership::Slave | Mastership::Campaigning(_) => 0,
+            Mastership::Master(master) => (master.queue.len(), master.queue_bytes, master.reads.len()),
+            Mastership::Slave | Mastership::Campaigning(_) => (0, 0, 0),
         }
     }
 

@@ -141,8 +141,14 @@ impl Ledger {
                 proposal.durable &= !bit(node);
             }
         }
+        let began = left
+            .iter()
+            .rev()
+            .find_map(|record| if let Record::MemoryBegan(life) = record { Some(*life) } else { None });
         for record in left {
-            if keeps_vote || !matches!(record, Record::VoteRegained { .. }) {
+            // Of an earlier life the beginning may be lost, and the rest is left.
+            let is_void = |life: Incarnation| !keeps_vote || Some(life) != began;
+            if !matches!(record, Record::VoteRegained { incarnation, .. } if is_void(*incarnation)) {
                 self.durable(node, record, event)?;
             }
         }

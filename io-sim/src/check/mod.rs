@@ -4,13 +4,17 @@
 //! when), `story` (what a violation says), `exact` (the ground truth for small histories), `honest` (histories that
 //! nobody may complain about); `scrub` and `frame` (the transaction log as durable bytes tell it).
 
+pub mod availability;
+pub mod bounds;
 pub mod campaigns;
 pub mod exact;
 pub mod history;
 pub mod honest;
+pub mod kept;
 pub mod leases;
 pub mod ledger;
 pub mod model;
+pub mod outage;
 pub mod query;
 pub mod scrub;
 

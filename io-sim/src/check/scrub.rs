@@ -24,6 +24,17 @@ pub struct Place {
     pub offset: u64,
 }
 
+/// A record, and where it is.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Found {
+    /// Where it begins.
+    pub place: Place,
+    /// The byte in the segment after it.
+    pub end: u64,
+    /// The record.
+    pub record: Record,
+}
+
 /// Something that was durable once, and cannot be read now.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Damage {
@@ -50,6 +61,26 @@ pub enum Damage {
         /// Its length.
         found: u64,
     },
+}
+
+impl Damage {
+    /// Where it begins.
+    pub fn place(&self) -> Place {
+        match *self {
+            Self::Record(place) => place,
+            Self::Header { segment } => Place { segment, offset: 0 },
+            Self::Missing { first, .. } => Place { segment: first, offset: 0 },
+            Self::Length { segment, expected, found } => Place { segment, offset: expected.min(found) },
+        }
+    }
+}
+
+impl Place {
+    /// A byte of the segment in this file; `None` when it is none.
+    pub fn in_file(path: &Path, offset: u64) -> Option<Self> {
+        let segment = number_in(path.file_name()?.to_str()?)?;
+        Some(Self { segment, offset })
+    }
 }
 
 /// Why a log cannot be read, or cannot be a log that only ever grew.
@@ -109,7 +140,7 @@ impl Scrub {
     ///
     /// # Errors
     /// When these are not the bytes of one log that only ever grew. Final: this reader has lost its place.
-    pub fn advance(&mut self, disk: &SimDisk) -> Result<Vec<(Place, Record)>, ScrubError> {
+    pub fn advance(&mut self, disk: &SimDisk) -> Result<Vec<Found>, ScrubError> {
         let mut found = Vec::new();
         self.torn = None;
         self.look_for_segments(disk);
@@ -180,7 +211,7 @@ impl Scrub {
         disk: &SimDisk,
         segment: u32,
         closed_bytes: Option<u64>,
-        found: &mut Vec<(Place, Record)>,
+        found: &mut Vec<Found>,
     ) -> Result<Option<u64>, ScrubError> {
         let start = self.next.map_or(0, |next| next.offset);
         let mut bytes = std::mem::take(&mut self.bytes);
@@ -203,7 +234,7 @@ impl Scrub {
         bytes: &[u8],
         segment: u32,
         closed_bytes: Option<u64>,
-        found: &mut Vec<(Place, Record)>,
+        found: &mut Vec<Found>,
     ) -> Result<bool, ScrubError> {
         let start = self.next.map_or(0, |next| next.offset);
         let mut at = 0;
@@ -230,7 +261,9 @@ impl Scrub {
             match frame.content {
                 Content::Unknown => return Err(ScrubError::UnknownRecord(place)),
                 _ if frame.synced > place.offset => return Err(ScrubError::SyncedAhead(place)),
-                Content::Record(record) => found.push((place, record)),
+                Content::Record(record) => {
+                    found.push(Found { place, end: place.offset + frame.bytes as u64, record });
+                }
                 Content::Sealed => {}
             }
             at += frame.bytes;
@@ -383,8 +416,9 @@ mod tests {
         let mut scrub = scrub();
         let disk = log(true);
         let found = scrub.advance(&disk).unwrap();
-        assert_eq!(found.iter().map(|(_, record)| record.clone()).collect::<Vec<_>>(), groups().concat());
-        assert_eq!(found[0].0, Place { segment: 0, offset: 512 });
+        assert_eq!(found.iter().map(|found| found.record.clone()).collect::<Vec<_>>(), groups().concat());
+        assert_eq!(found[0].place, Place { segment: 0, offset: 512 });
+        assert!(found.windows(2).all(|pair| pair[0].end <= pair[1].place.offset));
         assert_eq!((scrub.damage(), scrub.torn()), (&[][..], None));
         assert_eq!(scrub.advance(&disk).unwrap(), []);
     }
@@ -396,8 +430,8 @@ mod tests {
             let mut whole = scrub();
             let records = whole.advance(&disk).unwrap();
             let end = whole.end().unwrap().offset;
-            let places: BTreeSet<u64> = records.iter().map(|(place, _)| place.offset).collect();
-            let last_group = records[records.len() - 3].0.offset;
+            let places: BTreeSet<u64> = records.iter().map(|found| found.place.offset).collect();
+            let last_group = records[records.len() - 3].place.offset;
             for at in 512..end {
                 disk.flip(Path::new("home/tlogs/000.tlog"), at, at);
                 let mut scrub = scrub();
@@ -412,7 +446,7 @@ mod tests {
                     assert!(records.starts_with(&found));
                 } else {
                     assert_eq!((scrub.damage(), scrub.torn()), (&[Damage::Record(hit.unwrap())][..], None));
-                    let others = records.iter().filter(|(place, _)| Some(*place) != hit).cloned();
+                    let others = records.iter().filter(|found| Some(found.place) != hit).cloned();
                     assert_eq!(found, others.collect::<Vec<_>>());
                 }
                 disk.flip(Path::new("home/tlogs/000.tlog"), at, at);

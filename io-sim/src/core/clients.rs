@@ -7,7 +7,7 @@ use bytes::Bytes;
 use trialbay::update::{Outcome as Updated, Update, encode_command};
 use trialbay_engine::{Event, NodeId, ReadId, Refusal, Request as Proposal, RequestId, Slot};
 
-use super::store::Map;
+use super::store::{Map, Store};
 use super::{Happening, World};
 use crate::check::Checked;
 use crate::check::history::{Ask, Freshness, Operation, Response};
@@ -92,6 +92,11 @@ impl World {
             None => anyone,
         };
         let delay = rng.magnitude(10_000, MS);
+        if let Ask::Update { command, .. } = &ask {
+            self.availability.asked(self.now)?;
+            self.bounds.commanded(command.len());
+        }
+        self.ending.asked();
         self.event += 1;
         let index = self.operations.len();
         let (invoked, text) = (self.event, op.request.to_string());
@@ -114,6 +119,7 @@ impl World {
         let now = self.now;
         let serving = self.node(id).is_serving(now);
         let early = self.mutant == Some(Mutant::AcknowledgedEarly) && serving;
+        let unchecked = self.mutant == Some(Mutant::AtLeastUnchecked);
         let ask = self.operations[op].ask.clone();
         let Some(process) = &mut self.node(id).process else { return Ok(()) };
         match ask {
@@ -139,9 +145,17 @@ impl World {
                 self.read_by_lease(id, op, serving, Reading { value: Some(value), since, served: None });
                 Ok(())
             }
-            Ask::Read { query, .. } => {
+            Ask::Read { query, freshness } => {
                 let (value, applied) = (read(&process.store.map, &query), process.store.applied);
                 self.operations[op].applied = Some(applied);
+                if let Freshness::AtLeast(slot) = freshness {
+                    if applied < slot && !unchecked {
+                        self.mark("reads of a node not far enough");
+                        self.respond(op, Response::Refused);
+                        return Ok(());
+                    }
+                    self.mark("at-least reads");
+                }
                 self.mark("relaxed reads");
                 self.respond(op, Response::Read(value));
                 Ok(())
@@ -241,8 +255,10 @@ impl World {
         let outcome = match &response {
             Response::Updated(_) => {
                 self.mark("updates acknowledged");
+                self.availability.acknowledged();
                 if self.calm && self.ending.first_progress.is_none() {
                     self.ending.first_progress = Some(self.now);
+                    self.progressed();
                 }
                 Outcome::Ok
             }
@@ -335,9 +351,12 @@ impl World {
                 let set = |key: &Bytes| Update::Set { key: key.clone(), value: value.clone() };
                 Update::Sequence(vec![set(&one), assertion(&two), set(&two)])
             }
-            Verb::Get | Verb::QuorumGet | Verb::RelaxedGet => {
+            Verb::Get | Verb::QuorumGet | Verb::RelaxedGet | Verb::AtLeastGet => {
                 let freshness = match request.verb {
                     Verb::RelaxedGet => Freshness::NoGuarantees,
+                    Verb::AtLeastGet => {
+                        Freshness::AtLeast(Slot(self.furthest().applied.0.saturating_sub(rng.below(4))))
+                    }
                     verb => Freshness::Consistent { by_lease: verb == Verb::Get },
                 };
                 return Ask::Read { query: Query::Get { key: key(0) }, freshness };
@@ -354,8 +373,12 @@ impl World {
 
     /// What the furthest store holds there: often right, often just overwritten.
     fn guess(&self, key: &Bytes) -> Option<Bytes> {
+        self.furthest().map.keys.get(key).cloned()
+    }
+
+    fn furthest(&self) -> &Store {
         let stores = self.nodes.iter().map(|node| node.process.as_ref().map_or(&node.durable_store, |up| &up.store));
-        stores.max_by_key(|store| store.applied).and_then(|store| store.map.keys.get(key).cloned())
+        stores.max_by_key(|store| store.applied).expect("a cluster has a node")
     }
 }
 

@@ -35,13 +35,13 @@ impl World {
             return Ok(());
         }
         node.life += 1;
-        let Some(Opened { tlog, mut recovered, store, damage }) = self.open(id)? else {
+        let Some(Opened { tlog, mut recovered, store }) = self.open(id)? else {
             let pause = self.scenario.cluster.lease.0;
             self.mark("starts on a failing disk");
             self.schedule(pause, Happening::Start { node: id });
             return Ok(());
         };
-        self.examine(id, &recovered, &damage)?;
+        self.examine(id, &recovered)?;
         self.check_recovered(id, &recovered, &(store.applied, store.hash))?;
         self.spoil(&mut recovered);
         let mut local = self.node(id).clock.local(now);
@@ -110,6 +110,7 @@ impl World {
         if serves_until.is_some() && process.serves_until.is_none() {
             process.serving_since += 1;
         }
+        let serves = serves_until.map(|_| process.store.applied);
         let counts_on = serves_until.filter(|until| process.serves_until.is_none_or(|before| *until > before));
         process.serves_until = serves_until;
         let is_master = process.engine.role() == Role::Master;
@@ -122,6 +123,9 @@ impl World {
         }
         if was_master && !is_master {
             self.mark("masterships lost");
+        }
+        if let Some(applied) = serves {
+            self.outage.serves(&id.to_string(), applied)?;
         }
         if let Some(until) = counts_on {
             self.check_lease(id, until)?;
@@ -138,7 +142,7 @@ impl World {
             }
         }
         self.set_alarm(id);
-        Ok(())
+        self.check_bounds(id)
     }
 
     /// Whether the process was to die before this order of its engine, and did.
@@ -365,6 +369,13 @@ impl World {
         let Some(process) = &self.node(id).process else { return Ok(()) };
         let (applied, digest) = (process.store.applied, process.store.map.digest());
         self.ledger.holds(id, applied, digest)
+    }
+
+    /// K10: it holds no more than its limits allow.
+    fn check_bounds(&mut self, id: NodeId) -> Checked {
+        let Some(process) = &self.nodes[usize::from(id.0) - 1].process else { return Ok(()) };
+        let (held, is_disk_idle) = (process.engine.held(), process.is_disk_idle());
+        self.bounds.holds(id, &held, is_disk_idle)
     }
 
     /// K7: a master counts on its lease only for as long as a quorum granted it.

@@ -4,7 +4,8 @@
 //! the cluster stands in the [`Scenario`]; what is noise (delays, losses, what a power cut takes) comes from the seed.
 //!
 //! Reading order: `node` (what a node is), `driver` (what it does with its engine's orders), `disk`, `network`,
-//! `clients`, `steps` (faults), `ending` (healing, and what is checked at the end).
+//! `clients`, `steps` (faults), `watching` (situations that checkers wait for), `ending` (healing, and what is checked at
+//! the end).
 
 mod clients;
 mod disk;
@@ -15,6 +16,7 @@ mod network;
 mod node;
 mod steps;
 mod store;
+mod watching;
 
 use std::collections::{BTreeMap, BinaryHeap, VecDeque};
 
@@ -26,14 +28,23 @@ use self::clients::Client;
 use self::network::Network;
 use self::node::Node;
 use self::steps::Pending;
+use crate::check::availability::Availability;
+use crate::check::bounds::Bounds;
 use crate::check::history::Operation;
 use crate::check::ledger::Ledger;
+use crate::check::outage::Outage;
 use crate::check::{Checked, Violation};
 use crate::mutant::{Bugs, Mutant};
 use crate::rng::Rng;
 use crate::scenario::draw::{self, stream};
 use crate::scenario::{Op, Scenario};
 use crate::trace::{NodeState, Recorder, What};
+
+/// How long updates may go unacknowledged after a log was damaged, in leases: a master is found within as many after any
+/// other fault.
+const UPDATE_LEASES: u64 = 12;
+/// How long a node whose log was damaged may work without its vote, in leases: it catches up first.
+const VOTE_LEASES: u64 = 40;
 
 /// Something that happens at a moment. What concerns a process names the life in which it was caused.
 #[derive(Debug)]
@@ -108,6 +119,9 @@ pub struct World {
     pub(crate) nodes: Vec<Node>,
     pub(crate) network: Network,
     pub(crate) ledger: Ledger,
+    pub(crate) bounds: Bounds,
+    pub(crate) outage: Outage,
+    pub(crate) availability: Availability,
     pub(crate) operations: Vec<Operation>,
     pub(crate) clients: Vec<Client>,
     pub(crate) pending: Pending,
@@ -131,7 +145,11 @@ impl World {
         let ids: Vec<NodeId> = (1..=scenario.cluster.nodes).map(NodeId).collect();
         let drift = u64::from(scenario.cluster.drift_ppm);
         let lease_min = scenario.cluster.lease.0 * 1_000_000 / (1_000_000 + drift);
+        let lease = scenario.cluster.lease.0;
         let mut world = Self {
+            bounds: Bounds::new(scenario.cluster.nodes, scenario.limits()),
+            outage: Outage::default(),
+            availability: Availability::new(UPDATE_LEASES * lease, VOTE_LEASES * lease),
             nodes: ids.iter().map(|id| Node::new(*id, seed)).collect(),
             network: Network::new(scenario.cluster.nodes, &scenario.network, seed),
             ledger: Ledger::new(scenario.cluster.nodes, lease_min),
@@ -173,7 +191,11 @@ impl World {
         {
             self.now = self.now.max(at);
             self.event += 1;
-            let outcome = driver::caught(|| self.happen(happening).and_then(|()| self.do_due_steps()));
+            let outcome = driver::caught(|| {
+                self.happen(happening)?;
+                self.do_due_steps()?;
+                self.look_after_the_damaged()
+            });
             let outcome = outcome.and_then(|outcome| outcome);
             if let Err(broken) = outcome {
                 let (checker, story) = (broken.checker, broken.story.clone());

@@ -101,6 +101,13 @@ impl Network {
         self.ways.get(&(from, to)).is_some_and(|way| way.cuts > 0)
     }
 
+    /// Whether these can all talk to each other.
+    pub(crate) fn is_whole(&self, nodes: &[NodeId], now: u64) -> bool {
+        let among = |a: &NodeId, b: &NodeId| nodes.contains(a) && nodes.contains(b);
+        self.ways.iter().all(|((a, b), way)| !among(a, b) || way.cuts == 0 && way.clogged_until <= now)
+            && self.pairs.iter().all(|((a, b), pair)| !among(a, b) || pair.linked)
+    }
+
     fn pair(&mut self, a: NodeId, b: NodeId) -> &mut Pair {
         self.pairs.entry((a.min(b), a.max(b))).or_default()
     }
@@ -141,6 +148,7 @@ impl World {
     /// A node orders a message sent.
     pub(crate) fn send(&mut self, from: NodeId, to: NodeId, message: Message) -> Checked {
         self.ledger.sent(from, &message, self.now, self.event)?;
+        self.bounds.sent(from, &message)?;
         self.message_sent();
         self.count_message(&message);
         self.note_message(from, to, &message);
@@ -194,6 +202,7 @@ impl World {
             return Ok(());
         }
         self.tell(|| What::Delivered { id });
+        self.bounds.delivered(to, &message);
         if self.mutant == Some(Mutant::AcceptanceCountedTwice)
             && let Message::Accepted { ballot, upto, .. } = message
         {

@@ -153,6 +153,9 @@ impl World {
                     self.crash(id, true)?;
                     self.schedule(down.0, Happening::Start { node: id });
                 }
+                if self.nodes.iter().all(|node| !node.is_up()) {
+                    self.all_power_is_cut()?;
+                }
             }
             Act::Pause { node, time } => self.pause(*node, time.0),
             Act::Stop { node, down } => {

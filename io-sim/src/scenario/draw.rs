@@ -350,7 +350,8 @@ fn request(workload: &Workload, only_reads: bool, rng: &mut Rng) -> Request {
         11 if rng.chance(0.2) => (Verb::Clear, 1),
         11..15 => (Verb::Get, 1),
         15..18 => (Verb::QuorumGet, 1),
-        18 => (Verb::RelaxedGet, 1),
+        18 if rng.chance(0.5) => (Verb::RelaxedGet, 1),
+        18 => (Verb::AtLeastGet, 1),
         _ if rng.chance(0.5) => (Verb::Range, 2),
         _ => (Verb::QuorumRange, 2),
     };

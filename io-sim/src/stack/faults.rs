@@ -140,6 +140,9 @@ impl StackWorld<'_> {
             machine.clock.with(|clock| clock.reboot(now));
             world.bury(machine);
         });
+        if self.machines.iter().all(|machine| machine.handle().is_none()) {
+            self.all_power_is_cut();
+        }
     }
 
     fn wipe(&mut self, machine: &Arc<Machine>) {
@@ -154,6 +157,7 @@ impl StackWorld<'_> {
         machine.clock.go_on();
         self.sim.crash(machine.name.as_str());
         machine.died();
+        self.examine(machine);
     }
 
     fn restart(&mut self, machine: &Arc<Machine>) {

@@ -7,7 +7,7 @@
 //!   history                         trace                        certificate.rs reads what is durable
 //! ```
 //! Reading order: `plan` (what a run is), `world` (how it goes) and `faults`, `node` and `home` (what a node runs on),
-//! `clients`, `certificate` and `verdict` (what must hold).
+//! `clients` and `reads`, `certificate` and `verdict` (what must hold).
 //!
 //! What this world cannot do:
 //! * Time goes by in steps of one millisecond, and a message is under way for at least one.
@@ -23,6 +23,7 @@ mod home;
 mod network;
 mod node;
 mod plan;
+mod reads;
 mod scenario;
 mod trace;
 mod verdict;

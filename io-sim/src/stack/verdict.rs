@@ -20,6 +20,9 @@ type Contents = BTreeMap<Bytes, Bytes>;
 /// Waits until the cluster is at rest, stops it, and says what does not hold.
 pub(super) fn reach(world: &mut StackWorld<'_>) {
     let settled = settle(world);
+    for machine in world.machines.clone() {
+        world.examine(&machine);
+    }
     let log = world.certificate.log();
     let explained = history::check(&world.history.operations(), &log).map(drop);
     // Stores of nodes that were not at rest need not be equal.

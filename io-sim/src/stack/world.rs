@@ -11,12 +11,13 @@ use turmoil::Sim;
 
 use super::certificate::Certificate;
 use super::clients::{self, History};
-use super::node::Machine;
+use super::node::{Ended, Machine};
 use super::plan::{StackFault, StackPlan, Who};
 use super::trace::Trace;
 use super::verdict;
 use super::watch::Watch;
 use crate::check::Violation;
+use crate::check::outage::Outage;
 use crate::rng::Rng;
 use crate::trace::{Recorder, What};
 
@@ -69,6 +70,7 @@ pub(super) struct StackWorld<'a> {
     pub(super) machines: Vec<Arc<Machine>>,
     pub(super) certificate: Certificate,
     pub(super) history: History,
+    outage: Outage,
     pub(super) violations: Vec<Violation>,
     trace: Trace,
     watch: Watch,
@@ -137,7 +139,8 @@ impl<'a> StackWorld<'a> {
         }
         let stop_clients = Rc::new(Cell::new(false));
         let history = History::new(watch.clone());
-        let clients = clients::run(plan.clone(), history.clone(), trace.clone(), stop_clients.clone());
+        let clients =
+            clients::run(plan.clone(), machines.clone().into(), history.clone(), trace.clone(), stop_clients.clone());
         sim.client(CLIENTS_HOST, async move {
             clients.await;
             Ok(())
@@ -149,6 +152,7 @@ impl<'a> StackWorld<'a> {
             machines,
             certificate,
             history,
+            outage: Outage::default(),
             violations: Vec::new(),
             trace,
             watch,
@@ -175,12 +179,14 @@ impl<'a> StackWorld<'a> {
             if let Err(violation) = self.certificate.look(machine, || self.history.event()) {
                 self.violations.push(violation);
             }
-            if let Some(Err(why)) = machine.take_ended() {
-                self.trace.note(self.now(), "ended", machine.name.as_bytes());
-                if !machine.disk.is_full() && !self.may_fail.remove(&machine.id) {
-                    let story = format!("{} ended by itself at {:?}: {why}", machine.name, self.sim.elapsed());
-                    self.violations.push(Violation { checker: "K13", story });
-                }
+            if let Some(handle) = machine.handle().filter(|_| machine.is_master()) {
+                self.violations.extend(self.outage.serves(&machine.name, handle.applied()).err());
+            }
+            let Some(ended) = machine.take_ended().filter(|ended| *ended != Ended::AsAsked) else { continue };
+            self.trace.note(self.now(), "ended", machine.name.as_bytes());
+            if let Some(why) = ended.wrong(|| machine.disk.is_full() || self.may_fail.remove(&machine.id)) {
+                let story = format!("{} ended by itself at {:?}: {why}", machine.name, self.sim.elapsed());
+                self.violations.push(Violation { checker: "K13", story });
             }
         }
         self.watch.look(self.now(), &self.machines);
@@ -196,6 +202,19 @@ impl<'a> StackWorld<'a> {
                 true
             }
         }
+    }
+
+    /// Nothing that was durable is gone (K6).
+    pub(super) fn examine(&mut self, machine: &Machine) {
+        self.violations.extend(self.certificate.examine(machine).err());
+    }
+
+    /// No process is left: what is on the disks is all there is (K12).
+    pub(super) fn all_power_is_cut(&mut self) {
+        let disks: Result<Vec<_>, _> = self.machines.iter().map(|machine| self.certificate.left(machine)).collect();
+        let log = self.certificate.log();
+        let outcome = disks.and_then(|disks| self.outage.begins(&self.history.operations(), &log, &disks));
+        self.violations.extend(outcome.err());
     }
 
     /// This node may end by itself: its disk is about to fail.

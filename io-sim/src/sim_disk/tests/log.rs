@@ -90,8 +90,8 @@ fn scrub() -> Scrub {
 fn read_all(disk: &SimDisk) -> (Vec<Record>, Scrub) {
     let mut scrub = scrub();
     let found = scrub.advance(disk).unwrap();
-    assert!(found.is_sorted_by_key(|(place, _)| *place));
-    (found.into_iter().map(|(_, record)| record).collect(), scrub)
+    assert!(found.is_sorted_by_key(|found| found.place));
+    (found.into_iter().map(|found| found.record).collect(), scrub)
 }
 
 /// Checks that the log says what these records say.
@@ -159,7 +159,7 @@ fn through_power_cuts_log_and_reader_find_everything_that_was_synced_and_the_sam
         for _ in 0..4 {
             disk.power_fails_after(writer.rng.below(60));
             let synced = write(&mut tlog, &mut writer, 20, |given| {
-                followed.extend(follower.advance(&disk).unwrap().into_iter().map(|(_, record)| record));
+                followed.extend(follower.advance(&disk).unwrap().into_iter().map(|found| found.record));
                 assert_eq!(followed, given, "after a sync the reader has all, and no more");
             });
             if writer.rng.chance(0.7) {
@@ -173,7 +173,7 @@ fn through_power_cuts_log_and_reader_find_everything_that_was_synced_and_the_sam
             let (left, _) = read_all(&disk);
             assert!(left.len() >= synced && writer.given.starts_with(&left));
             if writer.rng.chance(0.5) {
-                followed.extend(follower.advance(&disk).unwrap().into_iter().map(|(_, record)| record));
+                followed.extend(follower.advance(&disk).unwrap().into_iter().map(|found| found.record));
                 assert_eq!((&followed, follower.damage()), (&left, &[][..]));
             }
             let (tlog_again, found) = open(&disk);
@@ -184,7 +184,7 @@ fn through_power_cuts_log_and_reader_find_everything_that_was_synced_and_the_sam
             assert_eq!((reader.damage(), reader.torn()), (&[][..], None));
             assert_agrees(&found, &records);
 
-            followed.extend(follower.advance(&disk).unwrap().into_iter().map(|(_, record)| record));
+            followed.extend(follower.advance(&disk).unwrap().into_iter().map(|found| found.record));
             assert_eq!(followed, records);
             assert_eq!((follower.damage(), follower.end()), (&[][..], reader.end()));
             torn += u64::from(!found.notes.is_empty());
