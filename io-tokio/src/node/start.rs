@@ -92,7 +92,8 @@ impl RunningNode {
         let tlog = start_log_writer(files.tlog, persisted.clone(), reports.clone(), &workers)?;
         let harvest = Arc::new(Series::default());
         let on_applied = on_applied(reports.clone(), applied_sender, harvest.clone());
-        let store = start_store_writer(files.store, options.store_age_max, persisted, clock.clone(), on_applied, &workers)?;
+        let store =
+            start_store_writer(files.store, options.store_age_max, persisted, clock.clone(), on_applied, &workers)?;
 
         let (peer_inbox, peers) = mpsc::channel(PEER_INBOX_MAX);
         let peer_options = peer_options(&options, seed);

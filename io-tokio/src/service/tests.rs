@@ -22,7 +22,7 @@ use crate::config::Reads;
 use crate::identity::Identity;
 use crate::node::handle::{Ask, Shared};
 use crate::node::serving::Serving;
-use crate::node::{NodeHandle, NodeStatus};
+use crate::node::{DropRefused, NodeHandle, NodeStatus};
 use crate::store::{Decided, Options, Store};
 use crate::watched;
 use crate::wire::{MAGIC, Writer as _};
@@ -58,6 +58,7 @@ impl Driver {
             match ask {
                 Ask::Update { command, reply } => waiting.push((command, reply)),
                 Ask::QuorumRead { reply } => drop(reply.send(Ok(self.store.applied().0))),
+                Ask::Drop { reply } => drop(reply.send(Err(DropRefused::Alone))),
                 Ask::Status { reply } => drop(reply.send(status(self.store.applied().0))),
                 Ask::Stop => break,
             }
