@@ -18,6 +18,7 @@ use crate::catch_up::CatchUp;
 use crate::config::Config;
 use crate::disk_queue::{DiskQueue, Due};
 use crate::event::Event;
+use crate::hand_over::HandOver;
 use crate::ids::{Ballot, NodeId, RequestId, Slot};
 use crate::lease::Grant;
 use crate::log::Log;
@@ -49,6 +50,7 @@ pub struct Engine {
     pub(crate) grant: Grant,
     pub(crate) franchise: Franchise,
     pub(crate) mastership: Mastership,
+    pub(crate) hand_over: HandOver,
     pub(crate) catch_up: CatchUp,
     pub(crate) connected: BTreeSet<NodeId>,
     /// The highest ballot heard of, promised or not: the next campaign goes above it.
@@ -103,6 +105,7 @@ impl Engine {
             grant: Grant::after_restart(now, wait),
             ballot_seen: recovered.promised.max(log.ballot_max()),
             mastership: Mastership::Slave,
+            hand_over: HandOver::default(),
             catch_up: CatchUp::default(),
             connected: BTreeSet::new(),
             canvasses: 0,
@@ -255,6 +258,7 @@ impl Engine {
             Event::HeadFailed => self.on_head_failed(),
             Event::StorageFailed => self.halt(HaltReason::StorageFailed),
             Event::StopRequested => self.on_stop_requested(),
+            Event::DropRequested => self.on_drop_requested(),
         }
         while !self.halted
             && let Some(timer) = self.timers.pop_due(self.now)
@@ -267,7 +271,7 @@ impl Engine {
                 Timer::Stall => self.check_stall(),
                 Timer::Fetch => self.retry_fetch(),
                 Timer::Recall => self.send_recall(),
-                Timer::Stop => self.finish_stop(),
+                Timer::HandOver => self.hand_over_is_due(),
             }
         }
     }
@@ -370,12 +374,6 @@ impl Engine {
         self.rewind_stream(peer);
         if !self.franchise.remembers && self.franchise.born {
             self.send(peer, Message::Recall { incarnation: self.franchise.incarnation });
-        }
-    }
-
-    fn on_stop_requested(&mut self) {
-        if !self.begin_hand_over() {
-            self.halt(HaltReason::Stopped);
         }
     }
 

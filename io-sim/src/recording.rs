@@ -194,7 +194,8 @@ fn describe(event: &Event) -> String {
         | Event::HeadInstalled { .. }
         | Event::HeadFailed
         | Event::StorageFailed
-        | Event::StopRequested => format!("{event:?}"),
+        | Event::StopRequested
+        | Event::DropRequested => format!("{event:?}"),
     }
 }
 

@@ -30,6 +30,7 @@ scenarios! {
     catch_up_under_full_write_load
     clogged_link
     damaged_middles
+    dropped_masters
     duplicate_and_stale_messages
     failed_fsyncs
     five_node_cluster

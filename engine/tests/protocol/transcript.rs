@@ -37,9 +37,11 @@ impl Names {
             Event::LogRead { peer, entries } => format!("read its log for {peer}: {} entries", entries.len()),
             Event::Connected(peer) => format!("connected to {peer}"),
             Event::Disconnected(peer) => format!("disconnected from {peer}"),
-            Event::HeadInstalled { .. } | Event::HeadFailed | Event::StorageFailed | Event::StopRequested => {
-                format!("{event:?}")
-            }
+            Event::HeadInstalled { .. }
+            | Event::HeadFailed
+            | Event::StorageFailed
+            | Event::StopRequested
+            | Event::DropRequested => format!("{event:?}"),
         };
         format!("n{id} {what}")
     }
@@ -62,6 +64,7 @@ impl Names {
             Action::InstallHead { from } => format!("install head from {from}"),
             Action::Blame { peer, offence } => format!("blame {peer}: {offence:?}"),
             Action::Halt(reason) => format!("halt: {reason:?}"),
+            Action::Dropped(dropped) => format!("dropped: {dropped:?}"),
         }
     }
 

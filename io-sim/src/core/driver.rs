@@ -5,8 +5,8 @@ use std::collections::{BTreeMap, VecDeque};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
 use trialbay_engine::{
-    Action, Actions, Ballot, Config, Engine, Event, HaltReason, HistoryHash, Incarnation, Instant, Memory, NodeId,
-    Recovered, Refusal, RequestId, Role, Slot,
+    Action, Actions, Ballot, Config, Dropped, Engine, Event, HaltReason, HistoryHash, Incarnation, Instant, Memory,
+    NodeId, Recovered, Refusal, RequestId, Role, Slot,
 };
 
 use super::disk::Opened;
@@ -242,6 +242,14 @@ impl World {
             Action::Blame { peer, offence } => {
                 violation("K13", format!("{id} blames {peer} for {offence:?}, and nobody misbehaves"))
             }
+            Action::Dropped(dropped) => {
+                self.mark(match dropped {
+                    Dropped::Done => "drops done",
+                    Dropped::Alone | Dropped::NobodyAble => "drops refused",
+                    Dropped::NobodyTookOver => "drops without a successor",
+                });
+                Ok(())
+            }
             Action::Halt(reason) => self.halted(id, reason),
         }
     }
@@ -407,7 +415,9 @@ fn lane(action: &Action) -> Lane {
         Action::Persist { .. } => Lane::Disk,
         Action::Apply { .. } => Lane::Store,
         Action::Send { to, .. } => Lane::Peer(*to),
-        Action::Refuse { .. } | Action::ServeRead { .. } | Action::RefuseRead { .. } => Lane::Client,
+        Action::Refuse { .. } | Action::ServeRead { .. } | Action::RefuseRead { .. } | Action::Dropped(_) => {
+            Lane::Client
+        }
         Action::ReadLog { .. } | Action::InstallHead { .. } | Action::Blame { .. } | Action::Halt(_) => Lane::Other,
     }
 }

@@ -166,6 +166,13 @@ impl World {
                     return self.step(id, Event::StopRequested);
                 }
             }
+            Act::DropMaster { node } => {
+                let id = self.who(*node);
+                if self.node(id).is_up() && !self.node(id).paused {
+                    self.fault(vec![id], None, format!("{id} is to be master no more"));
+                    return self.step(id, Event::DropRequested);
+                }
+            }
             Act::Wipe { node, down } => return self.wipe(*node, down.0),
             Act::Damage { node, down } => return self.damage(*node, down.0, rng),
             Act::LoseEnd { node, down } => return self.lose_end(*node, down.0, rng),

@@ -84,10 +84,12 @@ pub enum Family {
     Trim,
     /// Logs lose their ends, and what the stores hold of them, one at a time.
     LoseEnd,
+    /// Operators want other masters.
+    DropMaster,
 }
 
 /// All families.
-pub const FAMILIES: [Family; 21] = [
+pub const FAMILIES: [Family; 22] = [
     Family::Kill,
     Family::KillAfter,
     Family::PowerCut,
@@ -109,6 +111,7 @@ pub const FAMILIES: [Family; 21] = [
     Family::Damage,
     Family::Trim,
     Family::LoseEnd,
+    Family::DropMaster,
 ];
 
 /// How a swarm is drawn.
@@ -297,7 +300,13 @@ fn whole_nodes(seed: u64, swarm: &Swarm, rng: &mut Rng) -> Scenario {
     for (family, number) in FAMILIES.into_iter().zip(0..) {
         let is_played = !matches!(
             family,
-            Family::KillAfter | Family::Disconnect | Family::Damage | Family::LoseEnd | Family::Trim | Family::Clog
+            Family::KillAfter
+                | Family::Disconnect
+                | Family::Damage
+                | Family::LoseEnd
+                | Family::Trim
+                | Family::Clog
+                | Family::DropMaster
         );
         if is_played && !unwanted.contains(&family) {
             strikes(&mut scenario, family, swarm, &mut Rng::new(seed, stream::FAMILY + number));
@@ -440,6 +449,7 @@ fn acts(family: Family, nodes: u16, drift_ppm: u32, rng: &mut Rng) -> Vec<(u64, 
             let stop = |turn: u16| Act::Stop { node: Who::Node(NodeId(turn + 1)), down: Span(down.0.min(LEASE)) };
             return (0..nodes).map(|turn| (u64::from(turn) * pause, stop(turn))).collect();
         }
+        Family::DropMaster => Act::DropMaster { node },
         Family::Wipe => Act::Wipe { node, down },
         Family::Damage => Act::Damage { node, down },
         Family::Trim => Act::Trim { node },

@@ -112,6 +112,7 @@ fn faults(act: &Act) -> Result<Vec<StackFault>, String> {
         Act::FullDisk { node, time } => vec![lasting(StackFault::FillDisk(who(*node)), time)],
         Act::Clock { node, ppm } => vec![StackFault::ClockRate(who(*node), *ppm)],
         Act::KillAfter { .. }
+        | Act::DropMaster { .. }
         | Act::Damage { .. }
         | Act::LoseEnd { .. }
         | Act::Disconnect { .. }

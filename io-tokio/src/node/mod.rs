@@ -18,7 +18,7 @@ mod start;
 mod surroundings;
 
 pub use error::NodeError;
-pub use handle::{NodeHandle, NodeStatus, PeerView, ReadRefused, UpdateRefused};
+pub use handle::{DropRefused, NodeHandle, NodeStatus, PeerView, ReadRefused, UpdateRefused};
 pub use options::NodeOptions;
 pub use start::{RunningNode, run};
 pub use surroundings::Surroundings;
