@@ -91,7 +91,7 @@ impl Engine {
             entries.iter().zip(first.0..).all(|(found, slot)| found.slot.0 == slot && found.slot <= decided_upto);
         if entries.is_empty() || !usable {
             // Removed since this node started, or unreadable: to the peer that is the same.
-            let log_start = first.next();
+            let log_start = first.next().max(self.log.disk_start());
             return self.send(peer, Message::Gone { log_start });
         }
         let entries = entries.into_iter().map(|found| found.entry).collect();

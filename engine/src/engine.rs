@@ -259,6 +259,7 @@ impl Engine {
             Event::StorageFailed => self.halt(HaltReason::StorageFailed),
             Event::StopRequested => self.on_stop_requested(),
             Event::DropRequested => self.on_drop_requested(),
+            Event::LogShortened { log_start } => self.log.begins_at(log_start),
         }
         while !self.halted
             && let Some(timer) = self.timers.pop_due(self.now)

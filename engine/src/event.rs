@@ -56,6 +56,11 @@ pub enum Event {
     /// The operator wants another node to be master; this one goes on as a slave. Answered with
     /// [`Action::Dropped`](crate::Action::Dropped), one answer for all who ask meanwhile.
     DropRequested,
+    /// The log's old end was removed, for the store has what was in it: it holds nothing before this slot any more.
+    LogShortened {
+        /// The first slot that the log holds.
+        log_start: Slot,
+    },
 }
 
 /// One client update.

@@ -90,6 +90,11 @@ impl Log {
         self.disk_start
     }
 
+    /// What is before `slot` cannot be read from the disk any more.
+    pub(crate) fn begins_at(&mut self, slot: Slot) {
+        self.disk_start = self.disk_start.max(slot);
+    }
+
     pub(crate) fn accepted_upto(&self) -> Slot {
         Slot(self.start.0 + self.entries.len() as u64).prev()
     }

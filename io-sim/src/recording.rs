@@ -195,7 +195,8 @@ fn describe(event: &Event) -> String {
         | Event::HeadFailed
         | Event::StorageFailed
         | Event::StopRequested
-        | Event::DropRequested => format!("{event:?}"),
+        | Event::DropRequested
+        | Event::LogShortened { .. } => format!("{event:?}"),
     }
 }
 

@@ -23,6 +23,8 @@ pub mod disk;
 #[cfg(feature = "server")]
 pub mod extensions;
 #[cfg(feature = "server")]
+pub mod head;
+#[cfg(feature = "server")]
 pub mod home_disk;
 #[cfg(feature = "server")]
 pub mod identity;

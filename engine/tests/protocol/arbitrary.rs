@@ -32,6 +32,7 @@ pub(crate) enum Happening {
     Applied(u8),
     LogRead(bool),
     HeadFetched(Option<u8>),
+    LogShortened(u64),
 }
 
 /// Small numbers, so that they meet, and the ends of the range.
@@ -187,6 +188,7 @@ pub(crate) fn happening() -> impl Strategy<Value = Happening> {
         4 => (1..4u8).prop_map(Happening::Applied),
         2 => any::<bool>().prop_map(Happening::LogRead),
         1 => prop::option::of(1..8u8).prop_map(Happening::HeadFetched),
+        1 => (0..8u64).prop_map(Happening::LogShortened),
     ]
 }
 
@@ -294,6 +296,9 @@ impl Player {
                 let peer = self.log_reads.pop()?;
                 let entries = if fails { Vec::new() } else { vec![accepted_entry(1, ballot(1, 2), "decided")] };
                 Event::LogRead { peer, entries }
+            }
+            Happening::LogShortened(slot) => {
+                Event::LogShortened { log_start: Slot(slot.min(status.applied_upto.0 + 1)) }
             }
             Happening::HeadFetched(_) if !self.installing => return None,
             Happening::HeadFetched(ahead) => {

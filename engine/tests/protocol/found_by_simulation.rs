@@ -56,6 +56,19 @@ fn a_fetch_of_an_entry_that_the_log_has_no_more_is_answered_with_gone() {
     assert!(matches!(given.sent[..], [(_, Message::Gone { log_start: Slot(2) })]), "{given:?}");
 }
 
+#[test]
+fn a_fetch_of_what_was_removed_from_the_log_is_answered_with_gone_at_once() {
+    let mut node = Node::rested(config(3), memory(ballot(1, 2), &[value("a"), value("b"), value("c")], Vec::new()));
+    node.step(Event::LogShortened { log_start: Slot(3) });
+    node.step(Event::LogShortened { log_start: Slot(2) });
+    for slot in [1, 2] {
+        let given = node.receive(3, Message::Fetch { from: Slot(slot) });
+        assert!(matches!(given.sent[..], [(_, Message::Gone { log_start: Slot(3) })]), "{given:?}");
+    }
+    let given = node.receive(3, Message::Fetch { from: Slot(3) });
+    assert!(matches!(given.others[..], [Action::ReadLog { .. }]));
+}
+
 /// Of two peers the one that is ahead has no log, and the other has a log but is not ahead.
 #[test]
 fn a_head_is_asked_for_when_the_only_peer_that_is_ahead_has_no_log() {

@@ -58,6 +58,7 @@ fn event_samples() -> Vec<Event> {
         Event::StorageFailed,
         Event::StopRequested,
         Event::DropRequested,
+        Event::LogShortened { log_start: Slot(12) },
     ];
     for (index, event) in samples.iter().enumerate() {
         let variant = match event {
@@ -75,6 +76,7 @@ fn event_samples() -> Vec<Event> {
             Event::StorageFailed => 11,
             Event::StopRequested => 12,
             Event::DropRequested => 13,
+            Event::LogShortened { .. } => 14,
         };
         assert_eq!(variant, index, "one sample for each variant");
     }
@@ -110,6 +112,7 @@ fn the_bytes_of_events_and_images_are_those_of_this_format() {
     StorageFailed 0b000000
     StopRequested 0c000000
     DropRequested 0d000000
+    LogShortened 0e0000000c00000000000000
     image 0: 535 bytes, 4a3a385d73229c20
     image 1: 538 bytes, e311f143bf0e84c8
     image 2: 534 bytes, 8ceb2f1c0f745d0e

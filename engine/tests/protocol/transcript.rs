@@ -41,7 +41,8 @@ impl Names {
             | Event::HeadFailed
             | Event::StorageFailed
             | Event::StopRequested
-            | Event::DropRequested => format!("{event:?}"),
+            | Event::DropRequested
+            | Event::LogShortened { .. } => format!("{event:?}"),
         };
         format!("n{id} {what}")
     }

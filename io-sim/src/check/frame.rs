@@ -3,7 +3,7 @@
 
 use bytes::Bytes;
 use trialbay::identity::Identity;
-use trialbay_engine::{Ballot, Entry, HistoryHash, Incarnation, NodeId, Record, Slot, SlotEntry, Value};
+use trialbay_engine::{Ballot, Entry, HistoryHash, Incarnation, Memory, NodeId, Record, Slot, SlotEntry, Value};
 
 /// Where the first frame of a segment begins.
 pub(super) const HEADER_BYTES: usize = 512;
@@ -12,6 +12,9 @@ const HEAD_BYTES: usize = 14;
 const FRAME_BYTES_MAX: usize = 65 << 20;
 const VERSION: u8 = 1;
 
+/// Where a segment's header has its summary.
+const SUMMARY_AT: usize = 358;
+
 /// What a segment's header says.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Header {
@@ -19,6 +22,22 @@ pub(super) struct Header {
     pub(super) identity: Identity,
     pub(super) segment: u32,
     pub(super) previous_bytes: u64,
+    pub(super) summary: Summary,
+}
+
+/// What the segments before one add up to, but for their entries.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Summary {
+    /// The highest ballot of a promise or an acceptance.
+    pub promised: Ballot,
+    /// The last slot noted as decided, and the history hash there.
+    pub decided: (Slot, HistoryHash),
+    /// The head announced last.
+    pub head: (Slot, HistoryHash),
+    /// The highest slot of an acceptance.
+    pub accepted_upto: Slot,
+    /// The node's life, whether it votes, and the genesis.
+    pub memory: Option<Memory>,
 }
 
 /// A frame whose checksum is right.
@@ -36,6 +55,7 @@ pub(super) struct Frame {
 pub(super) enum Content {
     Record(Record),
     Sealed,
+    HeadAnnounced(Slot, HistoryHash),
     /// Only a later program knows.
     Unknown,
 }
@@ -59,7 +79,58 @@ impl Header {
         let (cluster_bytes, name_bytes) = (fields.u16()?, fields.u16()?);
         let cluster_id = fields.text(usize::from(cluster_bytes))?;
         let name = fields.text(usize::from(name_bytes))?;
-        Some(Self { format, identity: Identity { cluster_id, node: NodeId(node), name }, segment, previous_bytes })
+        let identity = Identity { cluster_id, node: NodeId(node), name };
+        let summary = Summary::read(&sealed[SUMMARY_AT..])?;
+        Some(Self { format, identity, segment, previous_bytes, summary })
+    }
+}
+
+impl Summary {
+    /// Of nothing.
+    pub(super) fn empty() -> Self {
+        let nowhere = (Slot::ZERO, HistoryHash(0));
+        Self { promised: Ballot::ZERO, decided: nowhere, head: nowhere, accepted_upto: Slot::ZERO, memory: None }
+    }
+
+    fn read(bytes: &[u8]) -> Option<Self> {
+        let mut fields = Fields(bytes);
+        let promised = fields.ballot()?;
+        let decided = (Slot(fields.u64()?), HistoryHash(fields.u64()?));
+        let head = (Slot(fields.u64()?), HistoryHash(fields.u64()?));
+        let accepted_upto = Slot(fields.u64()?);
+        let kind = fields.u8()?;
+        let incarnation = Incarnation(fields.u64()?);
+        let named = fields.u8()?;
+        let mut genesis = Vec::new();
+        for _ in 0..named {
+            genesis.push((NodeId(fields.u16()?), Incarnation(fields.u64()?)));
+        }
+        let memory = match kind {
+            0 => None,
+            1 | 2 => Some(Memory { incarnation, votes: kind == 2, genesis }),
+            _ => return None,
+        };
+        Some(Self { promised, decided, head, accepted_upto, memory })
+    }
+
+    /// With what follows.
+    pub(super) fn add(&mut self, content: &Content) {
+        match content {
+            Content::Record(Record::Promised(ballot)) => self.promised = self.promised.max(*ballot),
+            Content::Record(Record::Accepted(SlotEntry { slot, entry })) => {
+                self.promised = self.promised.max(entry.ballot);
+                self.accepted_upto = self.accepted_upto.max(*slot);
+            }
+            Content::Record(Record::Decided { upto, hash }) if *upto > self.decided.0 => self.decided = (*upto, *hash),
+            Content::Record(Record::MemoryBegan(life)) => {
+                self.memory = Some(Memory { incarnation: *life, votes: false, genesis: Vec::new() });
+            }
+            Content::Record(Record::VoteRegained { incarnation, genesis }) => {
+                self.memory = Some(Memory { incarnation: *incarnation, votes: true, genesis: genesis.clone() });
+            }
+            Content::HeadAnnounced(slot, hash) => self.head = (*slot, *hash),
+            Content::Record(Record::Decided { .. }) | Content::Sealed | Content::Unknown => {}
+        }
     }
 }
 
@@ -86,7 +157,7 @@ impl Frame {
 
     /// Whether these bytes are worth a checksum: not one search step in millions is.
     pub(super) fn may_begin(bytes: &[u8]) -> bool {
-        matches!(bytes, [_, _, _, _, _, _, _, _, VERSION, 1..=6, _, _, _, _, ..])
+        matches!(bytes, [_, _, _, _, _, _, _, _, VERSION, 1..=7, _, _, _, _, ..])
     }
 }
 
@@ -113,6 +184,7 @@ impl<'a> Fields<'a> {
                 Content::Record(Record::VoteRegained { incarnation, genesis })
             }
             6 => Content::Sealed,
+            7 => Content::HeadAnnounced(Slot(self.u64()?), HistoryHash(self.u64()?)),
             _ => return None,
         };
         self.0.is_empty().then_some(content)

@@ -9,6 +9,7 @@ use std::path::{Path, PathBuf};
 use trialbay::identity::Identity;
 use trialbay_engine::Record;
 
+pub use super::frame::Summary;
 use super::frame::{Content, Frame, HEADER_BYTES, Header, salt};
 use crate::sim_disk::SimDisk;
 
@@ -100,6 +101,16 @@ pub enum ScrubError {
     /// Records say that more was durable before them than there is before them.
     #[error("the record at {0:?} says that what comes behind it was durable before it")]
     SyncedAhead(Place),
+    /// A header that does not say what the records before it add up to.
+    #[error("the header of segment {segment} says {header:?}, and the records before it say {records:?}")]
+    WrongSummary {
+        /// The segment.
+        segment: u32,
+        /// What the header says.
+        header: Box<Summary>,
+        /// What was read.
+        records: Box<Summary>,
+    },
     /// What was durable before is not there any more.
     #[error("the log was durable up to {0:?} and ends before that now")]
     CutShort(Place),
@@ -116,6 +127,12 @@ pub struct Scrub {
     file: (PathBuf, u32),
     /// The segments after that one, as of this version of the disk's names.
     later: (u64, Vec<u32>),
+    /// Whether there was a header yet.
+    began: bool,
+    /// What its first segment's header says of those before it, which are gone.
+    base: Option<Summary>,
+    /// What was read so far adds up to; `None` when some of it was not there to be read.
+    sum: Option<Summary>,
     damage: Vec<Damage>,
     torn: Option<Place>,
     bytes: Vec<u8>,
@@ -130,13 +147,17 @@ impl Scrub {
             next: None,
             file: (PathBuf::new(), 0),
             later: (NEVER_LOOKED, Vec::new()),
+            began: false,
+            base: None,
+            sum: Some(Summary::empty()),
             damage: Vec::new(),
             torn: None,
             bytes: Vec::new(),
         }
     }
 
-    /// The records that became durable since the last time, in the order of the log.
+    /// The records that became durable since the last time, in the order of the log. Segments that were removed meanwhile
+    /// are passed over.
     ///
     /// # Errors
     /// When these are not the bytes of one log that only ever grew. Final: this reader has lost its place.
@@ -146,18 +167,17 @@ impl Scrub {
         self.look_for_segments(disk);
         let mut closed_bytes = None;
         if let Some(Place { segment, .. }) = self.next {
-            closed_bytes = self.read_segment(disk, segment, None, &mut found)?;
+            if self.is_removed(disk) {
+                self.sum = None;
+            } else {
+                closed_bytes = self.read_segment(disk, segment, None, &mut found)?;
+            }
         }
         while !self.later.1.is_empty() {
             let segment = self.later.1.remove(0);
             let before = self.next;
-            let expected = before.map_or(0, |before| before.segment + 1);
-            if segment != expected {
-                let missing = Damage::Missing { first: expected, last: segment - 1 };
-                // It is found again as long as the segment behind it has not begun.
-                if self.damage.last() != Some(&missing) {
-                    self.damage.push(missing);
-                }
+            if let Some(expected) = before.map(|before| before.segment + 1).filter(|expected| *expected != segment) {
+                self.missing(expected, segment);
                 closed_bytes = None;
             }
             self.go_to(Some(Place { segment, offset: 0 }));
@@ -169,6 +189,11 @@ impl Scrub {
             }
         }
         Ok(found)
+    }
+
+    /// What the header of the first segment says of those before it, if there were any.
+    pub fn base(&self) -> Option<&Summary> {
+        self.base.as_ref()
     }
 
     /// What was found damaged so far, in the order of the log. Damage to what was read before is seen by a new reader only.
@@ -184,6 +209,25 @@ impl Scrub {
     /// Everything before this was read; `None` before the first segment.
     pub fn end(&self) -> Option<Place> {
         self.next
+    }
+
+    /// Whether the segment in which it stands was removed since, and later ones are there.
+    fn is_removed(&self, disk: &SimDisk) -> bool {
+        !self.later.1.is_empty() && disk.read_durable(&self.file.0).is_none()
+    }
+
+    /// The segments from `first` to the one before `segment` are not there.
+    fn missing(&mut self, first: u32, segment: u32) {
+        let missing = Damage::Missing { first, last: segment - 1 };
+        // It is found again as long as the segment behind it has not begun.
+        if self.damage.last() != Some(&missing) {
+            self.damaged(missing);
+        }
+    }
+
+    fn damaged(&mut self, damage: Damage) {
+        self.damage.push(damage);
+        self.sum = None;
     }
 
     fn look_for_segments(&mut self, disk: &SimDisk) {
@@ -261,10 +305,14 @@ impl Scrub {
             match frame.content {
                 Content::Unknown => return Err(ScrubError::UnknownRecord(place)),
                 _ if frame.synced > place.offset => return Err(ScrubError::SyncedAhead(place)),
-                Content::Record(record) => {
-                    found.push(Found { place, end: place.offset + frame.bytes as u64, record });
+                content => {
+                    if let Some(sum) = &mut self.sum {
+                        sum.add(&content);
+                    }
+                    if let Content::Record(record) = content {
+                        found.push(Found { place, end: place.offset + frame.bytes as u64, record });
+                    }
                 }
-                Content::Sealed => {}
             }
             at += frame.bytes;
         }
@@ -274,23 +322,48 @@ impl Scrub {
 
     /// Says whether there is a header, be it damaged; there is none when the segment's creation was never finished.
     fn read_header(&mut self, bytes: &[u8], segment: u32, closed_bytes: Option<u64>) -> Result<bool, ScrubError> {
+        let is_first = !std::mem::replace(&mut self.began, true);
         match Header::read(bytes) {
             Some(header) => {
-                if header.format != 1 || header.identity != self.identity || header.segment != segment {
+                if header.format != 2 || header.identity != self.identity || header.segment != segment {
                     return Err(ScrubError::Foreign { segment, header: format!("{header:?}") });
                 }
                 let expected = header.previous_bytes;
                 if let Some(found) = closed_bytes.filter(|found| *found != expected) {
-                    self.damage.push(Damage::Length { segment: segment - 1, expected, found });
+                    self.damaged(Damage::Length { segment: segment - 1, expected, found });
                 }
+                if is_first && segment > 0 {
+                    self.base = Some(header.summary.clone());
+                    self.sum = None;
+                }
+                self.go_on_from(segment, header.summary)?;
+            }
+            None if is_first && segment > 0 && self.damage.is_empty() => {
+                self.missing(0, segment);
+                self.began = false;
+                return self.read_header(bytes, segment, closed_bytes);
             }
             None if self.later.1.is_empty() && bytes.get(HEADER_BYTES..).is_none_or(is_zero) => {
                 self.torn = Some(Place { segment, offset: 0 });
+                self.began = !is_first;
                 return Ok(false);
             }
-            None => self.damage.push(Damage::Header { segment }),
+            None => self.damaged(Damage::Header { segment }),
         }
         Ok(true)
+    }
+
+    /// A header has to say what the records before it do, as far as they could be read.
+    fn go_on_from(&mut self, segment: u32, header: Summary) -> Result<(), ScrubError> {
+        if let Some(records) = self.sum.take() {
+            // A memory may count for lost by what no single log tells.
+            let expected = Summary { memory: header.memory.as_ref().and(records.memory.clone()), ..records.clone() };
+            if header != expected {
+                return Err(ScrubError::WrongSummary { segment, header: header.into(), records: records.into() });
+            }
+        }
+        self.sum = Some(header);
+        Ok(())
     }
 
     /// There is no sound frame at `at`. Says where the log goes on behind it, if it was durable once: the end of the
@@ -315,7 +388,7 @@ impl Scrub {
             self.torn = Some(place);
             return None;
         }
-        self.damage.push(Damage::Record(place));
+        self.damaged(Damage::Record(place));
         Some(first.unwrap_or(bytes.len()))
     }
 }
@@ -370,11 +443,7 @@ mod tests {
     fn log(sealed: bool) -> SimDisk {
         let disk = SimDisk::new(Rng::new(1, 1));
         disk.create_dir(Path::new("home")).unwrap();
-        let options = TlogOptions {
-            segment_bytes: 4096,
-            #[cfg(feature = "planted-bugs")]
-            planted: None,
-        };
+        let options = TlogOptions { segment_bytes: 4096, ..TlogOptions::default() };
         let store = (Slot::ZERO, HistoryHash::default());
         let process = Arc::new(disk.for_process());
         let (mut tlog, _) = Tlog::open(process, Path::new("home"), identity(), options, store).unwrap();

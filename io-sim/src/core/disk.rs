@@ -51,6 +51,7 @@ impl World {
         store.map.bugs = bugs;
         let options = TlogOptions {
             segment_bytes,
+            retention_bytes: u64::MAX,
             #[cfg(feature = "planted-bugs")]
             planted: bugs.in_node(),
         };

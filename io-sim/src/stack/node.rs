@@ -229,6 +229,8 @@ fn options(plan: &StackPlan, id: u16) -> NodeOptions {
         disk_reserve_bytes: 1 << 20,
         connections_max: Some(1_000),
         extensions: Extensions::new(),
+        log_segment_bytes: plan.log_bytes.0,
+        log_retention_bytes: plan.log_bytes.1,
         recorder_bytes_max: None,
         #[cfg(feature = "planted-bugs")]
         planted: plan.bugs.in_node(),

@@ -38,6 +38,8 @@ pub struct StackPlan {
     pub sync_ms: (u64, u64),
     /// How long a store goes without being made durable.
     pub store_age_max: Duration,
+    /// How long a segment of the log grows, and how many bytes of old ones are kept.
+    pub log_bytes: (u64, u64),
     /// How long faults may come. Then everything is mended and every node started.
     pub chaos: Duration,
     /// How long the load goes on after that.
@@ -129,6 +131,7 @@ impl StackPlan {
             message_ms: (1, 5),
             sync_ms: (1, 4),
             store_age_max: NodeOptions::STORE_AGE_MAX,
+            log_bytes: (64 << 20, 1 << 30),
             chaos: Duration::from_secs(8),
             calm: Duration::from_secs(4),
             converge_max: Duration::from_secs(20),

@@ -244,7 +244,10 @@ impl Overview {
             if !status.votes && awaited.is_empty() {
                 problems.push(format!("{name} has no vote until it has caught up"));
             }
-            if status.catching_up {
+            if let Some(head) = &status.head {
+                let progress = format!("{} of {} keys of slot {}", head.keys, head.keys_all, head.slot);
+                problems.push(format!("{name} is getting the whole store from {}: {progress}", head.from));
+            } else if status.catching_up {
                 problems.push(format!("{name} is catching up, {} slots behind", self.lag(status)));
             }
             if status.disk_is_short {
@@ -328,6 +331,7 @@ pub(crate) fn table<const N: usize>(rows: &[[String; N]]) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::client::HeadView;
 
     fn status(name: &str, applied_upto: u64) -> NodeStatus {
         NodeStatus {
@@ -401,6 +405,16 @@ mod tests {
         assert_eq!(overview.json()["one_more_failure_survivable"], false);
         assert_eq!(overview.json()["nodes"][2]["reachable"], false);
         assert_eq!(overview.json()["nodes"][1]["lag"], 20);
+    }
+
+    #[test]
+    fn a_node_that_gets_a_head_says_from_whom_and_how_far_it_is() {
+        let mut behind = status("n2", 100);
+        behind.catching_up = true;
+        behind.head = Some(HeadView { from: "n1".to_owned(), slot: 118, keys: 30, keys_all: 400 });
+        let overview = overview(vec![Ok(master("n1", 120, 0)), Ok(behind)]);
+        assert_eq!(overview.problems(), ["n2 is getting the whole store from n1: 30 of 400 keys of slot 118"]);
+        assert_eq!(overview.json()["nodes"][1]["status"]["head"]["keys_all"], 400);
     }
 
     #[test]

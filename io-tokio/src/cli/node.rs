@@ -110,9 +110,16 @@ impl NodePlan {
             planted: None,
             #[cfg(feature = "planted-bugs")]
             planted_in_engine: None,
+            log_segment_bytes: log_segment_bytes(self.config.log_retention_mib << 20),
+            log_retention_bytes: self.config.log_retention_mib << 20,
             recorder_bytes_max: self.config.recorder.then_some(self.config.recorder_mib << 20),
         }
     }
+}
+
+/// Whole segments are kept or removed: short ones where little is to be kept.
+fn log_segment_bytes(retention_bytes: u64) -> u64 {
+    (retention_bytes / 8).clamp(1 << 20, 64 << 20)
 }
 
 impl From<NodeError> for Failure {

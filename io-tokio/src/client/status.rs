@@ -38,6 +38,8 @@ pub struct NodeStatus {
     pub votes: bool,
     /// Whether the node is fetching decided entries from a peer.
     pub catching_up: bool,
+    /// The head that the node is getting, if the log that it lacks is gone everywhere.
+    pub head: Option<HeadView>,
     /// Whether enough voters are reachable for updates to be decided, as this node sees it.
     pub progress_possible: bool,
     /// How many more voters may fail before updates stop; `None` on a node that is not the master.
@@ -52,6 +54,20 @@ pub struct NodeStatus {
     pub damage: Vec<String>,
     /// The other voters as the master sees them; empty elsewhere.
     pub peers: Vec<PeerView>,
+}
+
+/// A head on its way to a node: the whole store of another one as it is at one slot.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct HeadView {
+    /// The node that gives it.
+    pub from: String,
+    /// The slot; 0 until the giver has said it.
+    pub slot: u64,
+    /// Keys that are there.
+    pub keys: u64,
+    /// Keys that there will be.
+    pub keys_all: u64,
 }
 
 /// What a master knows of another voter.

@@ -9,8 +9,8 @@ use toml::de::{DeTable, DeValue};
 use super::mistake::{Mistake, Place, did_you_mean};
 use super::overrides::Overrides;
 use super::rules::{
-    CLOCK_DRIFT_PPM, CONNECTIONS_MAX, DISK_RESERVE_MIB, KEY_BYTES_MAX, LEASE_MS, Number, RECORDER_MIB,
-    UPDATE_BYTES_MAX, VALUE_BYTES_MAX, check_address,
+    CLOCK_DRIFT_PPM, CONNECTIONS_MAX, DISK_RESERVE_MIB, KEY_BYTES_MAX, LEASE_MS, LOG_RETENTION_MIB, Number,
+    RECORDER_MIB, UPDATE_BYTES_MAX, VALUE_BYTES_MAX, check_address,
 };
 use super::{Config, Limits, NODES_MAX, NodeConfig, Reads};
 use crate::update;
@@ -24,6 +24,7 @@ const TOP: &[&str] = &[
     "clock_drift_ppm",
     "reads",
     "disk_reserve_mib",
+    "log_retention_mib",
     "recorder",
     "recorder_mib",
     "limits",
@@ -87,6 +88,7 @@ impl Reader<'_> {
             clock_drift_ppm: u32::try_from(clock_drift_ppm).unwrap_or(u32::MAX),
             reads: self.reads(top),
             disk_reserve_mib: self.number(Some(top), &DISK_RESERVE_MIB),
+            log_retention_mib: self.number(Some(top), &LOG_RETENTION_MIB),
             recorder: self.recorder(top),
             recorder_mib: self.number(Some(top), &RECORDER_MIB),
             limits,
@@ -344,8 +346,8 @@ impl Reader<'_> {
         let allowed = |c: char| c.is_ascii_alphanumeric() || "_.:-".contains(c);
         let message = if name.is_empty() {
             format!("`{key}` is empty: {RULE}")
-        } else if name.len() > 255 {
-            format!("`{key}` has {} characters: write at most 255", name.len())
+        } else if name.len() > 165 {
+            format!("`{key}` has {} characters: write at most 165", name.len())
         } else if let Some(c) = name.chars().find(|c| !allowed(*c)) {
             format!("`{key}` = \"{}\" has a `{}` in it: {RULE} only", name.escape_debug(), c.escape_debug())
         } else {

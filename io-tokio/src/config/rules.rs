@@ -22,6 +22,7 @@ pub(super) const LEASE_MS: Number = number("lease_ms", "milliseconds", 100, 60_0
 pub(super) const CLOCK_DRIFT_PPM: Number = number("clock_drift_ppm", "millionths", 1, 200_000, 10_000);
 /// Less is filled by the log and the store before anybody looks again.
 pub(super) const DISK_RESERVE_MIB: Number = number("disk_reserve_mib", "MiB", 16, 1 << 20, 256);
+pub(super) const LOG_RETENTION_MIB: Number = number("log_retention_mib", "MiB", 1, 1 << 20, 1_024);
 pub(super) const RECORDER_MIB: Number = number("recorder_mib", "MiB", 8, 65_536, 64);
 pub(super) const KEY_BYTES_MAX: Number = number("key_bytes_max", "bytes", 1, 1 << 20, 64 << 10);
 pub(super) const VALUE_BYTES_MAX: Number = number("value_bytes_max", "bytes", 1, (16 << 20) - 1, 8 << 20);
@@ -30,12 +31,13 @@ pub(super) const UPDATE_BYTES_MAX: Number =
 pub(super) const CONNECTIONS_MAX: Number = number("connections_max", "connections", 1, 100_000, 1_000);
 
 /// What can be set outside `[[node]]`, and so be overridden.
-pub(super) const SETTINGS: [&str; 11] = [
+pub(super) const SETTINGS: [&str; 12] = [
     "cluster_id",
     LEASE_MS.key,
     CLOCK_DRIFT_PPM.key,
     "reads",
     DISK_RESERVE_MIB.key,
+    LOG_RETENTION_MIB.key,
     "recorder",
     RECORDER_MIB.key,
     KEY_BYTES_MAX.key,

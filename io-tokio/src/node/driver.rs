@@ -15,11 +15,13 @@ use trialbay_engine::{
 };
 
 use super::handle::{Ask, DropRefused, NodeStatus, PeerView, Shared, UpdateRefused};
+use super::heads::Heads;
 use super::standing::Standing;
+use crate::head::NotTaken;
 use crate::peer::{PeerEvent, PeerNetwork};
 use crate::recorder::Recorder;
-use crate::store::{Decided, Job, NotTaken, StoreWriter};
-use crate::tlog::{LogReader, LogWriter};
+use crate::store::{self, Decided, Head, Job, StoreWriter};
+use crate::tlog::{LogReader, LogWriter, TlogError};
 use crate::update::UpdateResult;
 use crate::workers::Workers;
 
@@ -38,7 +40,10 @@ pub(super) enum StorageEvent {
     Persisted(PersistId),
     Applied(Slot),
     LogRead { peer: NodeId, entries: Vec<SlotEntry> },
-    HeadFailed,
+    LogShortened(Slot),
+    HeadTaken(Result<Head, NotTaken>),
+    HeadAnnounced,
+    HeadInstalled(Head),
     Failed(String),
 }
 
@@ -57,6 +62,7 @@ pub(super) struct Driver {
     pub(super) tlog: LogWriter,
     pub(super) log_reader: LogReader,
     pub(super) store: StoreWriter<Vec<Reply>>,
+    pub(super) heads: Heads,
     pub(super) reports: mpsc::UnboundedSender<StorageEvent>,
     pub(super) workers: Workers,
     pub(super) lease: Duration,
@@ -92,6 +98,7 @@ pub(super) struct Ended {
     pub(super) reason: HaltReason,
     pub(super) storage_failure: Option<String>,
     pub(super) peers: PeerNetwork,
+    pub(super) heads: Heads,
     pub(super) tlog: LogWriter,
     pub(super) store: StoreWriter<Vec<Reply>>,
 }
@@ -111,8 +118,8 @@ impl Driver {
             }
             round.fill(&mut inboxes);
             if let Some(reason) = self.play(&mut round) {
-                let Self { peers, tlog, store, waiting, .. } = self;
-                return Ended { reason, storage_failure: waiting.storage_failure, peers, tlog, store };
+                let Self { peers, heads, tlog, store, waiting, .. } = self;
+                return Ended { reason, storage_failure: waiting.storage_failure, peers, heads, tlog, store };
             }
         }
     }
@@ -125,7 +132,26 @@ impl Driver {
                 StorageEvent::Persisted(id) => Event::Persisted(id),
                 StorageEvent::Applied(slot) => Event::Applied(slot),
                 StorageEvent::LogRead { peer, entries } => Event::LogRead { peer, entries },
-                StorageEvent::HeadFailed => Event::HeadFailed,
+                StorageEvent::LogShortened(log_start) => Event::LogShortened { log_start },
+                StorageEvent::HeadTaken(Ok(head)) => {
+                    self.heads.announce(head, &self.tlog);
+                    continue;
+                }
+                StorageEvent::HeadAnnounced => {
+                    self.heads.install(&self.store);
+                    continue;
+                }
+                StorageEvent::HeadTaken(Err(why)) => {
+                    if let Some((peer, offence)) = self.heads.failed(&why) {
+                        self.blame(peer, offence);
+                    }
+                    Event::HeadFailed
+                }
+                StorageEvent::HeadInstalled(head) => {
+                    // What was accepted up to there is void.
+                    self.waiting.accepted_in = self.waiting.accepted_in.split_off(&head.slot.next());
+                    self.heads.installed(head)
+                }
                 StorageEvent::Failed(why) => {
                     self.storage_failed(why);
                     continue;
@@ -141,6 +167,7 @@ impl Driver {
                     drop(room);
                     self.step(Event::Received { from, message });
                 }
+                PeerEvent::HeadAsked { by, on } => self.heads.give(by, on),
                 PeerEvent::Failed(why) => self.storage_failed(why),
             }
         }
@@ -248,12 +275,7 @@ impl Driver {
                 self.waiting.answer_read(read, if answers { Ok(Slot::ZERO) } else { Err(reason) });
             }
             Action::ReadLog { peer, from, upto, bytes_max } => self.read_log(peer, from, upto, bytes_max),
-            Action::InstallHead { from } => {
-                // Logs are never shortened yet, so only a peer whose log is damaged can say that its start is gone.
-                tracing::warn!(peer = self.name(from), "no peer has the log entries that this node lacks");
-                // We hold the other end.
-                let _ = self.reports.send(StorageEvent::HeadFailed);
-            }
+            Action::InstallHead { from } => self.heads.take(from, self.engine.decided_upto()),
             Action::Blame { peer, offence } => self.blame(peer, &format!("{offence:?}")),
             Action::Dropped(dropped) => self.answer_drops(dropped),
             Action::Halt(reason) => return Some(reason),
@@ -297,7 +319,9 @@ impl Driver {
             match self.store.apply(job) {
                 Ok(()) => {}
                 // Both come back: a full queue has room again after the next `Applied`; an ended thread has said why.
-                Err(NotTaken::Full(job) | NotTaken::Ended(job)) => return self.waiting.unapplied.push_front(job),
+                Err(store::NotTaken::Full(job) | store::NotTaken::Ended(job)) => {
+                    return self.waiting.unapplied.push_front(job);
+                }
             }
         }
     }
@@ -309,6 +333,8 @@ impl Driver {
             let read = catch_unwind(AssertUnwindSafe(|| reader.read(from, upto, bytes_max)));
             let event = match read {
                 Ok(Ok(entries)) => StorageEvent::LogRead { peer, entries },
+                // Removed while the order was on its way: the engine is about to hear of it.
+                Ok(Err(TlogError::NotInLog { .. })) => StorageEvent::LogRead { peer, entries: Vec::new() },
                 Ok(Err(error)) => {
                     tracing::error!(peer = name, %error, "cannot read the log for a peer that catches up");
                     StorageEvent::LogRead { peer, entries: Vec::new() }
@@ -374,6 +400,7 @@ impl Driver {
             history_hash: format!("{:?}", status.decided_hash),
             votes: status.votes,
             catching_up: status.catching_up,
+            head: self.heads.view(),
             progress_possible: status.applied_upto > Slot::ZERO && status.master.is_some() && reachable >= quorum,
             failures_survivable: is_master.then_some(survivable),
             keys: self.shared.store.snapshot().and_then(|snapshot| snapshot.len()).unwrap_or(0),

@@ -9,6 +9,7 @@
 mod driver;
 mod error;
 pub mod handle;
+mod heads;
 pub mod home;
 mod options;
 pub(crate) mod room;
@@ -18,7 +19,7 @@ mod start;
 mod surroundings;
 
 pub use error::NodeError;
-pub use handle::{DropRefused, NodeHandle, NodeStatus, PeerView, ReadRefused, UpdateRefused};
+pub use handle::{DropRefused, HeadView, NodeHandle, NodeStatus, PeerView, ReadRefused, UpdateRefused};
 pub use options::NodeOptions;
 pub use start::{RunningNode, run};
 pub use surroundings::Surroundings;

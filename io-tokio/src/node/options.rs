@@ -43,6 +43,10 @@ pub struct NodeOptions {
     pub connections_max: Option<usize>,
     /// The user functions and hooks that the program adds.
     pub extensions: Extensions,
+    /// How long a segment of the log grows before the next one is begun.
+    pub log_segment_bytes: u64,
+    /// How many bytes of segments that the store has passed are kept, for others that are behind.
+    pub log_retention_bytes: u64,
     /// The planted bug that this node's log, store or driver has.
     #[cfg(feature = "planted-bugs")]
     pub planted: Option<crate::planted::PlantedBug>,

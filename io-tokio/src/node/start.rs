@@ -12,6 +12,7 @@ use trialbay_engine::{Actions, Config, Engine, HistoryHash, PersistId, Recovered
 use super::driver::{Driver, Ended, Inboxes, Reply, StorageEvent, Waiting};
 use super::error::NodeError;
 use super::handle::{Ask, NodeHandle, Shared, UpdateRefused};
+use super::heads::Heads;
 use super::home::{self, Home};
 use super::options::NodeOptions;
 use super::room::{self, Room};
@@ -20,6 +21,7 @@ use super::standing::Standing;
 use super::surroundings::Surroundings;
 use crate::clock::Clock;
 use crate::disk::RealDisk;
+use crate::head::{Giver, Holds, Taker};
 use crate::home_disk::HomeDisk;
 use crate::identity::Identity;
 use crate::net::Network;
@@ -27,9 +29,11 @@ use crate::peer::handshake::Terms;
 use crate::peer::{PeerLimits, PeerNetwork, PeerOptions, PeerTiming};
 use crate::recorder::Recorder;
 use crate::service::{self, ServiceOptions};
-use crate::store::{self, Applied, CommitPolicy, Decided, Store, StoreError, StoreReader, StoreWriter, WriterLimits};
+use crate::store::{
+    self, Applied, CommitPolicy, Decided, Store, StoreError, StorePlace, StoreReader, StoreWriter, WriterLimits,
+};
 use crate::tally::Series;
-use crate::tlog::{LogEvent, LogReader, LogWriter, RecoveredLog, Tlog, TlogOptions};
+use crate::tlog::{KeeperEvent, LogEvent, LogKeeper, LogReader, LogWriter, RecoveredLog, Tlog, TlogOptions, Upkeep};
 use crate::watched;
 use crate::workers::Workers;
 
@@ -88,7 +92,7 @@ impl RunningNode {
             .bind(&options.client_listen)
             .await
             .map_err(|source| NodeError::ClientAddress { address: options.client_listen.clone(), source })?;
-        let files = open_files(disk.clone(), &options)?;
+        let mut files = open_files(disk.clone(), &options)?;
 
         let (reports, storage) = mpsc::unbounded_channel();
         let (applied_sender, applied) = watched::channel(files.recovered.decided_upto);
@@ -96,9 +100,13 @@ impl RunningNode {
         let log_reader = files.tlog.reader();
         // The last batch of records that is durable, for the store, which follows the log even when the driver has ended.
         let persisted = Arc::new(AtomicU64::new(0));
+        let upkeep = files.tlog.upkeep();
         let tlog = start_log_writer(files.tlog, persisted.clone(), reports.clone(), &workers)?;
+        let holds = Holds::default();
+        start_log_keeper(upkeep, &mut files.store, holds.clone(), reports.clone(), &workers)?;
+        let applied_sender = Arc::new(applied_sender);
         let harvest = Arc::new(Series::default());
-        let on_applied = on_applied(reports.clone(), applied_sender, harvest.clone());
+        let on_applied = on_applied(reports.clone(), applied_sender.clone(), harvest.clone());
         let store =
             start_store_writer(files.store, options.store_age_max, persisted, clock.clone(), on_applied, &workers)?;
 
@@ -116,6 +124,9 @@ impl RunningNode {
             Recorder::start(&files.home.recorder_dir(), bytes_max, options.node, clock.now(), &engine)
         });
         let standing = Standing::at_start(&engine, !files.damage.is_empty());
+        let giver =
+            Giver::new(shared.store.clone(), holds, workers.clone(), options.peers.iter().map(|peer| peer.node));
+        let taker = Taker { place: files.place, peers: network.heads(), workers: workers.clone() };
         let driver = Driver {
             engine,
             shared: shared.clone(),
@@ -123,6 +134,7 @@ impl RunningNode {
             tlog,
             log_reader,
             store,
+            heads: Heads::new(giver, taker, reports.clone(), applied_sender, shared.names.clone()),
             reports,
             workers,
             lease: options.lease,
@@ -188,6 +200,7 @@ impl RunningNode {
         if service_failure.is_none() {
             service_failure = service.await.err().map(|panic| format!("the client service ended: {panic}"));
         }
+        ended.heads.stop().await;
         ended.peers.shutdown().await;
         // The log before the store: the store must not make durable what the log has not.
         ended.tlog.stop().await;
@@ -238,6 +251,7 @@ fn respect_earlier_leases(
 /// Everything in a home directory, opened and brought into agreement.
 struct Files {
     home: Home,
+    place: StorePlace,
     store: Store,
     tlog: Tlog,
     recovered: Recovered,
@@ -248,13 +262,18 @@ fn open_files(disk: Arc<dyn HomeDisk>, options: &NodeOptions) -> Result<Files, N
     let identity = Identity { cluster_id: options.cluster_id.clone(), node: options.node, name: options.name.clone() };
     let home = Home::open(disk.clone(), &options.home, &identity)?;
     let path = home.db_dir().join(format!("{}.db", options.name));
-    let (store_options, tlog_options) = (store::Options::default(), TlogOptions::default());
+    let store_options = store::Options::default();
+    let tlog_options = TlogOptions {
+        segment_bytes: options.log_segment_bytes,
+        retention_bytes: options.log_retention_bytes,
+        ..TlogOptions::default()
+    };
     #[cfg(feature = "planted-bugs")]
     let store_options = store::Options { planted: options.planted, ..store_options };
     #[cfg(feature = "planted-bugs")]
     let tlog_options = TlogOptions { planted: options.planted, ..tlog_options };
-    let store = Store::open(&*disk, &path, &identity, store_options)?;
-    let mut store = store.with_extensions(options.extensions.clone());
+    let place = StorePlace::new(disk.clone(), path, identity.clone(), store_options);
+    let mut store = place.open()?.with_extensions(options.extensions.clone());
     let (tlog, log) = Tlog::open(disk, home.path(), identity, tlog_options, store.applied())?;
     let RecoveredLog { recovered, damage, notes } = log;
     for note in notes {
@@ -269,7 +288,7 @@ fn open_files(disk: Arc<dyn HomeDisk>, options: &NodeOptions) -> Result<Files, N
         return Err(error);
     }
     let damage = damage.iter().map(ToString::to_string).collect();
-    Ok(Files { home, store, tlog, recovered, damage })
+    Ok(Files { home, place, store, tlog, recovered, damage })
 }
 
 /// Applies what the log holds decided beyond the store, and checks that the history adds up.
@@ -321,10 +340,34 @@ fn start_log_writer(
     LogWriter::start(tlog, Box::new(on_event), workers).map_err(|source| NodeError::System { what: "a thread", source })
 }
 
+/// Starts what removes old segments. The store tells it what they are needed for no more, and ends it with itself.
+fn start_log_keeper(
+    upkeep: Upkeep,
+    store: &mut Store,
+    holds: Holds,
+    reports: mpsc::UnboundedSender<StorageEvent>,
+    workers: &Workers,
+) -> Result<(), NodeError> {
+    let on_event = move |event| {
+        let event = match event {
+            KeeperEvent::Shortened(log_start) => StorageEvent::LogShortened(log_start),
+            KeeperEvent::Failed(error) => StorageEvent::Failed(error.to_string()),
+        };
+        // The driver may have ended.
+        let _ = reports.send(event);
+    };
+    let keeper =
+        LogKeeper::start(upkeep, on_event, workers).map_err(|source| NodeError::System { what: "a thread", source })?;
+    // What was found at the start, and what was replayed, is durable.
+    keeper.stored(store.applied().0);
+    store.on_durable(move |stored| keeper.stored(holds.limit(stored)));
+    Ok(())
+}
+
 /// What is told of each group of slots that was applied: to the clients that wait, and to the driver.
 fn on_applied(
     reports: mpsc::UnboundedSender<StorageEvent>,
-    applied_sender: watched::Sender<Slot>,
+    applied_sender: Arc<watched::Sender<Slot>>,
     harvest: Arc<Series>,
 ) -> impl FnMut(Result<Applied<Vec<Reply>>, StoreError>) + Send + 'static {
     move |applied| {
@@ -464,6 +507,8 @@ mod tests {
             disk_reserve_bytes: 0,
             connections_max: None,
             extensions: Extensions::new(),
+            log_segment_bytes: TlogOptions::default().segment_bytes,
+            log_retention_bytes: TlogOptions::default().retention_bytes,
             #[cfg(feature = "planted-bugs")]
             planted: None,
             #[cfg(feature = "planted-bugs")]

@@ -14,7 +14,7 @@ use crate::net::Network;
 use crate::watched;
 
 use super::frame::append_frame;
-use super::handshake::{self, HandshakeError};
+use super::handshake::{self, HandshakeError, Purpose};
 use super::link::{Context, Link, Throttle};
 use super::pulse::{self, Unheard};
 use super::{PeerEvent, PeerTiming};
@@ -27,7 +27,7 @@ const RETAINED_LEN_MAX: usize = 4 << 20;
 
 /// Why there is no connection to a peer, or no more.
 #[derive(Debug, thiserror::Error)]
-enum Unlinked {
+pub(super) enum Unlinked {
     #[error("cannot connect: {0}")]
     Unreachable(io::Error),
     #[error("cannot connect within {0:?}")]
@@ -49,7 +49,7 @@ pub(super) async fn keep_connected<N: Network>(network: N, context: Arc<Context>
         let connected = tokio::select! {
             biased;
             () = closed(closing) => return,
-            connected = connect(&network, &context, &link) => connected,
+            connected = connect(&network, &context, &link, Purpose::Messages) => connected,
         };
         let (why, held) = match connected {
             Ok(stream) => {
@@ -83,13 +83,19 @@ async fn closed(closing: &watched::Receiver<bool>) {
     let _ = closing.wait_for(|closing| closing).await;
 }
 
-async fn connect<N: Network>(network: &N, context: &Context, link: &Link) -> Result<N::Stream, Unlinked> {
+/// Dials the peer, and gets to know it.
+pub(super) async fn connect<N: Network>(
+    network: &N,
+    context: &Context,
+    link: &Link,
+    purpose: Purpose,
+) -> Result<N::Stream, Unlinked> {
     let PeerTiming { connect_max, handshake_max, .. } = context.timing;
     let mut stream = tokio::time::timeout(connect_max, network.connect(&link.peer.address))
         .await
         .map_err(|_| Unlinked::ConnectTimedOut(connect_max))?
         .map_err(Unlinked::Unreachable)?;
-    handshake::dial(&mut stream, &context.identity, link.peer.node, handshake_max).await?;
+    handshake::dial(&mut stream, &context.identity, link.peer.node, purpose, handshake_max).await?;
     Ok(stream)
 }
 

@@ -1,7 +1,8 @@
 //! Who is there: what two nodes tell each other before the first frame, and why they may refuse.
 //!
 //! The dialling node sends its hello. The other answers with its own hello and a verdict, accept or reject; then the
-//! dialling node gives its verdict. After two accepts the connection belongs to frames. Whoever rejects says why, so that
+//! dialling node gives its verdict. After two accepts the connection belongs to frames: those of messages, or, as the first
+//! hello said, those of a head (`head/wire.rs`). Whoever rejects says why, so that
 //! both nodes' logs tell the reason.
 //!
 //! These bytes are laid out by hand, and they outlive every version of what follows them. Each letter is
@@ -9,7 +10,7 @@
 //! | bytes | what |
 //! |---|---|
 //! | 4 | `f5 54 42 50`: a byte that no text begins with, and `TBP` |
-//! | 1 | kind: 1 hello, 2 accept, 3 reject |
+//! | 1 | kind: 1 hello, 2 accept, 3 reject, 4 hello of a node that wants a head |
 //! | 2 | length of the body, `u16` little-endian as all numbers here, at most 4096 |
 //! | length | the body; bytes after the fields known here are ignored, they are for later versions |
 //! | 4 | CRC32C over all of the above |
@@ -18,7 +19,7 @@
 //!
 //! | kind | body |
 //! |---|---|
-//! | hello | lowest and highest version spoken (`u16` each), sender and intended receiver (`u16` each), cluster id, sender's name (each `u16` length and UTF-8), the [`Terms`] (`u32` each) |
+//! | hellos | lowest and highest version spoken (`u16` each), sender and intended receiver (`u16` each), cluster id, sender's name (each `u16` length and UTF-8), the [`Terms`] (`u32` each) |
 //! | accept | the version to be spoken (`u16`): the highest that both speak |
 //! | reject | the reason (`u16` length and UTF-8) |
 
@@ -43,6 +44,7 @@ const BODY_LEN_MAX: usize = 4096;
 const HELLO: u8 = 1;
 const ACCEPT: u8 = 2;
 const REJECT: u8 = 3;
+const HELLO_FOR_HEAD: u8 = 4;
 
 /// What all nodes of a cluster must have in common for its promises to hold.
 ///
@@ -75,6 +77,15 @@ pub struct Identity {
     pub terms: Terms,
 }
 
+/// What a connection is for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Purpose {
+    /// Messages of the node that dialled.
+    Messages,
+    /// The node that dialled gets a head.
+    Head,
+}
+
 /// What a successful handshake established.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Agreed {
@@ -82,6 +93,8 @@ pub struct Agreed {
     pub peer: NodeId,
     /// The version to be spoken.
     pub version: u16,
+    /// What for.
+    pub purpose: Purpose,
 }
 
 /// Why a connection did not become one between two nodes of one cluster.
@@ -200,15 +213,16 @@ pub async fn dial<S: AsyncRead + AsyncWrite + Unpin>(
     stream: &mut S,
     ours: &Identity,
     to: NodeId,
+    purpose: Purpose,
     time_max: Duration,
 ) -> Result<Agreed, HandshakeError> {
     within(time_max, async {
-        send(stream, &Letter::Hello(ours.hello(to))).await?;
-        let Letter::Hello(theirs) = receive(stream).await? else {
+        send(stream, &Letter::Hello(ours.hello(to), purpose)).await?;
+        let Letter::Hello(theirs, _) = receive(stream).await? else {
             return Err(HandshakeError::Malformed("a verdict before a hello"));
         };
         let their_verdict = receive_verdict(stream).await;
-        let judged = ours.judge(&theirs, Some(to));
+        let judged = ours.judge(&theirs, purpose, Some(to));
         if their_verdict.is_ok() {
             send(stream, &Letter::verdict(&judged)).await?;
         }
@@ -228,11 +242,11 @@ pub async fn accept<S: AsyncRead + AsyncWrite + Unpin>(
     time_max: Duration,
 ) -> Result<Agreed, HandshakeError> {
     within(time_max, async {
-        let Letter::Hello(theirs) = receive(stream).await? else {
+        let Letter::Hello(theirs, purpose) = receive(stream).await? else {
             return Err(HandshakeError::Malformed("a verdict before a hello"));
         };
-        let judged = ours.judge(&theirs, None);
-        send(stream, &Letter::Hello(ours.hello(theirs.from))).await?;
+        let judged = ours.judge(&theirs, purpose, None);
+        send(stream, &Letter::Hello(ours.hello(theirs.from), Purpose::Messages)).await?;
         send(stream, &Letter::verdict(&judged)).await?;
         let agreed = judged?;
         receive_verdict(stream).await?.check(agreed)
@@ -260,7 +274,7 @@ impl Identity {
     }
 
     /// Whether a hello comes from a node of this cluster that means this node: `dialled`, if this node dialled.
-    fn judge(&self, theirs: &Hello, dialled: Option<NodeId>) -> Result<Agreed, HandshakeError> {
+    fn judge(&self, theirs: &Hello, purpose: Purpose, dialled: Option<NodeId>) -> Result<Agreed, HandshakeError> {
         let (node, name, by) = (theirs.from, theirs.name.clone(), self.node);
         if theirs.cluster_id != self.cluster_id {
             let (theirs, ours) = (theirs.cluster_id.clone(), self.cluster_id.clone());
@@ -295,7 +309,7 @@ impl Identity {
             let (theirs, ours) = (theirs.versions.clone(), self.versions.clone());
             return Err(HandshakeError::UnsupportedVersion { node, theirs, ours, by });
         }
-        Ok(Agreed { peer: node, version })
+        Ok(Agreed { peer: node, version, purpose })
     }
 }
 
@@ -311,7 +325,7 @@ struct Hello {
 
 #[derive(Clone, Debug, PartialEq, Eq)]
 enum Letter {
-    Hello(Hello),
+    Hello(Hello, Purpose),
     Accept { version: u16 },
     Reject { reason: String },
 }
@@ -343,7 +357,7 @@ impl Letter {
     fn encode(&self) -> Vec<u8> {
         let mut body = Vec::new();
         let kind = match self {
-            Self::Hello(hello) => {
+            Self::Hello(hello, purpose) => {
                 for number in [*hello.versions.start(), *hello.versions.end(), hello.from.0, hello.to.0] {
                     body.extend_from_slice(&number.to_le_bytes());
                 }
@@ -352,7 +366,10 @@ impl Letter {
                 for number in [hello.terms.lease_ms, hello.terms.clock_drift_ppm, hello.terms.voters] {
                     body.extend_from_slice(&number.to_le_bytes());
                 }
-                HELLO
+                match purpose {
+                    Purpose::Messages => HELLO,
+                    Purpose::Head => HELLO_FOR_HEAD,
+                }
             }
             Self::Accept { version } => {
                 body.extend_from_slice(&version.to_le_bytes());
@@ -375,14 +392,8 @@ impl Letter {
     fn decode(kind: u8, body: &[u8]) -> Result<Self, HandshakeError> {
         let mut body = Fields(body);
         match kind {
-            HELLO => Ok(Self::Hello(Hello {
-                versions: body.number()?..=body.number()?,
-                from: NodeId(body.number()?),
-                to: NodeId(body.number()?),
-                cluster_id: body.text()?,
-                name: body.text()?,
-                terms: Terms { lease_ms: body.long()?, clock_drift_ppm: body.long()?, voters: body.long()? },
-            })),
+            HELLO => Ok(Self::Hello(body.hello()?, Purpose::Messages)),
+            HELLO_FOR_HEAD => Ok(Self::Hello(body.hello()?, Purpose::Head)),
             ACCEPT => Ok(Self::Accept { version: body.number()? }),
             REJECT => Ok(Self::Reject { reason: body.text()? }),
             _ => Err(HandshakeError::Malformed("an unknown kind of letter")),
@@ -401,6 +412,17 @@ fn put_text(body: &mut Vec<u8>, text: &str) {
 struct Fields<'a>(&'a [u8]);
 
 impl Fields<'_> {
+    fn hello(&mut self) -> Result<Hello, HandshakeError> {
+        Ok(Hello {
+            versions: self.number()?..=self.number()?,
+            from: NodeId(self.number()?),
+            to: NodeId(self.number()?),
+            cluster_id: self.text()?,
+            name: self.text()?,
+            terms: Terms { lease_ms: self.long()?, clock_drift_ppm: self.long()?, voters: self.long()? },
+        })
+    }
+
     fn number(&mut self) -> Result<u16, HandshakeError> {
         let (bytes, rest) = self.0.split_first_chunk().ok_or(HandshakeError::Malformed("a letter ends too early"))?;
         self.0 = rest;
@@ -456,7 +478,7 @@ async fn receive_verdict(stream: &mut (impl AsyncRead + Unpin)) -> Result<Accept
         Letter::Accept { version } => Ok(Accepted { version }),
         // Somebody else's words end up in a log: no line breaks, no terminal codes.
         Letter::Reject { reason } => Err(HandshakeError::Rejected(reason.escape_debug().to_string())),
-        Letter::Hello(_) => Err(HandshakeError::Malformed("a hello for a verdict")),
+        Letter::Hello(..) => Err(HandshakeError::Malformed("a hello for a verdict")),
     }
 }
 
@@ -487,7 +509,7 @@ mod tests {
         acceptor: &Identity,
     ) -> (Result<Agreed, HandshakeError>, Result<Agreed, HandshakeError>) {
         let (mut a, mut b) = tokio::io::duplex(64);
-        tokio::join!(async move { dial(&mut a, dialler, NodeId(to), TIME_MAX).await }, async move {
+        tokio::join!(async move { dial(&mut a, dialler, NodeId(to), Purpose::Messages, TIME_MAX).await }, async move {
             accept(&mut b, acceptor, TIME_MAX).await
         })
     }
@@ -506,7 +528,7 @@ mod tests {
     #[test]
     fn the_letters_have_the_bytes_they_ever_had() {
         let letters = [
-            Letter::Hello(Hello { versions: 1..=2, ..identity(3).hello(NodeId(4)) }),
+            Letter::Hello(Hello { versions: 1..=2, ..identity(3).hello(NodeId(4)) }, Purpose::Messages),
             Letter::Accept { version: 5 },
             Letter::Reject { reason: "no".into() },
         ];
@@ -519,9 +541,14 @@ mod tests {
 
     #[tokio::test]
     async fn two_nodes_of_a_cluster_agree() {
-        let (dialled, accepted) = meet(&identity(1), 2, &identity(2)).await;
-        assert_eq!(dialled.unwrap(), Agreed { peer: NodeId(2), version: 1 });
-        assert_eq!(accepted.unwrap(), Agreed { peer: NodeId(1), version: 1 });
+        for purpose in [Purpose::Messages, Purpose::Head] {
+            let (mut a, mut b) = tokio::io::duplex(64);
+            let (first, second) = (identity(1), identity(2));
+            let dialling = dial(&mut a, &first, NodeId(2), purpose, TIME_MAX);
+            let (dialled, accepted) = tokio::join!(dialling, accept(&mut b, &second, TIME_MAX));
+            assert_eq!(dialled.unwrap(), Agreed { peer: NodeId(2), version: 1, purpose });
+            assert_eq!(accepted.unwrap(), Agreed { peer: NodeId(1), version: 1, purpose });
+        }
     }
 
     #[tokio::test]
@@ -625,7 +652,7 @@ mod tests {
 
     #[tokio::test]
     async fn a_letter_cut_or_damaged_anywhere_is_refused() {
-        let letter = Letter::Hello(identity(1).hello(NodeId(2))).encode();
+        let letter = Letter::Hello(identity(1).hello(NodeId(2)), Purpose::Messages).encode();
         for len in 0..letter.len() {
             let error = receive(&mut &letter[..len]).await.unwrap_err();
             assert!(matches!(error, HandshakeError::Io(_)), "cut at {len}: {error:?}");
@@ -639,13 +666,16 @@ mod tests {
 
     #[tokio::test]
     async fn a_hello_with_fields_of_a_later_version_is_understood() {
-        let mut bytes = Letter::Hello(identity(1).hello(NodeId(2))).encode();
+        let mut bytes = Letter::Hello(identity(1).hello(NodeId(2)), Purpose::Messages).encode();
         bytes.truncate(bytes.len() - 4);
         bytes.extend_from_slice(b"and more");
         let len = u16::try_from(bytes.len() - PREFIX_LEN).unwrap();
         bytes[5..7].copy_from_slice(&len.to_le_bytes());
         bytes.extend_from_slice(&crc32c::crc32c(&bytes).to_le_bytes());
-        assert_eq!(receive(&mut &bytes[..]).await.unwrap(), Letter::Hello(identity(1).hello(NodeId(2))));
+        assert_eq!(
+            receive(&mut &bytes[..]).await.unwrap(),
+            Letter::Hello(identity(1).hello(NodeId(2)), Purpose::Messages)
+        );
     }
 
     #[tokio::test(start_paused = true)]
@@ -653,7 +683,7 @@ mod tests {
         let (mut a, mut b) = tokio::io::duplex(64);
         let result = accept(&mut a, &identity(1), TIME_MAX).await;
         assert!(matches!(result, Err(HandshakeError::TimedOut(TIME_MAX))), "{result:?}");
-        let result = dial(&mut b, &identity(1), NodeId(2), TIME_MAX).await;
+        let result = dial(&mut b, &identity(1), NodeId(2), Purpose::Head, TIME_MAX).await;
         assert!(matches!(result, Err(HandshakeError::TimedOut(TIME_MAX))), "{result:?}");
     }
 
@@ -673,7 +703,7 @@ mod tests {
         }
 
         #[test]
-        fn any_body_is_survived(kind in 0..5u8, bytes in proptest::collection::vec(any::<u8>(), 0..100)) {
+        fn any_body_is_survived(kind in 0..6u8, bytes in proptest::collection::vec(any::<u8>(), 0..100)) {
             // Whatever it is taken for, the fields come from the bytes.
             if let Ok(letter) = Letter::decode(kind, &bytes) {
                 let body = &letter.encode()[PREFIX_LEN..];

@@ -14,7 +14,8 @@ use crate::net::{Listener as _, Network};
 
 use super::PeerEvent;
 use super::frame::{FrameBuffer, FrameError};
-use super::handshake;
+use super::handshake::{self, Purpose};
+use super::heads::HeadStream;
 use super::link::{Context, Link, Throttle};
 use super::pulse::Hearing;
 
@@ -77,7 +78,7 @@ fn complain(complaints: &Mutex<Throttle>, from: SocketAddr, why: impl std::fmt::
 
 /// Gets to know who connected, and reads its messages into the inbox until the connection ends.
 async fn serve(
-    mut stream: impl AsyncRead + AsyncWrite + Unpin + Send,
+    mut stream: impl AsyncRead + AsyncWrite + Unpin + Send + 'static,
     from: SocketAddr,
     context: Arc<Context>,
     complaints: Arc<Mutex<Throttle>>,
@@ -93,6 +94,11 @@ async fn serve(
     let Some(link) = context.links.get(&agreed.peer) else {
         return;
     };
+    if agreed.purpose == Purpose::Head {
+        // Whoever does not listen any more ends anyway.
+        let _ = context.inbox.send(PeerEvent::HeadAsked { by: agreed.peer, on: HeadStream::new(stream) }).await;
+        return;
+    }
     link.nudge.notify_one();
     tracing::debug!(peer = link.peer.name, %from, version = agreed.version, "peer connected");
 

@@ -9,12 +9,15 @@
 //! On the way back the receiver sends pulses (`pulse.rs`), by which the sender tells a peer that hears from one that does
 //! not, whatever the network between pretends.
 //!
+//! A head travels on a connection of its own (`heads.rs`), which the node that wants it dials.
+//!
 //! Everything may be lost (with a connection, or dropped at a full queue) and nothing is ever doubled, damaged or, within a
 //! lane (`outbox.rs`), reordered. The engine survives loss; the queues stay bounded.
 
 mod dial;
 pub mod frame;
 pub mod handshake;
+mod heads;
 mod link;
 mod listen;
 #[cfg(test)]
@@ -39,6 +42,7 @@ use crate::watched;
 use crate::workers::caught;
 
 use handshake::{Identity, NAME_LEN_MAX, VERSIONS};
+pub use heads::{HeadDialler, HeadStream};
 use link::{Context, Link};
 pub use link::{PeerCounters, Room};
 pub use options::{PeerAddress, PeerLimits, PeerOptions, PeerTiming};
@@ -58,6 +62,13 @@ pub enum PeerEvent {
         message: Message,
         /// Keeps the inbox bounded in bytes: drop it when the message leaves the inbox.
         room: Room,
+    },
+    /// A peer wants a head, and has made a connection for it.
+    HeadAsked {
+        /// Who, as its handshake proved.
+        by: NodeId,
+        /// Where it listens.
+        on: HeadStream,
     },
     /// A task of the network panicked, which is a bug: without it this node would go on deaf or mute.
     Failed(String),
@@ -102,6 +113,7 @@ fn hint(source: &io::Error) -> &'static str {
 pub struct PeerNetwork {
     context: Arc<Context>,
     address: Option<SocketAddr>,
+    heads: HeadDialler,
     closing: watched::Sender<bool>,
     diallers: JoinSet<()>,
     listener: JoinHandle<()>,
@@ -162,9 +174,10 @@ impl PeerNetwork {
             let dialling = dial::keep_connected(network.clone(), context.clone(), link.clone(), options.seed);
             diallers.spawn(reporting_panics("the task that connects to a peer", dialling, context.clone()));
         }
+        let heads = HeadDialler::over(network, context.clone());
         let listening = listen::accept_all::<N>(listener, context.clone());
         let listener = tokio::spawn(reporting_panics("the task that listens to peers", listening, context.clone()));
-        Ok(Self { context, address, closing, diallers, listener })
+        Ok(Self { context, address, heads, closing, diallers, listener })
     }
 
     /// Sends a message, if the peer is connected and its queue has room; otherwise drops and counts it. Never waits.
@@ -177,6 +190,11 @@ impl PeerNetwork {
     /// Whether what is sent to this peer now will be written to a connection.
     pub fn is_connected(&self, to: NodeId) -> bool {
         self.context.links.get(&to).is_some_and(|link| link.outbox.is_open())
+    }
+
+    /// The way to peers that are to give a head.
+    pub fn heads(&self) -> HeadDialler {
+        self.heads.clone()
     }
 
     /// The address that is listened on, if the system tells.

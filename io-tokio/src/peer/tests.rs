@@ -124,7 +124,9 @@ async fn introduced_as(node: u16, address: &str) -> TcpStream {
         versions: VERSIONS,
         terms: handshake::Terms::default(),
     };
-    handshake::dial(&mut stream, &identity, NodeId(2), PATIENCE).await.expect("node 2 accepts");
+    handshake::dial(&mut stream, &identity, NodeId(2), handshake::Purpose::Messages, PATIENCE)
+        .await
+        .expect("node 2 accepts");
     stream
 }
 
@@ -393,7 +395,7 @@ async fn strangers_are_refused_and_counted() {
     let mut stranger = RealNetwork.connect(&address).await.unwrap();
     let identity = Identity { node: NodeId(7), name: "n7".into(), ..identity_of_node_2() };
     let identity = Identity { peers: [(NodeId(2), "n2".into())].into(), ..identity };
-    let refused = handshake::dial(&mut stranger, &identity, NodeId(2), PATIENCE).await;
+    let refused = handshake::dial(&mut stranger, &identity, NodeId(2), handshake::Purpose::Messages, PATIENCE).await;
     assert!(matches!(refused, Err(handshake::HandshakeError::Rejected(_))), "{refused:?}");
     eventually(|| node2.network.refused_handshakes() == 2).await;
 }

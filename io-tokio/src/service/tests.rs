@@ -99,6 +99,7 @@ fn status(applied: Slot) -> NodeStatus {
         history_hash: "0".into(),
         votes: true,
         catching_up: false,
+        head: None,
         progress_possible: true,
         failures_survivable: Some(0),
         ..NodeStatus::default()

@@ -28,7 +28,7 @@ use crate::extensions::Extensions;
 use crate::identity::Identity;
 #[cfg(feature = "planted-bugs")]
 use crate::planted::PlantedBug;
-use crate::update::{Admin, Outcome, UpdateResult};
+use crate::update::{ADMIN_BYTES_MAX, Admin, Outcome, UpdateResult};
 use crate::wire::{Reader, Writer as _};
 
 /// The format of the tables. Another number is refused.
@@ -36,7 +36,7 @@ const FORMAT: i32 = 1;
 
 pub(super) const DATA: TableDefinition<'_, &[u8], &[u8]> = TableDefinition::new("data");
 pub(super) const META: TableDefinition<'_, &str, &[u8]> = TableDefinition::new("meta");
-const IDENTITY: &str = "identity";
+pub(super) const IDENTITY: &str = "identity";
 pub(super) const APPLIED: &str = "applied";
 pub(super) const ADMIN: &str = "admin";
 
@@ -51,6 +51,9 @@ pub struct Decided {
     pub value: Value,
 }
 
+/// Hears up to which slot the store is durable.
+type OnDurable = Box<dyn FnMut(Slot) + Send>;
+
 /// The store, for its one writer. All of its methods block.
 ///
 /// Any error of a write is final: nothing can be written any more, and the process should end.
@@ -59,10 +62,13 @@ pub struct Store {
     reader: StoreReader,
     applied: (Slot, HistoryHash),
     admin: Arc<Admin>,
+    /// The slot of the head that was installed last, if one was.
+    head_upto: Slot,
     old_values: OldValues,
     extensions: Extensions,
     has_undurable: bool,
     has_failed: bool,
+    on_durable: Option<OnDurable>,
     #[cfg(feature = "planted-bugs")]
     pub(super) planted: Option<PlantedBug>,
 }
@@ -92,10 +98,12 @@ impl Store {
             reader,
             applied,
             admin: Arc::new(admin),
+            head_upto: Slot::ZERO,
             old_values,
             extensions: Extensions::default(),
             has_undurable: false,
             has_failed: false,
+            on_durable: None,
             #[cfg(feature = "planted-bugs")]
             planted: None,
         })
@@ -119,6 +127,16 @@ impl Store {
     /// The last applied slot and the history hash there.
     pub fn applied(&self) -> (Slot, HistoryHash) {
         self.applied
+    }
+
+    /// The last slot that a head brought since the store was opened.
+    pub(super) fn head_upto(&self) -> Slot {
+        self.head_upto
+    }
+
+    /// Has `listener` told after each durable commit up to which slot everything is durable.
+    pub fn on_durable(&mut self, listener: impl FnMut(Slot) + Send + 'static) {
+        self.on_durable = Some(Box::new(listener));
     }
 
     /// A reader of this store, which sees what is applied from then on as well.
@@ -201,7 +219,13 @@ impl Store {
     /// # Errors
     /// When the store cannot be written; it is then of no more use.
     pub fn flush(&mut self) -> Result<(), StoreError> {
-        if self.has_undurable || self.has_failed { self.write(true, |_| Ok(())) } else { Ok(()) }
+        if self.has_undurable || self.has_failed {
+            self.write(true, |_| Ok(()))?;
+            if let Some(listener) = &mut self.on_durable {
+                listener(self.applied.0);
+            }
+        }
+        Ok(())
     }
 
     /// Makes everything durable and closes the file; snapshots that are still about cannot be read any more.
@@ -221,6 +245,21 @@ impl Store {
     /// locked and its memory taken until the process ends: to drop redb's database would make all of it durable.
     pub fn abandon(self) {
         std::mem::forget(self.database);
+    }
+
+    /// Becomes another store. Readers of this one read that one from now on.
+    pub(super) fn replace_with(&mut self, new: Self) {
+        let Self { database, applied, admin, .. } = new;
+        new.reader.close();
+        let old = std::mem::replace(&mut self.database, database);
+        self.reader.go_over_to(self.database.clone());
+        (self.applied, self.admin, self.head_upto) = (applied, admin, applied.0);
+        (self.has_undurable, self.has_failed) = (false, false);
+        // Nobody else has it: its file has no name any more, and its space is free once it is closed.
+        drop(old);
+        if let Some(listener) = &mut self.on_durable {
+            listener(applied.0);
+        }
     }
 
     /// Runs `work` in a transaction and commits it.
@@ -344,7 +383,7 @@ fn write_applied(transaction: &WriteTransaction, applied: (Slot, HistoryHash)) -
     Ok(())
 }
 
-fn encode_identity(identity: &Identity) -> Vec<u8> {
+pub(super) fn encode_identity(identity: &Identity) -> Vec<u8> {
     let mut out = Vec::new();
     out.i32(FORMAT);
     out.string(identity.cluster_id.as_bytes());
@@ -353,7 +392,7 @@ fn encode_identity(identity: &Identity) -> Vec<u8> {
     out
 }
 
-fn check_identity(bytes: &[u8], expected: &Identity) -> Result<(), StoreError> {
+pub(super) fn check_identity(bytes: &[u8], expected: &Identity) -> Result<(), StoreError> {
     let mut reader = Reader(Bytes::copy_from_slice(bytes));
     let unreadable = |_| damaged("it does not say legibly whose it is");
     let format = reader.i32().map_err(unreadable)?;
@@ -375,7 +414,7 @@ fn check_identity(bytes: &[u8], expected: &Identity) -> Result<(), StoreError> {
     Ok(())
 }
 
-fn encode_applied((slot, hash): (Slot, HistoryHash)) -> [u8; 16] {
+pub(super) fn encode_applied((slot, hash): (Slot, HistoryHash)) -> [u8; 16] {
     let mut bytes = [0; 16];
     bytes[..8].copy_from_slice(&slot.0.to_le_bytes());
     bytes[8..].copy_from_slice(&hash.0.to_le_bytes());
@@ -393,6 +432,11 @@ pub(super) fn decode_applied(bytes: &[u8]) -> Result<(Slot, HistoryHash), StoreE
 pub(super) fn decode_admin(bytes: Option<&[u8]>) -> Result<Admin, StoreError> {
     let illegible = |_| damaged("it does not say legibly what is kept beside the keys");
     bytes.map_or(Ok(Admin::default()), |bytes| Admin::decode(bytes).map_err(illegible))
+}
+
+/// Whether bytes from elsewhere are what is kept beside the keys, or nothing.
+pub fn is_admin(bytes: &[u8]) -> bool {
+    bytes.is_empty() || bytes.len() <= ADMIN_BYTES_MAX && decode_admin(Some(bytes)).is_ok()
 }
 
 /// The clients' keys, as updates change them.

@@ -5,12 +5,15 @@
 //! from there. Reads come from snapshots and see committed transactions, durable or not; nothing is answered before
 //! its commit.
 //!
-//! Reading order: `apply` and `overlay` (what an update does), `database` (the one writer), `reader`, `thread`.
+//! Reading order: `apply` and `overlay` (what an update does), `database` (the one writer), `reader`, `thread`, `head`
+//! (a store that comes from another node).
 
 mod apply;
 mod call;
+mod chunk;
 mod database;
 mod error;
+mod head;
 mod old_values;
 mod open;
 mod overlay;
@@ -23,8 +26,10 @@ mod thread;
 mod tests;
 
 pub use apply::{KeyValue, NotApplied, apply, apply_command};
-pub use database::{Decided, Store};
+pub use chunk::{CHUNK_BYTES, CHUNK_BYTES_MAX, Chunk, digest};
+pub use database::{Decided, Store, is_admin};
 pub use error::StoreError;
+pub use head::{Head, HeadError, HeadFile, Leftover, NotInstalled, Progress, StorePlace};
 pub use open::Options;
 pub use policy::CommitPolicy;
 pub use range::{Direction, KeyRange};

@@ -43,14 +43,22 @@ impl Store {
     /// # Errors
     /// When it cannot be opened or made, is damaged, or is the store of another cluster or node.
     pub fn open(disk: &dyn HomeDisk, path: &Path, identity: &Identity, options: Options) -> Result<Self, StoreError> {
-        let file = match disk.open_to_read(path) {
-            Err(error) if error.kind() == io::ErrorKind::NotFound => {
-                create(disk, path, identity, options)?;
-                disk.open_to_read(path)
-            }
-            outcome => outcome,
-        };
-        let file = file.map_err(StoreError::Io)?;
+        match disk.open_to_read(path) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => create(disk, path, identity, options)?,
+            // If it cannot be opened, that is told below.
+            Ok(_) | Err(_) => {}
+        }
+        Self::open_existing(disk, path, identity, options)
+    }
+
+    /// Opens the store in the file at `path`.
+    pub(super) fn open_existing(
+        disk: &dyn HomeDisk,
+        path: &Path,
+        identity: &Identity,
+        options: Options,
+    ) -> Result<Self, StoreError> {
+        let file = disk.open_to_read(path).map_err(StoreError::Io)?;
         // A sync of the last process may have failed, and the system may show what is not on the disk.
         file.settle().map_err(StoreError::Io)?;
         if file.size().map_err(StoreError::Io)? == 0 {
@@ -81,7 +89,7 @@ impl Store {
 /// store or a good one.
 fn create(disk: &dyn HomeDisk, path: &Path, identity: &Identity, options: Options) -> Result<(), StoreError> {
     let dir = path.parent().filter(|dir| !dir.as_os_str().is_empty()).unwrap_or(Path::new("."));
-    let unfinished = unfinished_name(path);
+    let unfinished = named(path, ".new");
     disk.create_dir(dir).map_err(StoreError::Io)?;
     match disk.remove(&unfinished) {
         Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(StoreError::Io(error)),
@@ -96,24 +104,25 @@ fn create(disk: &dyn HomeDisk, path: &Path, identity: &Identity, options: Option
     dir.parent().filter(|above| !above.as_os_str().is_empty()).map_or(Ok(()), |above| sync_dir(disk, above))
 }
 
-fn builder(options: Options) -> Builder {
+pub(super) fn builder(options: Options) -> Builder {
     let mut builder = Builder::new();
     builder.set_cache_size(options.cache_bytes).set_check_integrity_on_open(options.check_on_open);
     builder
 }
 
-fn unfinished_name(path: &Path) -> PathBuf {
+/// The name of another file beside the store.
+pub(super) fn named(path: &Path, ending: &str) -> PathBuf {
     let mut name = path.as_os_str().to_owned();
-    name.push(".new");
+    name.push(ending);
     name.into()
 }
 
-fn sync_dir(disk: &dyn Disk, dir: &Path) -> Result<(), StoreError> {
+pub(super) fn sync_dir(disk: &dyn Disk, dir: &Path) -> Result<(), StoreError> {
     disk.sync_dir(dir).map_err(StoreError::Io)
 }
 
 /// Any disk's file, for redb, which takes no boxed one.
-struct Backend(Box<dyn StorageBackend>);
+pub(super) struct Backend(pub(super) Box<dyn StorageBackend>);
 
 impl fmt::Debug for Backend {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {

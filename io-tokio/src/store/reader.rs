@@ -4,7 +4,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use bytes::Bytes;
 use redb::{Database, OwnedRange, ReadOnlyTable, ReadableDatabase as _, ReadableTableMetadata as _};
-use trialbay_engine::Slot;
+use trialbay_engine::{HistoryHash, Slot};
 
 use super::database::{ADMIN, APPLIED, DATA, META, decode_admin, decode_applied};
 use super::error::{StoreError, damaged, guarded};
@@ -32,7 +32,7 @@ struct Reading {
 pub struct Snapshot(Arc<View>);
 
 struct View {
-    applied: Slot,
+    applied: (Slot, HistoryHash),
     admin: Admin,
     data: ReadOnlyTable<&'static [u8], &'static [u8]>,
     /// Where the planted `RangeMixed` finds newer views. A circle, until the next commit.
@@ -99,6 +99,15 @@ impl StoreReader {
         drop(forgotten);
     }
 
+    /// From here on snapshots show another database.
+    pub(super) fn go_over_to(&self, database: Arc<Database>) {
+        let old = {
+            let mut reading = self.lock();
+            (reading.database.replace(database), reading.view.take())
+        };
+        drop(old);
+    }
+
     pub(super) fn close(&self) {
         let (database, view) = {
             let mut reading = self.lock();
@@ -119,7 +128,7 @@ impl View {
         let meta = transaction.open_table(META).map_err(StoreError::from_redb)?;
         let applied = meta.get_owned(APPLIED).map_err(StoreError::from_redb)?;
         let applied = applied.ok_or_else(|| damaged("it does not say what it has applied"))?;
-        let (applied, _) = decode_applied(applied.value())?;
+        let applied = decode_applied(applied.value())?;
         let admin = meta.get_owned(ADMIN).map_err(StoreError::from_redb)?;
         let admin = decode_admin(admin.as_ref().map(|admin| admin.value()))?;
         let data = transaction.open_table(DATA).map_err(StoreError::from_redb)?;
@@ -139,12 +148,22 @@ impl Snapshot {
     /// # Errors
     /// None at present.
     pub fn applied(&self) -> Result<Slot, StoreError> {
-        Ok(self.0.applied)
+        Ok(self.0.applied.0)
+    }
+
+    /// The last slot applied in this view, and the history hash there.
+    pub(super) fn applied_hash(&self) -> (Slot, HistoryHash) {
+        self.0.applied
     }
 
     /// What is kept beside the keys.
     pub fn admin(&self) -> &Admin {
         &self.0.admin
+    }
+
+    /// The same as bytes; none when there is nothing.
+    pub(crate) fn admin_bytes(&self) -> Bytes {
+        if *self.admin() == Admin::default() { Bytes::new() } else { self.admin().encode().into() }
     }
 
     /// The value of `key`.

@@ -9,6 +9,7 @@ use trialbay_engine::{PersistId, Slot};
 
 use super::database::{Decided, Store};
 use super::error::StoreError;
+use super::head::{Head, NotInstalled, StorePlace};
 use super::policy::CommitPolicy;
 use crate::clock::Clock;
 use crate::update::UpdateResult;
@@ -75,11 +76,19 @@ pub enum NotTaken<T> {
 ///
 /// Dropping it lets the writer finish by itself; [`StoreWriter::stop`] waits for it.
 pub struct StoreWriter<T> {
-    jobs: Orders<Job<T>>,
+    orders: Orders<Order<T>>,
     waiting_bytes: Arc<AtomicUsize>,
     limits: WriterLimits,
     worker: Worker<Result<(), StoreError>>,
 }
+
+enum Order<T> {
+    Apply(Job<T>),
+    Install(StorePlace, OnInstalled),
+}
+
+/// Hears what became of a head, on the writer's thread.
+type OnInstalled = Box<dyn FnOnce(Result<Head, NotInstalled>) + Send>;
 
 impl<T: Send + 'static> StoreWriter<T> {
     /// Starts the writer. It calls `report` after each commit, and once with the error that ends it.
@@ -109,8 +118,8 @@ impl<T: Send + 'static> StoreWriter<T> {
             waiting_bytes: waiting_bytes.clone(),
             report,
         };
-        let (jobs, worker) = workers.start("store", move |queue| writer.run(queue))?;
-        Ok(Self { jobs, waiting_bytes, limits, worker })
+        let (orders, worker) = workers.start("store", move |queue| writer.run(queue))?;
+        Ok(Self { orders, waiting_bytes, limits, worker })
     }
 
     /// Hands over the next slot. Never blocks.
@@ -124,7 +133,19 @@ impl<T: Send + 'static> StoreWriter<T> {
             self.waiting_bytes.fetch_sub(bytes, Ordering::AcqRel);
             return Err(NotTaken::Full(job));
         }
-        self.jobs.send(job).map_err(NotTaken::Ended)
+        self.orders.send(Order::Apply(job)).map_err(|order| match order {
+            Order::Apply(job) => NotTaken::Ended(job),
+            Order::Install(..) => unreachable!("another order was sent"),
+        })
+    }
+
+    /// Has the whole head in `place` take the place of the store, after what is waiting to be applied. Slots that it brings
+    /// are not applied any more, and nobody is told their results. Never blocks.
+    ///
+    /// `tell` hears what came of it, unless the writer ends.
+    pub fn install(&self, place: StorePlace, tell: impl FnOnce(Result<Head, NotInstalled>) + Send + 'static) {
+        // A writer that has ended has said why.
+        let _ = self.orders.send(Order::Install(place, Box::new(tell)));
     }
 
     /// What waits to be applied, in bytes of values (and a little for each).
@@ -137,8 +158,8 @@ impl<T: Send + 'static> StoreWriter<T> {
     /// # Errors
     /// When the store could not be made durable or closed, or had failed before.
     pub async fn stop(self) -> Result<(), StoreError> {
-        let Self { jobs, mut worker, .. } = self;
-        drop(jobs);
+        let Self { orders, mut worker, .. } = self;
+        drop(orders);
         worker.ended().await.unwrap_or(Err(StoreError::Panicked))
     }
 }
@@ -156,7 +177,7 @@ struct Writer<R> {
 }
 
 impl<R> Writer<R> {
-    async fn run<T>(mut self, queue: Queue<Job<T>>) -> Result<(), StoreError>
+    async fn run<T>(mut self, queue: Queue<Order<T>>) -> Result<(), StoreError>
     where
         R: FnMut(Result<Applied<T>, StoreError>),
     {
@@ -181,20 +202,26 @@ impl<R> Writer<R> {
     }
 
     /// Until the other side hangs up.
-    async fn serve<T>(&mut self, mut queue: Queue<Job<T>>) -> Result<(), StoreError>
+    async fn serve<T>(&mut self, mut queue: Queue<Order<T>>) -> Result<(), StoreError>
     where
         R: FnMut(Result<Applied<T>, StoreError>),
     {
+        let mut put_off = None;
         loop {
             let next = match self.policy.due_in(self.clock.now()) {
+                _ if put_off.is_some() => put_off.take().map_or(Next::Nothing, Next::Order),
                 Some(wait) if wait.is_zero() => queue.next_within(LOG_LAG_PAUSE).await,
                 Some(wait) => queue.next_within(wait).await,
                 None => queue.next().await.map_or(Next::HungUp, Next::Order),
             };
             match next {
-                Next::Order(job) => {
+                Next::Order(Order::Apply(job)) => {
                     queue.pass(Work::StoreApply).await;
-                    self.apply_group(job, &mut queue)?;
+                    put_off = self.apply_group(job, &mut queue)?;
+                }
+                Next::Order(Order::Install(place, tell)) => {
+                    queue.pass(Work::StoreSync).await;
+                    self.install(&place, tell)?;
                 }
                 Next::Nothing => {}
                 Next::HungUp => return Ok(()),
@@ -226,28 +253,56 @@ impl<R> Writer<R> {
         (self.is_durable)(self.logged_by) || planted!(self.store.planted, AheadOfLog)
     }
 
-    /// Applies this job, and as many of those behind it as fit into one transaction.
-    fn apply_group<T>(&mut self, first: Job<T>, queue: &mut Queue<Job<T>>) -> Result<(), StoreError>
+    /// Applies this job, and as many of those behind it as fit into one transaction. Gives the order behind them, if it is
+    /// another one.
+    fn apply_group<T>(&mut self, first: Job<T>, queue: &mut Queue<Order<T>>) -> Result<Option<Order<T>>, StoreError>
     where
         R: FnMut(Result<Applied<T>, StoreError>),
     {
+        let mut put_off = None;
         let mut group_bytes = 0;
         let (mut batch, mut replies, mut awaited) = (Vec::new(), Vec::new(), Vec::new());
         let mut next = Some(first);
         while let Some(job) = next {
             group_bytes += job_bytes(&job);
+            next = match if group_bytes < self.limits.group_bytes_max { queue.next_now() } else { None } {
+                Some(Order::Apply(job)) => Some(job),
+                other => {
+                    put_off = other;
+                    None
+                }
+            };
+            if job.decided.slot <= self.store.head_upto() {
+                // A head brought it already.
+                continue;
+            }
             // Before it is applied: should that fail half way, the store may hold it.
             self.logged_by = self.logged_by.max(job.logged_by);
             batch.push(job.decided);
             replies.push(job.replies);
             awaited.push(job.is_awaited);
-            next = if group_bytes < self.limits.group_bytes_max { queue.next_now() } else { None };
         }
-        let results = self.store.apply_for(&batch, false, |index| awaited[index])?;
-        self.policy.applied(self.clock.now(), batch.iter().map(|decided| decided.value.size()).sum());
+        let mut results = Vec::new();
+        if !batch.is_empty() {
+            results = self.store.apply_for(&batch, false, |index| awaited[index])?;
+            self.policy.applied(self.clock.now(), batch.iter().map(|decided| decided.value.size()).sum());
+        }
         self.waiting_bytes.fetch_sub(group_bytes, Ordering::AcqRel);
         let (upto, _) = self.store.applied();
         (self.report)(Ok(Applied { upto, slots: results.into_iter().zip(replies).collect() }));
+        Ok(put_off)
+    }
+
+    fn install(&mut self, place: &StorePlace, tell: OnInstalled) -> Result<(), StoreError> {
+        match self.store.install(place) {
+            Err(NotInstalled::Failed(error)) => return Err(error),
+            installed => {
+                if installed.is_ok() {
+                    self.policy.flushed();
+                }
+                tell(installed);
+            }
+        }
         Ok(())
     }
 }

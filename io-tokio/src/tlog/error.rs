@@ -121,8 +121,8 @@ pub enum TlogError {
         /// Where in the segment.
         offset: u64,
     },
-    /// A bug in the log's code: the thread that writes it panicked.
-    #[error("the thread that writes the log panicked (see above): start the node again, and report it")]
+    /// A bug in the log's code: a thread of it panicked.
+    #[error("a thread of the log panicked (see above): start the node again, and report it")]
     Panicked,
     /// An earlier error of this log was final.
     #[error("the log failed before and takes nothing more")]

@@ -99,6 +99,18 @@ impl Index {
         forgotten
     }
 
+    /// Forgets every slot up to `slot`.
+    pub(super) fn forget_upto(&mut self, slot: Slot) {
+        self.runs.retain(|run| run.last() > slot);
+        if let Some(run) = self.runs.first_mut()
+            && let Some(distance) = slot.next().0.checked_sub(run.first)
+        {
+            let forgotten = usize::try_from(distance).expect("the run goes on behind them, in memory");
+            run.locations.drain(..forgotten);
+            run.first += distance;
+        }
+    }
+
     fn run_of(&self, slot: Slot) -> Option<usize> {
         let at = self.runs.partition_point(|run| run.first <= slot.0).checked_sub(1)?;
         self.runs[at].find(slot).map(|_| at)
@@ -152,8 +164,12 @@ mod tests {
         assert_eq!(index.stretch_start(Slot(u64::MAX)), Some(Slot(u64::MAX - 1)));
         assert_eq!(index.stretch_end(Slot(u64::MAX - 2)), Slot(u64::MAX));
         assert_eq!(index.stretch_end(Slot(u64::MAX)), Slot(u64::MAX));
+        index.forget_upto(Slot::ZERO);
+        assert_eq!((index.find(Slot::ZERO), index.find(Slot(1))), (None, Some(at(2))));
         assert_eq!(index.truncate_after(Slot(u64::MAX)), 0);
         assert_eq!(index.truncate_after(Slot(5)), 2);
+        index.forget_upto(Slot(u64::MAX));
+        assert_eq!(index.last(), None);
     }
 
     proptest! {
@@ -172,6 +188,12 @@ mod tests {
                 }
                 prop_assert_eq!(index.last(), map.keys().last().copied().map(Slot));
                 if !after_cut {
+                    let mut behind = index_of(&slots);
+                    behind.forget_upto(Slot(cut));
+                    for slot in 0..21 {
+                        let expected = map.get(&slot).filter(|_| slot > cut).copied();
+                        prop_assert_eq!(behind.find(Slot(slot)), expected);
+                    }
                     let above = map.split_off(&(cut + 1));
                     prop_assert_eq!(index.truncate_after(Slot(cut)), above.len() as u64);
                 }

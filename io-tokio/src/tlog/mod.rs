@@ -7,10 +7,13 @@
 //! engine --Persist--> LogWriter --group--> Tlog --> Disk
 //!        <-Persisted-             (index)
 //! peers, store  <--entries-- LogReader
+//!        store --stored--> LogKeeper --> Upkeep: old segments go
 //! ```
 
+mod checkpoint;
 mod error;
 mod index;
+mod keeper;
 mod reader;
 mod record;
 mod recovery;
@@ -20,6 +23,7 @@ mod segment;
 mod testing;
 #[cfg(test)]
 mod tests;
+mod upkeep;
 mod writer;
 
 use std::collections::BTreeMap;
@@ -29,15 +33,19 @@ use std::sync::Arc;
 use trialbay_engine::{HistoryHash, Record, Slot};
 
 pub use self::error::TlogError;
+pub use self::keeper::{KeeperEvent, LogKeeper};
 pub use self::reader::{Entries, LogReader, LogUsage};
 pub use self::recovery::{Damage, Note, RecoveredLog};
 pub use self::scan::BadFrame;
+pub use self::upkeep::Upkeep;
 pub use self::writer::{LogEvent, LogWriter, OnLogEvent};
 
+use self::checkpoint::Checkpoint;
 use self::error::io_error;
 use self::index::Location;
-use self::recovery::Tail;
-use self::segment::{HEADER_BYTES, Place, Segment};
+use self::reader::Held;
+use self::recovery::{Conclusion, Tail};
+use self::segment::{HEADER_BYTES, Header, Place, Segment};
 use crate::disk::Disk;
 use crate::identity::Identity;
 
@@ -52,6 +60,8 @@ const RESERVE_BYTES: u64 = 8 << 20;
 pub struct TlogOptions {
     /// A segment that would grow longer is closed first, and a new one begun. At most 1 GiB.
     pub segment_bytes: u64,
+    /// How many bytes of segments that the store has passed are kept, for peers that are behind.
+    pub retention_bytes: u64,
     /// The planted bug that it has.
     #[cfg(feature = "planted-bugs")]
     pub planted: Option<crate::planted::PlantedBug>,
@@ -60,7 +70,7 @@ pub struct TlogOptions {
 /// A transaction log, opened for writing. Single-threaded and blocking: [`LogWriter`] gives it a worker.
 pub struct Tlog {
     place: Arc<Place>,
-    segment_bytes: u64,
+    options: TlogOptions,
     segment: Segment,
     /// Frames that wait for the next sync. Its memory is used again and again.
     group: Vec<u8>,
@@ -68,6 +78,9 @@ pub struct Tlog {
     group_slots: Vec<(Slot, u32)>,
     /// Where in the segment `group` was written, once it was.
     written_at: Option<u32>,
+    /// What everything before `group` adds up to, and with it.
+    durable: Checkpoint,
+    appended: Checkpoint,
     sealed: bool,
     failed: bool,
     reader: LogReader,
@@ -77,6 +90,7 @@ impl Default for TlogOptions {
     fn default() -> Self {
         Self {
             segment_bytes: 64 << 20,
+            retention_bytes: 1 << 30,
             #[cfg(feature = "planted-bugs")]
             planted: None,
         }
@@ -105,6 +119,7 @@ impl Tlog {
         disk.create_dir(&dir).map_err(io_error("create", &dir))?;
         disk.sync_dir(home).map_err(io_error("sync", home))?;
         let segment_bytes = options.segment_bytes.min(UNSYNCED_BYTES_MAX as u64);
+        let options = TlogOptions { segment_bytes, ..options };
         let place = Arc::new(Place {
             disk,
             dir,
@@ -115,23 +130,31 @@ impl Tlog {
         });
 
         let mut survey = recovery::survey(&place, store_applied)?;
-        let mut segments = survey.take_segments();
-        let (segment, sealed) = open_tail(&place, survey.tail, &mut segments)?;
-        let reader = LogReader::new(Arc::clone(&place), survey.take_index(), segments);
-        let recovered = survey.conclude(&reader)?;
+        let reader = LogReader::new(Arc::clone(&place), survey.take_index(), survey.take_segments());
+        let tail = survey.tail;
+        let Conclusion { log, checkpoint, took_head } = survey.conclude(&reader)?;
+        let (segment, sealed) = open_tail(&place, tail, &checkpoint, &mut reader.state().segments)?;
         let mut tlog = Self {
             place,
-            segment_bytes,
+            options,
             segment,
             group: Vec::new(),
             group_slots: Vec::new(),
             written_at: None,
+            durable: checkpoint.clone(),
+            appended: checkpoint,
             sealed,
             failed: false,
             reader,
         };
+        if took_head {
+            // From now on the log must not end before it, whatever is announced next.
+            let (upto, hash) = store_applied;
+            tlog.append(&[Record::Decided { upto, hash }])?;
+            tlog.sync()?;
+        }
         tlog.seal()?;
-        Ok((tlog, recovered))
+        Ok((tlog, log))
     }
 
     /// Adds records to the group that the next [`Tlog::sync`] writes.
@@ -140,6 +163,21 @@ impl Tlog {
     /// When a record or the group is beyond its limit, or the log failed before. Any error is final.
     pub fn append(&mut self, records: &[Record]) -> Result<(), TlogError> {
         self.guarded(|tlog| records.iter().try_for_each(|record| tlog.append_one(record)))
+    }
+
+    /// Has the log know, once it is synced, that the store is about to take the state of `slot` from another node,
+    /// though the log does not lead up to it. Only then may the store make that state durable: at the next start it is
+    /// ahead of its log, and with no word of it the log would pass for lost.
+    ///
+    /// # Errors
+    /// As [`Tlog::append`].
+    pub fn announce_head(&mut self, slot: Slot, hash: HistoryHash) -> Result<(), TlogError> {
+        self.guarded(|tlog| {
+            assert!(tlog.written_at.is_none(), "a group that was written takes no more records");
+            record::encode_head(slot, hash, &mut tlog.group);
+            tlog.appended.head = (slot, hash);
+            Ok(())
+        })
     }
 
     /// Writes what was appended. Nothing can be appended between this and the next [`Tlog::sync`].
@@ -183,6 +221,11 @@ impl Tlog {
         self.group.len()
     }
 
+    /// What keeps this log small. Only one must be used.
+    pub fn upkeep(&self) -> Upkeep {
+        Upkeep::new(Arc::clone(&self.place), self.reader(), self.options.retention_bytes)
+    }
+
     /// Reads what is durable.
     pub fn reader(&self) -> LogReader {
         self.reader.clone()
@@ -212,11 +255,12 @@ impl Tlog {
         if let Record::Accepted(slot_entry) = record {
             self.group_slots.push((slot_entry.slot, start));
         }
+        self.appended.add_record(record);
         Ok(())
     }
 
     fn write_group(&mut self) -> Result<(), TlogError> {
-        let has_room = self.segment.written() + self.group.len() as u64 <= self.segment_bytes;
+        let has_room = self.segment.written() + self.group.len() as u64 <= self.options.segment_bytes;
         // A group that fits into no segment gets a longer one for itself.
         if !has_room && self.segment.written() > HEADER_BYTES {
             self.roll()?;
@@ -230,13 +274,16 @@ impl Tlog {
         self.segment.sync()?;
         self.sealed = false;
         self.group.clear();
+        self.durable.clone_from(&self.appended);
 
         let mut state = self.reader.state();
         let segment = self.segment.number;
         for (slot, start) in self.group_slots.drain(..) {
             state.index.insert(slot, Location { segment, offset: at + start });
         }
-        state.segments.insert(segment, self.segment.reserved());
+        if let Some(held) = state.segments.get_mut(&segment) {
+            held.bytes = self.segment.reserved();
+        }
         Ok(())
     }
 
@@ -244,44 +291,62 @@ impl Tlog {
         let number = self.segment.number;
         let next = number.checked_add(1).ok_or(TlogError::OutOfNumbers(number))?;
         let bytes = self.segment.close()?;
-        self.segment = Segment::create(&self.place, next, bytes)?;
+        let accepted_before = Some(self.durable.accepted_upto);
+        let header = Header { previous_bytes: bytes, checkpoint: self.durable.clone() };
+        self.segment = Segment::create(&self.place, next, &header)?;
         let mut state = self.reader.state();
-        state.segments.insert(number, bytes);
-        state.segments.insert(next, self.segment.reserved());
+        if let Some(closed) = state.segments.get_mut(&number) {
+            (closed.bytes, closed.len) = (bytes, bytes);
+        }
+        let reserved = self.segment.reserved();
+        state.segments.insert(next, Held { bytes: reserved, len: reserved, accepted_before });
         Ok(())
     }
 }
 
 /// Opens the segment that the log goes on in, durable as it is, and says whether it is sealed. Keeps `segments` right.
-fn open_tail(place: &Place, tail: Tail, segments: &mut BTreeMap<u32, u64>) -> Result<(Segment, bool), TlogError> {
+fn open_tail(
+    place: &Place,
+    tail: Tail,
+    checkpoint: &Checkpoint,
+    segments: &mut BTreeMap<u32, Held>,
+) -> Result<(Segment, bool), TlogError> {
     let (segment, sealed) = match tail {
         Tail::Continue { number, end, cut, sealed } => {
             let is_left = cut && planted!(place.planted, TornTailLeft);
-            let end = if is_left { segments.get(&number).copied().unwrap_or(end) } else { end };
+            let end = if is_left { segments.get(&number).map_or(end, |held| held.len) } else { end };
             (Segment::reopen(place, number, end, cut && !is_left)?, sealed)
         }
         Tail::Fresh { number, last } => {
             if let Some((last, end)) = last {
                 let segment = Segment::reopen(place, last, end.unwrap_or(0), end.is_some())?;
-                segments.insert(last, segment.reserved());
+                hold(segments, last, segment.reserved(), None);
             }
-            (Segment::create(place, number, bytes_before(number, segments))?, true)
+            (Segment::create(place, number, &header(number, checkpoint, segments))?, true)
         }
         Tail::Recreate { number } => {
             let path = place.path(number);
             place.disk.remove(&path).map_err(io_error("remove", &path))?;
-            (Segment::create(place, number, bytes_before(number, segments))?, true)
+            (Segment::create(place, number, &header(number, checkpoint, segments))?, true)
         }
     };
     // The last process may have died between creating a file and making its name durable.
     place.sync_names()?;
-    segments.insert(segment.number, segment.reserved());
+    hold(segments, segment.number, segment.reserved(), Some(checkpoint.accepted_upto));
     Ok((segment, sealed))
 }
 
-/// The length of the segment before this one; 0 when there is none.
-fn bytes_before(number: u32, segments: &BTreeMap<u32, u64>) -> u64 {
-    number.checked_sub(1).and_then(|before| segments.get(&before)).copied().unwrap_or(0)
+/// Notes the length of a segment that has a new one, or is new and begins after `accepted_before`.
+fn hold(segments: &mut BTreeMap<u32, Held>, number: u32, bytes: u64, accepted_before: Option<Slot>) {
+    let held = segments.entry(number).or_insert(Held { bytes, len: bytes, accepted_before });
+    (held.bytes, held.len) = (bytes, bytes);
+    held.accepted_before = held.accepted_before.or(accepted_before);
+}
+
+/// The header of a segment that comes after all of these.
+fn header(number: u32, checkpoint: &Checkpoint, segments: &BTreeMap<u32, Held>) -> Header {
+    let before = number.checked_sub(1).and_then(|before| segments.get(&before));
+    Header { previous_bytes: before.map_or(0, |held| held.len), checkpoint: checkpoint.clone() }
 }
 
 fn offset_in_segment(bytes: u64) -> u32 {

@@ -47,14 +47,25 @@ pub(super) struct Shared {
     state: Mutex<State>,
 }
 
-/// Changes only when records have become durable.
+/// Grows only when records have become durable, and shrinks before files are removed.
 pub(super) struct State {
     pub(super) index: Index,
-    pub(super) segments: BTreeMap<u32, u64>,
+    pub(super) segments: BTreeMap<u32, Held>,
+}
+
+/// What is held of one segment.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Held {
+    /// What it takes of the disk.
+    pub(super) bytes: u64,
+    /// Its length.
+    pub(super) len: u64,
+    /// The last slot in which the segments before it accepted anything; `None` when its header is damaged.
+    pub(super) accepted_before: Option<Slot>,
 }
 
 impl LogReader {
-    pub(super) fn new(place: Arc<Place>, index: Index, segments: BTreeMap<u32, u64>) -> Self {
+    pub(super) fn new(place: Arc<Place>, index: Index, segments: BTreeMap<u32, Held>) -> Self {
         Self(Arc::new(Shared { place, state: Mutex::new(State { index, segments }) }))
     }
 
@@ -70,7 +81,7 @@ impl LogReader {
         for (slot, location) in self.locate(from, upto)? {
             let segment = match &mut open {
                 Some((number, segment)) if *number == location.segment => segment,
-                _ => &mut open.insert((location.segment, self.open(location.segment)?)).1,
+                _ => &mut open.insert((location.segment, self.open(location.segment, slot)?)).1,
             };
             let outcome = segment.entry(slot, u64::from(location.offset));
             // What is sound is given; the damage is told to whoever asks for it.
@@ -108,7 +119,7 @@ impl LogReader {
     /// What the log takes of the disk.
     pub fn usage(&self) -> LogUsage {
         let state = self.state();
-        LogUsage { segments: state.segments.len(), bytes: state.segments.values().sum() }
+        LogUsage { segments: state.segments.len(), bytes: state.segments.values().map(|held| held.bytes).sum() }
     }
 
     pub(super) fn stretch_start(&self, slot: Slot) -> Option<Slot> {
@@ -117,6 +128,10 @@ impl LogReader {
 
     pub(super) fn stretch_end(&self, slot: Slot) -> Slot {
         self.state().index.stretch_end(slot)
+    }
+
+    pub(super) fn forget_upto(&self, slot: Slot) {
+        self.state().index.forget_upto(slot);
     }
 
     pub(super) fn forget_after(&self, slot: Slot) {
@@ -136,8 +151,8 @@ impl LogReader {
             match state.index.find(slot) {
                 Some(location) => located.push((slot, location)),
                 None if located.is_empty() => {
-                    let log_start = state.index.last().and_then(|last| state.index.stretch_start(last));
-                    return Err(TlogError::NotInLog { slot, log_start: log_start.unwrap_or(Slot(1)) });
+                    drop(state);
+                    return Err(self.not_in_log(slot));
                 }
                 None => break,
             }
@@ -149,10 +164,18 @@ impl LogReader {
         Ok(located)
     }
 
-    fn open(&self, number: u32) -> Result<OpenSegment, TlogError> {
+    fn not_in_log(&self, slot: Slot) -> TlogError {
+        TlogError::NotInLog { slot, log_start: self.log_start().unwrap_or(Slot(1)) }
+    }
+
+    /// Opens the segment in which `slot` was found a moment ago; it may have been removed meanwhile.
+    fn open(&self, number: u32, slot: Slot) -> Result<OpenSegment, TlogError> {
         let place = &self.0.place;
         let path = place.path(number);
-        let file = place.disk.open_to_read(&path).map_err(io_error("open", &path))?;
+        let file = match place.disk.open_to_read(&path) {
+            Err(_) if !self.state().segments.contains_key(&number) => return Err(self.not_in_log(slot)),
+            outcome => outcome.map_err(io_error("open", &path))?,
+        };
         let window = Window::new(file, CHUNK_BYTES).map_err(io_error("read", &path))?;
         Ok(OpenSegment { window, salt: place.salt(number), path })
     }

@@ -18,6 +18,7 @@
 //!    4  MemoryBegan   incarnation 8
 //!    5  VoteRegained  incarnation 8, then for each node of the genesis: node 2, incarnation 8
 //!    6  Sealed        empty; says nothing but what its `synced` says
+//!    7  HeadAnnounced slot 8, history hash 8: from now on the store may be found there, whatever the log has
 //! ```
 //!
 //! The salt is made of cluster, node and segment number ([`Salt`]). Salt and offset make a frame valid in one place of
@@ -34,6 +35,9 @@ pub(super) const HEAD_BYTES: usize = 14;
 /// The longest frame: the longest update that any configuration allows, and what is laid around it.
 pub(super) const FRAME_BYTES_MAX: usize = UPDATE_BYTES_CEILING + (1 << 20);
 
+/// The most nodes that a genesis may name: it has to fit into a segment's header.
+pub(super) const GENESIS_NODES_MAX: usize = 9;
+
 const VERSION: u8 = 1;
 /// The bytes of a frame that the length does not count.
 const UNCOUNTED_BYTES: usize = 8;
@@ -44,6 +48,7 @@ const DECIDED: u8 = 3;
 const MEMORY_BEGAN: u8 = 4;
 const VOTE_REGAINED: u8 = 5;
 const SEALED: u8 = 6;
+const HEAD_ANNOUNCED: u8 = 7;
 
 /// Where every checksum of a segment begins.
 #[derive(Clone, Copy, Debug)]
@@ -63,7 +68,13 @@ pub(super) struct Head {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum Content {
     Record(Record),
+    /// What was before it was durable.
     Sealed,
+    /// The store is about to take this state, which the log does not lead up to.
+    HeadAnnounced {
+        slot: Slot,
+        hash: HistoryHash,
+    },
 }
 
 /// Appends the frame of `record`, still without synced and checksum: see [`finish`].
@@ -92,6 +103,9 @@ pub(super) fn encode(record: &Record, out: &mut Vec<u8>) -> Result<(), TlogError
             out.extend_from_slice(&incarnation.0.to_le_bytes());
         }
         Record::VoteRegained { incarnation, genesis } => {
+            if genesis.len() > GENESIS_NODES_MAX {
+                return Err(TlogError::TooLarge { bytes: 10 * genesis.len(), max: 10 * GENESIS_NODES_MAX });
+            }
             begin(out, VOTE_REGAINED);
             out.extend_from_slice(&incarnation.0.to_le_bytes());
             for (node, incarnation) in genesis {
@@ -108,6 +122,15 @@ pub(super) fn encode_sealed(out: &mut Vec<u8>) {
     let start = out.len();
     begin(out, SEALED);
     end(out, start).expect("a frame without payload is short");
+}
+
+/// Appends a `HeadAnnounced` frame, still without synced and checksum.
+pub(super) fn encode_head(slot: Slot, hash: HistoryHash, out: &mut Vec<u8>) {
+    let start = out.len();
+    begin(out, HEAD_ANNOUNCED);
+    out.extend_from_slice(&slot.0.to_le_bytes());
+    out.extend_from_slice(&hash.0.to_le_bytes());
+    end(out, start).expect("a slot and a hash are short");
 }
 
 /// Completes frames that will stand at byte `offset` of a segment that is durable before byte `synced`.
@@ -156,9 +179,16 @@ pub(super) fn decode(frame: &[u8]) -> Option<Content> {
             while !rest.is_empty() {
                 genesis.push((take_node(&mut rest)?, Incarnation(take_u64(&mut rest)?)));
             }
+            if genesis.len() > GENESIS_NODES_MAX {
+                return None;
+            }
             Record::VoteRegained { incarnation, genesis }
         }
         SEALED => return rest.is_empty().then_some(Content::Sealed),
+        HEAD_ANNOUNCED => {
+            let (slot, hash) = (Slot(take_u64(&mut rest)?), HistoryHash(take_u64(&mut rest)?));
+            return rest.is_empty().then_some(Content::HeadAnnounced { slot, hash });
+        }
         _ => return None,
     };
     rest.is_empty().then_some(Content::Record(record))
@@ -190,7 +220,7 @@ impl Head {
 
     /// Whether everything but the checksum looks like a frame of this version.
     pub(super) fn is_plausible(&self) -> bool {
-        self.version == VERSION && (PROMISED..=SEALED).contains(&self.kind) && self.has_possible_length()
+        self.version == VERSION && (PROMISED..=HEAD_ANNOUNCED).contains(&self.kind) && self.has_possible_length()
     }
 
     /// The length of the whole frame.

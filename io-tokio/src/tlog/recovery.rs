@@ -8,6 +8,8 @@
 //!   is gone (`Recovered::memory` is `None`), and the engine begins a new life without a vote (rule V1). That counts from
 //!   `MemoryBegan`, not from `VoteRegained`: what a node accepted without a vote it acknowledges once it has one;
 //! * damage wholly before that record is listed and costs nothing: what an earlier life knew does not count any more;
+//! * nor does damage before a segment whose header says that all before it accepted nothing above the store's slot: the
+//!   header has what else there was. That could have been removed as well (`upkeep.rs`), and a log may begin there;
 //! * a log that ends before the slot that the store has applied was lost, or cut, and so is the memory;
 //! * entries before a damaged place are not used, neither for the store nor for peers: a lost record may have been a
 //!   newer entry of any slot;
@@ -16,14 +18,15 @@
 use std::collections::BTreeMap;
 use std::path::Path;
 
-use trialbay_engine::{Ballot, HistoryHash, Memory, Record, Recovered, Slot};
+use trialbay_engine::{HistoryHash, Record, Recovered, Slot};
 
+use super::checkpoint::Checkpoint;
 use super::error::{TlogError, io_error};
 use super::index::{Index, Location};
-use super::reader::LogReader;
+use super::reader::{Held, LogReader};
 use super::record::Content;
 use super::scan::{BadFrame, Ending, Scan, Scanned, Visitor};
-use super::segment::{HEADER_BYTES, Place, number_in};
+use super::segment::{HEADER_BYTES, Header, Place, number_in};
 
 /// How many damaged places are told one by one.
 const DAMAGE_LISTED_MAX: usize = 256;
@@ -77,6 +80,16 @@ pub enum Damage {
         expected: u64,
         /// Its length.
         found: u64,
+    },
+    /// The log's old segments were removed, and the store lacks what was in them.
+    #[error(
+        "the tlog begins behind {accepted_before} and the store has applied {store_applied}: the store was lost or is an old one, or tlog segments were lost"
+    )]
+    StoreBehindLog {
+        /// The last slot in which the removed segments accepted anything.
+        accepted_before: Slot,
+        /// The store's last slot.
+        store_applied: Slot,
     },
     /// Behind a damaged place is so much that looks like records, and is not, that the search was given up.
     #[error("tlog segment {segment:03}, byte {offset}: everything from here to the end of the segment is lost")]
@@ -146,22 +159,29 @@ pub(super) enum Tail {
 
 /// What all segments together say.
 pub(super) struct Survey {
-    segments: BTreeMap<u32, u64>,
+    segments: BTreeMap<u32, Held>,
     pub(super) tail: Tail,
     findings: Findings,
+}
+
+/// The conclusions.
+pub(super) struct Conclusion {
+    pub(super) log: RecoveredLog,
+    /// What the log goes on from. No memory that is lost comes back.
+    pub(super) checkpoint: Checkpoint,
+    /// The store took a head of which the log knows nothing but that it was announced.
+    pub(super) took_head: bool,
 }
 
 /// What the records say, in the order in which they were written.
 struct Findings {
     store: (Slot, HistoryHash),
-    promised: Ballot,
-    decided: (Slot, HistoryHash),
-    memory: Option<Memory>,
-    /// Segment and offset of the last `MemoryBegan`.
+    checkpoint: Checkpoint,
+    /// Segment and offset of the last `MemoryBegan`; `None` too when that was removed, and all damage stands behind it.
     began_at: Option<(u32, u64)>,
+    /// The last header that makes up for everything before it, as far as the store has not.
+    covered_at: Option<(u32, u64)>,
     index: Index,
-    /// The last slot of which there ever was an entry.
-    seen_upto: Slot,
     damage: Vec<Damage>,
     damage_unlisted: u64,
     last_damage: Option<(u32, u64)>,
@@ -186,30 +206,24 @@ pub(super) fn survey(place: &Place, store: (Slot, HistoryHash)) -> Result<Survey
     (findings.planted = place.planted);
     let mut segments = BTreeMap::new();
     let mut tail = Tail::Fresh { number: 0, last: None };
-    let mut expected = Some(0);
     for number in &numbers {
-        let first_missing = expected.filter(|expected| expected != number);
-        if let (Some(first), Some(last)) = (first_missing, number.checked_sub(1)) {
-            findings.damage_at((last, 0), Damage::Missing { first, last });
-        }
-        let before = number.checked_sub(1).and_then(|before| segments.get(&before).copied());
+        let before = segments.last_key_value().map(|(number, held)| (*number, *held));
         let is_last = numbers.last() == Some(number);
-        let (bytes, next) = survey_segment(place, *number, before, is_last, &mut findings)?;
-        segments.insert(*number, bytes);
+        let (held, next) = survey_segment(place, *number, before, is_last, &mut findings)?;
+        segments.insert(*number, held);
         tail = next;
-        expected = number.checked_add(1);
     }
     Ok(Survey { segments, tail, findings })
 }
 
-/// Reads and checks one segment; gives its length on disk, and how the log would go on if it is the last one.
+/// Reads and checks one segment; says what it takes of the disk, and how the log would go on if it is the last one.
 fn survey_segment(
     place: &Place,
     number: u32,
-    before: Option<u64>,
+    before: Option<(u32, Held)>,
     is_last: bool,
     findings: &mut Findings,
-) -> Result<(u64, Tail), TlogError> {
+) -> Result<(Held, Tail), TlogError> {
     let path = place.path(number);
     let file = place.disk.open_to_read(&path).map_err(io_error("open", &path))?;
     if is_last {
@@ -223,26 +237,25 @@ fn survey_segment(
     let mut scan = scan;
     let bytes = scan.file_bytes();
     let header = place.identity.check_header(scan.header_bytes()?, number, &path)?;
+    findings.segment_begins(number, header.as_ref(), before);
+    let has_header = header.is_some();
+    let held =
+        Held { bytes, len: bytes, accepted_before: header.as_ref().map(|header| header.checkpoint.accepted_upto) };
     match header {
         None if is_last && scan.is_zero_from(HEADER_BYTES)? => {
             findings.notes.push(Note::Recreated { segment: number });
-            return Ok((bytes, Tail::Recreate { number }));
+            return Ok((held, Tail::Recreate { number }));
         }
         None => findings.damage_at((number, 0), Damage::Header { segment: number }),
-        Some(header) => {
-            if let Some(found) = before.filter(|before| *before != header.previous_bytes) {
-                let (segment, expected) = (number - 1, header.previous_bytes);
-                findings.damage_at((segment, found.min(expected)), Damage::Length { segment, expected, found });
-            }
-        }
+        Some(header) => findings.go_on_from(number, header.checkpoint),
     }
-    let mut listener = Listener { findings, segment: number, path: &path, damaged: header.is_none() };
+    let mut listener = Listener { findings, segment: number, path: &path, damaged: !has_header };
     let Scanned { end, ending, sealed } = scan.run(is_last, &mut listener)?;
     let damaged = listener.damaged;
     match ending {
         Ending::Clean => {}
         // It stays in place, and would be found damaged once the log goes on in another segment: better at once.
-        Ending::Torn if header.is_none() => {
+        Ending::Torn if !has_header => {
             findings.damage_at((number, end), Damage::Unsearched { segment: number, offset: end });
         }
         Ending::Torn => findings.notes.push(Note::TornTail { segment: number, offset: end, bytes: bytes - end }),
@@ -253,7 +266,7 @@ fn survey_segment(
         // Only zeros, and what is known to be unfinished, may be cut off.
         let may_cut = match ending {
             Ending::Clean => true,
-            Ending::Torn => header.is_some(),
+            Ending::Torn => has_header,
             Ending::Unsearched => false,
         };
         let end = may_cut.then_some(end);
@@ -261,7 +274,7 @@ fn survey_segment(
     } else {
         Tail::Continue { number, end, cut: ending == Ending::Torn, sealed }
     };
-    Ok((bytes, tail))
+    Ok((held, tail))
 }
 
 /// The numbers of all segments, in order.
@@ -277,8 +290,8 @@ fn numbers_in(place: &Place) -> Result<Vec<u32>, TlogError> {
 }
 
 impl Survey {
-    /// Hands the lengths of the segments over to who keeps them.
-    pub(super) fn take_segments(&mut self) -> BTreeMap<u32, u64> {
+    /// Hands the segments over to who keeps them.
+    pub(super) fn take_segments(&mut self) -> BTreeMap<u32, Held> {
         std::mem::take(&mut self.segments)
     }
 
@@ -288,17 +301,24 @@ impl Survey {
     }
 
     /// Draws the conclusions. `reader` has the index by now, and loses from it what is of no use.
-    pub(super) fn conclude(self, reader: &LogReader) -> Result<RecoveredLog, TlogError> {
+    pub(super) fn conclude(self, reader: &LogReader) -> Result<Conclusion, TlogError> {
         let mut findings = self.findings;
         let store = findings.store;
-        let log_end = reader.log_end().unwrap_or(Slot::ZERO).max(findings.decided.0);
+        let (decided, (head, _)) = (findings.checkpoint.decided, findings.checkpoint.head);
+        if store.0 >= head {
+            // What was accepted up to a head need not be what was decided: neither peers nor the store may get it.
+            reader.forget_upto(head);
+        }
+        let log_end = reader.log_end().unwrap_or(Slot::ZERO).max(decided.0);
         // Entries before a damaged place are of no use, and were there: the log did not end before them.
-        let log_ended = log_end.max(findings.seen_upto);
-        if store.0 > log_ended {
+        let log_ended = log_end.max(findings.checkpoint.accepted_upto);
+        let is_ahead = store.0 > log_ended;
+        let took_head = is_ahead && store == findings.checkpoint.head;
+        if is_ahead && !took_head {
             findings.damage.push(Damage::LogBehindStore { log_end: log_ended, store_applied: store.0 });
         }
 
-        let (mut decided_upto, mut decided_hash) = if findings.decided.0 > store.0 { findings.decided } else { store };
+        let (mut decided_upto, mut decided_hash) = if decided.0 > store.0 { decided } else { store };
         let replay_end = reader.stretch_end(store.0);
         if decided_upto > replay_end && !planted!(findings.planted, DecidedBelieved) {
             decided_upto = replay_end;
@@ -323,21 +343,23 @@ impl Survey {
             reader.forget_after(usable_upto);
         }
 
-        let has_damage = findings.last_damage > findings.began_at;
-        let ends_early = store.0 > log_ended && !planted!(findings.planted, LostTailForgiven);
+        let has_damage = findings.last_damage > findings.began_at.max(findings.covered_at);
+        let ends_early = is_ahead && !took_head && !planted!(findings.planted, LostTailForgiven);
         let lost = (ends_early || has_gap || has_damage) && !planted!(findings.planted, DamageForgiven);
         let recovered = Recovered {
-            promised: findings.promised,
+            promised: findings.checkpoint.promised,
             decided_upto,
             decided_hash,
             undecided,
             log_start: reader.stretch_start(decided_upto).unwrap_or(decided_upto.next()),
-            memory: findings.memory.filter(|_| !lost),
+            memory: findings.checkpoint.memory.take().filter(|_| !lost),
         };
+        let checkpoint = Checkpoint { memory: recovered.memory.clone(), ..findings.checkpoint };
         if findings.damage_unlisted > 0 {
             findings.notes.push(Note::MoreDamage { count: findings.damage_unlisted });
         }
-        Ok(RecoveredLog { recovered, damage: findings.damage, notes: findings.notes })
+        let log = RecoveredLog { recovered, damage: findings.damage, notes: findings.notes };
+        Ok(Conclusion { log, checkpoint, took_head })
     }
 }
 
@@ -345,12 +367,10 @@ impl Findings {
     fn new(store: (Slot, HistoryHash)) -> Self {
         Self {
             store,
-            promised: Ballot::ZERO,
-            decided: (Slot::ZERO, HistoryHash::default()),
-            memory: None,
+            checkpoint: Checkpoint::default(),
             began_at: None,
+            covered_at: None,
             index: Index::default(),
-            seen_upto: Slot::ZERO,
             damage: Vec::new(),
             damage_unlisted: 0,
             last_damage: None,
@@ -374,30 +394,52 @@ impl Findings {
         }
     }
 
-    fn record(&mut self, position: (u32, u64), location: Location, record: Record) -> Result<(), TlogError> {
-        match record {
-            Record::Promised(ballot) => self.promised = self.promised.max(ballot),
-            Record::Accepted(slot_entry) => {
-                self.promised = self.promised.max(slot_entry.entry.ballot);
-                self.seen_upto = self.seen_upto.max(slot_entry.slot);
-                self.index.insert(slot_entry.slot, location);
+    /// Sees whether what stands before a segment is all there, or may be gone.
+    fn segment_begins(&mut self, number: u32, header: Option<&Header>, before: Option<(u32, Held)>) {
+        match (before, header) {
+            (Some((before, held)), _) if before + 1 == number => {
+                let expected = header.map_or(held.len, |header| header.previous_bytes);
+                if held.len != expected {
+                    let damage = Damage::Length { segment: before, expected, found: held.len };
+                    self.damage_at((before, held.len.min(expected)), damage);
+                }
             }
-            Record::Decided { upto, hash } => {
+            (Some((before, _)), _) => self.missing(before + 1, number),
+            (None, _) if number == 0 => {}
+            (None, None) => self.missing(0, number),
+            (None, Some(header)) => {
+                let (accepted_before, store_applied) = (header.checkpoint.accepted_upto, self.store.0);
+                if accepted_before > store_applied {
+                    self.damage_at((number, 0), Damage::StoreBehindLog { accepted_before, store_applied });
+                }
+            }
+        }
+    }
+
+    fn go_on_from(&mut self, number: u32, checkpoint: Checkpoint) {
+        if checkpoint.accepted_upto <= self.store.0 {
+            self.covered_at = Some((number, 0));
+        }
+        self.checkpoint.merge(checkpoint);
+    }
+
+    /// The segments from `first` on are not there, up to the one before `number`.
+    fn missing(&mut self, first: u32, number: u32) {
+        self.damage_at((number - 1, 0), Damage::Missing { first, last: number - 1 });
+    }
+
+    fn add(&mut self, position: (u32, u64), location: Location, content: &Content) -> Result<(), TlogError> {
+        self.checkpoint.add(content);
+        match content {
+            Content::Record(Record::Accepted(slot_entry)) => self.index.insert(slot_entry.slot, location),
+            Content::Record(Record::Decided { upto, hash }) if *upto == self.store.0 && *hash != self.store.1 => {
                 let (slot, store) = self.store;
-                if upto == slot && hash != store {
-                    return Err(TlogError::StoreAndLogDisagree { slot, store, log: hash });
-                }
-                if upto > self.decided.0 {
-                    self.decided = (upto, hash);
-                }
+                return Err(TlogError::StoreAndLogDisagree { slot, store, log: *hash });
             }
-            Record::MemoryBegan(incarnation) => {
-                self.memory = Some(Memory { incarnation, votes: false, genesis: Vec::new() });
-                self.began_at = Some(position);
-            }
-            Record::VoteRegained { incarnation, genesis } => {
-                self.memory = Some(Memory { incarnation, votes: true, genesis });
-            }
+            Content::Record(Record::MemoryBegan(_)) => self.began_at = Some(position),
+            Content::Record(Record::Promised(_) | Record::Decided { .. } | Record::VoteRegained { .. })
+            | Content::HeadAnnounced { .. }
+            | Content::Sealed => {}
         }
         Ok(())
     }
@@ -406,12 +448,9 @@ impl Findings {
 impl Visitor for Listener<'_> {
     fn record(&mut self, offset: u64, content: Content) -> Result<(), TlogError> {
         let segment = self.segment;
-        let Content::Record(record) = content else {
-            return Ok(());
-        };
         // A segment is rolled long before its offsets need more than 32 bits.
         let short = u32::try_from(offset).map_err(|_| TlogError::NewerFormat { path: self.path.to_owned() })?;
-        self.findings.record((segment, offset), Location { segment, offset: short }, record)
+        self.findings.add((segment, offset), Location { segment, offset: short }, &content)
     }
 
     fn damage(&mut self, offset: u64, why: BadFrame) {

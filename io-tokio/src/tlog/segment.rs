@@ -5,13 +5,21 @@
 //! ```text
 //! offset  size  field
 //!      0     8  magic            "TBALtlog"
-//!      8     2  format version   1
+//!      8     2  format version   2
 //!     10     2  node             the number of the node that writes the log
 //!     12     4  segment          the number in the file's name
 //!     16     8  previous length  bytes of the segment before this one, which was closed first; 0 in segment 0
 //!     24     2  length of the cluster id
 //!     26     2  length of the node's name
 //!     28     .  cluster id, then the node's name, then zeros
+//!    358   150  checkpoint       what all segments before this one add up to:
+//!               .   0  10  the highest ballot promised: round 8, node 2
+//!               .  10  16  the last `Decided`: slot 8, history hash 8
+//!               .  26  16  the last head announced: the same
+//!               .  42   8  the last slot in which anything was accepted
+//!               .  50   1  0: no memory counts, 1: it does and has no vote, 2: it has one
+//!               .  51   8  incarnation
+//!               .  59   1  how many nodes the genesis names; for each of them node 2, incarnation 8; then zeros
 //!    508     4  CRC32C of bytes 0 to 507
 //! ```
 //!
@@ -23,6 +31,7 @@ use std::sync::Arc;
 
 use trialbay_engine::NodeId;
 
+use super::checkpoint::{CHECKPOINT_BYTES, Checkpoint};
 use super::error::{TlogError, io_error};
 use super::record::{self, Salt};
 use crate::disk::{Disk, DiskFile};
@@ -33,11 +42,12 @@ pub(super) const HEADER_BYTES: u64 = 512;
 
 const HEADER_LEN: usize = HEADER_BYTES as usize;
 const MAGIC: [u8; 8] = *b"TBALtlog";
-const FORMAT_VERSION: u16 = 1;
+const FORMAT_VERSION: u16 = 2;
 const NAMES_AT: usize = 28;
 const CHECKSUM_AT: usize = HEADER_LEN - 4;
+const CHECKPOINT_AT: usize = CHECKSUM_AT - CHECKPOINT_BYTES;
 /// Leaves room for both names.
-const NAME_BYTES_MAX: usize = 240;
+const NAME_BYTES_MAX: usize = (CHECKPOINT_AT - NAMES_AT) / 2;
 
 /// Where a log is kept, whose it is, and on what.
 pub(super) struct Place {
@@ -51,9 +61,12 @@ pub(super) struct Place {
 }
 
 /// What a sound header says beyond the identity.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Header {
+    /// The length of the segment before this one.
     pub(super) previous_bytes: u64,
+    /// What all segments before this one add up to.
+    pub(super) checkpoint: Checkpoint,
 }
 
 /// The open segment.
@@ -83,7 +96,7 @@ impl Identity {
         Salt::new(&self.cluster_id, self.node, &self.name, segment)
     }
 
-    fn header(&self, segment: u32, previous_bytes: u64) -> [u8; HEADER_LEN] {
+    fn header(&self, segment: u32, Header { previous_bytes, checkpoint }: &Header) -> [u8; HEADER_LEN] {
         let mut header = [0; HEADER_LEN];
         let mut put = |at: usize, bytes: &[u8]| header[at..at + bytes.len()].copy_from_slice(bytes);
         put(0, &MAGIC);
@@ -96,6 +109,7 @@ impl Identity {
         put(26, &len_of(&self.name));
         put(NAMES_AT, self.cluster_id.as_bytes());
         put(NAMES_AT + self.cluster_id.len(), self.name.as_bytes());
+        put(CHECKPOINT_AT, &checkpoint.encode());
         let checksum = crc32c::crc32c(&header[..CHECKSUM_AT]);
         header[CHECKSUM_AT..].copy_from_slice(&checksum.to_le_bytes());
         header
@@ -115,7 +129,7 @@ impl Identity {
             return Ok(None);
         }
         let path = path.to_owned();
-        let names = &header[NAMES_AT..CHECKSUM_AT];
+        let names = &header[NAMES_AT..CHECKPOINT_AT];
         let cluster_end = usize::from(u16_at(24));
         let name_end = cluster_end + usize::from(u16_at(26));
         if u16_at(8) != FORMAT_VERSION || name_end > names.len() {
@@ -135,7 +149,9 @@ impl Identity {
             return Err(TlogError::Renumbered { path, number: u32_at(12) });
         }
         let previous_bytes = u64::from(u32_at(16)) | u64::from(u32_at(20)) << 32;
-        Ok(Some(Header { previous_bytes }))
+        let checkpoint = header[CHECKPOINT_AT..].first_chunk().and_then(Checkpoint::decode);
+        let checkpoint = checkpoint.ok_or(TlogError::NewerFormat { path })?;
+        Ok(Some(Header { previous_bytes, checkpoint }))
     }
 }
 
@@ -156,12 +172,12 @@ impl Place {
 
 impl Segment {
     /// Makes a new segment; its header and its name are durable when this returns.
-    pub(super) fn create(place: &Place, number: u32, previous_bytes: u64) -> Result<Self, TlogError> {
+    pub(super) fn create(place: &Place, number: u32, header: &Header) -> Result<Self, TlogError> {
         let path = place.path(number);
         let reserve_bytes = place.reserve_bytes.max(HEADER_BYTES);
         let file = place.disk.create(&path).map_err(io_error("create", &path))?;
         file.allocate(0, reserve_bytes).map_err(io_error("reserve space in", &path))?;
-        let header = place.identity.header(number, previous_bytes);
+        let header = place.identity.header(number, header);
         file.write_at(&header, 0).map_err(io_error("write", &path))?;
         if !planted!(place.planted, NullHeaderUnsynced) {
             file.sync_all().map_err(io_error("sync", &path))?;
@@ -261,29 +277,49 @@ pub(super) fn number_in(name: &str) -> Option<u32> {
 
 #[cfg(test)]
 mod tests {
+    use trialbay_engine::{Ballot, HistoryHash, Incarnation, Memory, Slot};
+
     use super::*;
 
     fn identity() -> Identity {
         Identity { cluster_id: "dev".into(), node: NodeId(1), name: "n1".into() }
     }
 
+    fn behind(previous_bytes: u64) -> Header {
+        let memory = Memory { incarnation: Incarnation(9), votes: true, genesis: vec![(NodeId(1), Incarnation(9))] };
+        let checkpoint = Checkpoint {
+            promised: Ballot { round: 5, node: NodeId(2) },
+            decided: (Slot(6), HistoryHash(0xaa)),
+            head: (Slot(4), HistoryHash(0xbb)),
+            accepted_upto: Slot(8),
+            memory: Some(memory),
+        };
+        Header { previous_bytes, checkpoint }
+    }
+
     #[test]
     fn the_bytes_of_a_header_stay_as_they_are() {
-        let header = identity().header(3, 0x1122);
+        let header = identity().header(3, &behind(0x1122));
         let hex = |bytes: &[u8]| bytes.iter().map(|byte| format!("{byte:02x}")).collect::<String>();
         assert_eq!(
             hex(&header[..40]),
-            "5442414c746c6f6701000100030000002211000000000000030002006465766e3100000000000000"
+            "5442414c746c6f6702000100030000002211000000000000030002006465766e3100000000000000"
         );
-        assert!(header[40..CHECKSUM_AT].iter().all(|byte| *byte == 0));
-        assert_eq!(hex(&header[CHECKSUM_AT..]), "406bf95c");
+        assert!(header[40..CHECKPOINT_AT].iter().all(|byte| *byte == 0));
+        assert_eq!(
+            hex(&header[CHECKPOINT_AT..CHECKPOINT_AT + 70]),
+            "050000000000000002000600000000000000aa000000000000000400000000000000bb0000000000000008000000000000\
+             000209000000000000000101000900000000000000"
+        );
+        assert!(header[CHECKPOINT_AT + 70..CHECKSUM_AT].iter().all(|byte| *byte == 0));
+        assert_eq!(hex(&header[CHECKSUM_AT..]), "0caaf9ac");
     }
 
     #[test]
     fn a_header_is_accepted_whole_and_unchanged_only() {
-        let header = identity().header(3, 7);
+        let header = identity().header(3, &behind(7));
         let check = |bytes: &[u8]| identity().check_header(bytes, 3, Path::new("003.tlog")).unwrap();
-        assert_eq!(check(&header), Some(Header { previous_bytes: 7 }));
+        assert_eq!(check(&header), Some(behind(7)));
         for len in 0..HEADER_LEN {
             assert_eq!(check(&header[..len]), None);
         }
@@ -296,7 +332,7 @@ mod tests {
 
     #[test]
     fn the_files_of_others_are_refused_by_name() {
-        let header = identity().header(3, 7);
+        let header = identity().header(3, &behind(7));
         let refuse = |identity: Identity, number| {
             identity.check_header(&header, number, Path::new("x.tlog")).unwrap_err().to_string()
         };
@@ -314,15 +350,15 @@ mod tests {
         );
         assert_eq!(refuse(identity(), 4), "x.tlog was written as segment 3: give it back its name");
         let mut newer = header;
-        newer[8] = 2;
+        newer[8] = 3;
         let checksum = crc32c::crc32c(&newer[..CHECKSUM_AT]);
         newer[CHECKSUM_AT..].copy_from_slice(&checksum.to_le_bytes());
         let error = identity().check_header(&newer, 3, Path::new("x.tlog"));
         assert!(matches!(error, Err(TlogError::NewerFormat { .. })));
-        assert!(Identity { name: "n".repeat(241), ..identity() }.check().is_err());
-        let longest = Identity { cluster_id: "c".repeat(240), name: "n".repeat(240), ..identity() };
+        assert!(Identity { name: "n".repeat(166), ..identity() }.check().is_err());
+        let longest = Identity { cluster_id: "c".repeat(165), name: "n".repeat(165), ..identity() };
         longest.check().unwrap();
-        assert!(longest.check_header(&longest.header(0, 0), 0, Path::new("x")).unwrap().is_some());
+        assert!(longest.check_header(&longest.header(0, &behind(0)), 0, Path::new("x")).unwrap().is_some());
     }
 
     #[test]

@@ -307,18 +307,23 @@ pub(super) fn identity() -> Identity {
 
 pub(super) const NOTHING_APPLIED: (Slot, HistoryHash) = (Slot::ZERO, HistoryHash(0));
 
-/// Opens a log whose segments are `segment_bytes` long.
+/// Opens a log whose segments are `segment_bytes` long, and that keeps nothing that the store has passed.
 pub(super) fn open(
     disk: &MemDisk,
     segment_bytes: u64,
     store_applied: (Slot, HistoryHash),
 ) -> Result<(Tlog, RecoveredLog), TlogError> {
-    let options = TlogOptions {
+    let options = options(segment_bytes, 0);
+    Tlog::open(Arc::new(disk.clone()), Path::new("home"), identity(), options, store_applied)
+}
+
+pub(super) fn options(segment_bytes: u64, retention_bytes: u64) -> TlogOptions {
+    TlogOptions {
         segment_bytes,
+        retention_bytes,
         #[cfg(feature = "planted-bugs")]
         planted: None,
-    };
-    Tlog::open(Arc::new(disk.clone()), Path::new("home"), identity(), options, store_applied)
+    }
 }
 
 pub(super) fn ballot(round: u64) -> Ballot {

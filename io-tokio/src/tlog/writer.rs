@@ -2,7 +2,7 @@
 
 use std::io;
 
-use trialbay_engine::{PersistId, Record};
+use trialbay_engine::{HistoryHash, PersistId, Record, Slot};
 
 use super::{Tlog, TlogError};
 use crate::workers::{Orders, Queue, Work, Worker, Workers, caught};
@@ -26,13 +26,20 @@ pub type OnLogEvent = Box<dyn FnMut(LogEvent) + Send>;
 ///
 /// The queue holds what the engine ordered and is bounded by the engine's window, not here.
 pub struct LogWriter {
-    batches: Option<Orders<Batch>>,
+    orders: Option<Orders<Order>>,
     worker: Worker<()>,
 }
 
-struct Batch {
-    id: PersistId,
-    records: Vec<Record>,
+enum Order {
+    Persist { id: PersistId, records: Vec<Record> },
+    AnnounceHead { slot: Slot, hash: HistoryHash, then: Box<dyn FnOnce() + Send> },
+}
+
+/// What is to be told once a group is durable.
+#[derive(Default)]
+struct Told {
+    persisted: Option<PersistId>,
+    announced: Vec<Box<dyn FnOnce() + Send>>,
 }
 
 impl LogWriter {
@@ -41,22 +48,32 @@ impl LogWriter {
     /// # Errors
     /// When the system gives no thread.
     pub fn start(tlog: Tlog, on_event: OnLogEvent, workers: &Workers) -> io::Result<Self> {
-        let (batches, worker) = workers.start("tlog", move |queue| serve(tlog, queue, on_event))?;
-        Ok(Self { batches: Some(batches), worker })
+        let (orders, worker) = workers.start("tlog", move |queue| serve(tlog, queue, on_event))?;
+        Ok(Self { orders: Some(orders), worker })
     }
 
     /// Queues these records; a `Persisted` of this id or a later one, or `Failed`, follows. Nothing follows after a
     /// failure, which is reported once.
     pub fn persist(&self, id: PersistId, records: Vec<Record>) {
-        if let Some(batches) = &self.batches {
+        self.order(Order::Persist { id, records });
+    }
+
+    /// Notes durably that the store is about to take this state from another node ([`Tlog::announce_head`]), and then
+    /// calls `then`, on the writer's thread; never after a failure. The store must not make the state durable before.
+    pub fn announce_head(&self, slot: Slot, hash: HistoryHash, then: impl FnOnce() + Send + 'static) {
+        self.order(Order::AnnounceHead { slot, hash, then: Box::new(then) });
+    }
+
+    fn order(&self, order: Order) {
+        if let Some(orders) = &self.orders {
             // The worker is gone after a failure that it has reported.
-            let _ = batches.send(Batch { id, records });
+            let _ = orders.send(order);
         }
     }
 
     /// Waits until everything that was queued is written and reported, and the worker has ended.
     pub async fn stop(mut self) {
-        self.batches = None;
+        self.orders = None;
         // Only a panic of `on_event` can end it without a result, and that was reported where it happened.
         let _ = self.worker.ended().await;
     }
@@ -65,23 +82,26 @@ impl LogWriter {
 impl Drop for LogWriter {
     /// A thread is waited for: nothing of this log is written afterwards. Blocks.
     fn drop(&mut self) {
-        self.batches = None;
+        self.orders = None;
         self.worker.join();
     }
 }
 
 /// A panic must not look like a disk that takes for ever.
-async fn serve(tlog: Tlog, queue: Queue<Batch>, mut on_event: OnLogEvent) {
+async fn serve(tlog: Tlog, queue: Queue<Order>, mut on_event: OnLogEvent) {
     if caught(run(tlog, queue, &mut on_event)).await.is_none() {
         on_event(LogEvent::Failed(TlogError::Panicked));
     }
 }
 
-async fn run(mut tlog: Tlog, mut queue: Queue<Batch>, on_event: &mut OnLogEvent) {
+async fn run(mut tlog: Tlog, mut queue: Queue<Order>, on_event: &mut OnLogEvent) {
     while let Some(first) = queue.next().await {
         match write_group(&mut tlog, &mut queue, first).await {
-            Ok((last, is_idle)) => {
-                on_event(LogEvent::Persisted(last));
+            Ok((told, is_idle)) => {
+                if let Some(last) = told.persisted {
+                    on_event(LogEvent::Persisted(last));
+                }
+                told.announced.into_iter().for_each(|then| then());
                 if !is_idle {
                     continue;
                 }
@@ -94,24 +114,34 @@ async fn run(mut tlog: Tlog, mut queue: Queue<Batch>, on_event: &mut OnLogEvent)
     }
 }
 
-/// Makes `first` and what else is waiting durable; gives the last batch, and whether nothing was left waiting.
-async fn write_group(tlog: &mut Tlog, queue: &mut Queue<Batch>, first: Batch) -> Result<(PersistId, bool), TlogError> {
-    let mut last = first.id;
+/// Makes `first` and what else is waiting durable; says what is to be told then, and whether nothing was left waiting.
+async fn write_group(tlog: &mut Tlog, queue: &mut Queue<Order>, first: Order) -> Result<(Told, bool), TlogError> {
+    let mut told = Told::default();
     let mut is_idle = false;
-    tlog.append(&first.records)?;
+    append(tlog, first, &mut told)?;
     while !is_idle && tlog.unsynced_bytes() < GROUP_BYTES {
         match queue.next_now() {
-            Some(batch) => {
-                tlog.append(&batch.records)?;
-                last = batch.id;
-            }
+            Some(order) => append(tlog, order, &mut told)?,
             None => is_idle = true,
         }
     }
     tlog.write()?;
     queue.pass(Work::LogSync).await;
     tlog.sync()?;
-    Ok((last, is_idle))
+    Ok((told, is_idle))
+}
+
+fn append(tlog: &mut Tlog, order: Order, told: &mut Told) -> Result<(), TlogError> {
+    match order {
+        Order::Persist { id, records } => {
+            told.persisted = Some(id);
+            tlog.append(&records)
+        }
+        Order::AnnounceHead { slot, hash, then } => {
+            told.announced.push(then);
+            tlog.announce_head(slot, hash)
+        }
+    }
 }
 
 #[cfg(test)]
@@ -199,6 +229,22 @@ mod tests {
         let (tlog, found) = open(&disk, 4096, NOTHING_APPLIED).unwrap();
         assert_eq!(found.notes, []);
         assert_eq!(tlog.reader().log_end(), Some(Slot(50)));
+    }
+
+    #[test]
+    fn a_head_is_announced_durably_before_anybody_may_take_it() {
+        let disk = MemDisk::default();
+        let (writer, _heard) = start(&disk);
+        let (tell, told) = mpsc::channel();
+        let then = move |tell: mpsc::Sender<MemDisk>, disk: MemDisk| move || tell.send(disk).unwrap();
+        writer.announce_head(Slot(9), HistoryHash(9), then(tell.clone(), disk.clone()));
+        let after = told.recv().unwrap().after_power_cut(&mut Dice(3));
+        let found = open(&after, 4096, (Slot(9), HistoryHash(9))).unwrap().1;
+        assert_eq!(found.damage, []);
+        disk.fail("sync", ErrorKind::Other);
+        writer.announce_head(Slot(10), HistoryHash(10), then(tell, disk.clone()));
+        drop(writer);
+        assert!(told.recv().is_err());
     }
 
     #[test]

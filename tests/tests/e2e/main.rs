@@ -8,6 +8,7 @@ mod crashes;
 mod dev;
 mod durable;
 mod garbage;
+mod heads;
 mod mistakes;
 mod pauses;
 mod power;

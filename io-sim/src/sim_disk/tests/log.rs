@@ -74,11 +74,7 @@ fn identity() -> Identity {
 }
 
 fn open(disk: &SimDisk) -> (Tlog, RecoveredLog) {
-    let options = TlogOptions {
-        segment_bytes: SEGMENT_BYTES,
-        #[cfg(feature = "planted-bugs")]
-        planted: None,
-    };
+    let options = TlogOptions { segment_bytes: SEGMENT_BYTES, ..TlogOptions::default() };
     let process = Arc::new(disk.for_process());
     Tlog::open(process, Path::new("home"), identity(), options, (Slot::ZERO, HistoryHash::default())).unwrap()
 }
@@ -309,7 +305,10 @@ fn damage_of(found: &RecoveredLog) -> Vec<Damage> {
             Some(Damage::Length { segment: *segment, expected: *expected, found: *found })
         }
         // What looks torn behind a damaged header the log does not trust.
-        tlog::Damage::Unsearched { .. } | tlog::Damage::LogBehindStore { .. } | tlog::Damage::Gap { .. } => None,
+        tlog::Damage::Unsearched { .. }
+        | tlog::Damage::LogBehindStore { .. }
+        | tlog::Damage::StoreBehindLog { .. }
+        | tlog::Damage::Gap { .. } => None,
     });
     damage.collect()
 }

@@ -1,5 +1,6 @@
 //! The disk on its own, under the log, and under the store.
 
+mod head;
 mod log;
 mod store;
 

@@ -163,7 +163,8 @@ fn missing_segments_cost_the_vote_and_the_rest_is_read() {
     let mut image = two_segments().0.image();
     image.remove("000.tlog");
     let found = reopen(&image);
-    assert_eq!(found.damage[0], Damage::Missing { first: 0, last: 0 });
+    let behind = Damage::StoreBehindLog { accepted_before: Slot(4), store_applied: Slot::ZERO };
+    assert_eq!(found.damage[0], behind);
     assert_eq!(found.recovered.memory, None);
     assert_eq!(found.recovered.promised, ballot(1));
     assert_eq!(found.recovered.undecided, [], "slot 5 alone cannot be used");

@@ -123,11 +123,7 @@ fn an_oversized_record_is_refused_and_final() {
 fn a_log_on_a_real_disk_comes_back() {
     let home = tempfile::tempdir().unwrap();
     let open = || {
-        let options = TlogOptions {
-            segment_bytes: 4096,
-            #[cfg(feature = "planted-bugs")]
-            planted: None,
-        };
+        let options = TlogOptions { segment_bytes: 4096, ..TlogOptions::default() };
         Tlog::open(Arc::new(crate::disk::RealDisk), home.path(), identity(), options, NOTHING_APPLIED).unwrap()
     };
     let entries: Vec<_> = (1..100).map(|slot| entry(slot, 1, &[slot as u8; 200])).collect();

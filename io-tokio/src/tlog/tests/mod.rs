@@ -1,5 +1,6 @@
 //! Tests of the log as a whole, on a disk in memory.
 
+mod collapse;
 mod damage;
 mod io;
 #[cfg(feature = "planted-bugs")]

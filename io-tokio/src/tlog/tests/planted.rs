@@ -7,7 +7,7 @@ use crate::planted::PlantedBug;
 
 /// Opens a log with this bug.
 fn open(disk: &MemDisk, planted: Option<PlantedBug>, store: (Slot, HistoryHash)) -> (Tlog, RecoveredLog) {
-    let options = TlogOptions { segment_bytes: SEGMENT_BYTES, planted };
+    let options = TlogOptions { segment_bytes: SEGMENT_BYTES, planted, ..TlogOptions::default() };
     Tlog::open(Arc::new(disk.clone()), Path::new("home"), identity(), options, store).unwrap()
 }
 

@@ -1,0 +1,80 @@
+//! The worker that keeps a log small, beside the one that writes it.
+
+use std::io;
+
+use trialbay_engine::Slot;
+
+use super::{TlogError, Upkeep};
+use crate::workers::{Orders, Queue, Work, Worker, Workers, caught};
+
+/// What a [`LogKeeper`] reports.
+#[derive(Debug)]
+pub enum KeeperEvent {
+    /// The log holds nothing before this slot any more.
+    Shortened(Slot),
+    /// The disk failed. Reported once, and nothing after it.
+    Failed(TlogError),
+}
+
+/// Runs an [`Upkeep`] on a thread (or task) of its own. When it is dropped, the worker ends soon, and a thread is waited
+/// for.
+pub struct LogKeeper {
+    stored: Option<Orders<Slot>>,
+    worker: Worker<()>,
+}
+
+impl LogKeeper {
+    /// Starts the worker; `on_event` must not block for long.
+    ///
+    /// # Errors
+    /// When the system gives no thread.
+    pub fn start(
+        upkeep: Upkeep,
+        on_event: impl FnMut(KeeperEvent) + Send + 'static,
+        workers: &Workers,
+    ) -> io::Result<Self> {
+        let (stored, worker) = workers.start("tlog-keeper", move |queue| serve(upkeep, queue, on_event))?;
+        Ok(Self { stored: Some(stored), worker })
+    }
+
+    /// The store has everything up to this slot durable: what is older may go.
+    pub fn stored(&self, slot: Slot) {
+        if let Some(stored) = &self.stored {
+            // The worker is gone after a failure that it has reported.
+            let _ = stored.send(slot);
+        }
+    }
+}
+
+impl Drop for LogKeeper {
+    fn drop(&mut self) {
+        self.stored = None;
+        self.worker.join();
+    }
+}
+
+async fn serve(upkeep: Upkeep, queue: Queue<Slot>, mut on_event: impl FnMut(KeeperEvent)) {
+    let failure = match caught(run(upkeep, queue, &mut on_event)).await {
+        Some(Ok(())) => return,
+        Some(Err(error)) => error,
+        None => TlogError::Panicked,
+    };
+    on_event(KeeperEvent::Failed(failure));
+}
+
+async fn run(
+    mut upkeep: Upkeep,
+    mut queue: Queue<Slot>,
+    on_event: &mut impl FnMut(KeeperEvent),
+) -> Result<(), TlogError> {
+    while let Some(mut stored) = queue.next().await {
+        while let Some(later) = queue.next_now() {
+            stored = later;
+        }
+        queue.pass(Work::Other).await;
+        if let Some(log_start) = upkeep.collapse(stored)? {
+            on_event(KeeperEvent::Shortened(log_start));
+        }
+    }
+    Ok(())
+}
