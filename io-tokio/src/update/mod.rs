@@ -1,5 +1,7 @@
 //! Updates, and their bytes: on the client's wire and, inside a command, in the log.
 
+#[cfg(feature = "server")]
+mod admin;
 mod codec;
 mod command;
 mod limits;
@@ -7,11 +9,14 @@ mod nursery;
 
 use bytes::Bytes;
 
+#[cfg(feature = "server")]
+pub use admin::{ADMIN_BYTES_MAX, Admin};
 pub use codec::{NESTING_MAX, NotAnUpdate, UPDATES_MAX};
 pub use command::{Command, NotACommand, Session, command_from_raw, decode_command, encode_command};
 pub use limits::{Limits, TooLarge, UPDATE_BYTES_CEILING};
+#[cfg(feature = "server")]
 pub(crate) use nursery::{ADDRESSES_MAX, NODES_MAX};
-pub use nursery::{ADMIN_BYTES_MAX, Admin, ClusterConfig, Interval, NodeAddress, NurseryUpdate, Routing};
+pub use nursery::{ClusterConfig, Interval, NodeAddress, NurseryUpdate, Routing};
 
 #[cfg(test)]
 pub(crate) use codec::tests;
