@@ -80,7 +80,11 @@ impl Kept {
             let hits =
                 |place: Place, end: u64| byte.segment == place.segment && (place.offset..end).contains(&byte.offset);
             let torn = torn.filter(|torn| torn.segment == place.segment && *torn <= place);
-            let first = torn.and_then(|torn| Some((torn, self.records.get(&torn)?.0)));
+            // What stands there is a record, or a seal before one.
+            let first = torn.and_then(|torn| {
+                let (next, (end, _)) = self.records.range(torn..).next()?;
+                Some((torn, if *next == torn { *end } else { next.offset }))
+            });
             hits(place, end) || first.is_some_and(|(torn, end)| hits(torn, end))
         })
     }
@@ -188,6 +192,14 @@ mod tests {
         assert_eq!(compared(Some(place(1, 515)), Some(place(1, 512)), rest), None);
         assert!(compared(Some(place(1, 515)), None, rest).is_some());
         assert!(compared(Some(place(0, 515)), Some(place(1, 512)), rest).is_some());
+        let last = |left: &mut Vec<Found>| left.truncate(3);
+        assert_eq!(compared(Some(place(1, 532)), Some(place(1, 532)), last), None);
+        // Two records and a seal between them.
+        let (mut kept, mut apart) = (Kept::default(), log());
+        (apart[3].place.offset, apart[3].end) = (546, 566);
+        kept.learn(&apart);
+        kept.damaged(place(1, 540), Some(place(1, 532)));
+        assert_eq!(kept.compare("n1", &apart[..3]), Ok(&[][..]));
     }
 
     #[test]

@@ -359,7 +359,8 @@ impl World {
         pairs
     }
 
-    /// Cuts ways for a while. A connection that lies on one breaks after a time, or not before it is over.
+    /// Cuts ways for a while. A connection that lies on one breaks after a time, or not before it is over. One way is
+    /// enough for that: TCP needs both to go on, and to begin anew.
     pub(super) fn cut(&mut self, pairs: Vec<(NodeId, NodeId)>, duration: Option<u64>) {
         self.network.cut(&pairs);
         for (a, b) in &pairs {
