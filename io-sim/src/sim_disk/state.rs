@@ -194,7 +194,9 @@ impl State {
 
     pub(super) fn lose(&mut self, path: &Path) {
         // One that is not there is lost already.
-        if self.names.remove(path).is_ok() && let Some(dir) = path.parent() {
+        if self.names.remove(path).is_ok()
+            && let Some(dir) = path.parent()
+        {
             self.names.sync(dir, || true);
         }
     }

@@ -90,7 +90,8 @@ impl RunningNode {
         let persisted = Arc::new(AtomicU64::new(0));
         let tlog = start_log_writer(files.tlog, persisted.clone(), reports.clone(), &workers)?;
         let on_applied = on_applied(reports.clone(), applied_sender);
-        let store = start_store_writer(files.store, options.store_age_max, persisted, clock.clone(), on_applied, &workers)?;
+        let store =
+            start_store_writer(files.store, options.store_age_max, persisted, clock.clone(), on_applied, &workers)?;
 
         let (peer_inbox, peers) = mpsc::channel(PEER_INBOX_MAX);
         let peer_options = peer_options(&options, seed);
