@@ -298,8 +298,8 @@ fn whole_nodes(seed: u64, swarm: &Swarm, rng: &mut Rng) -> Scenario {
     let mut unwanted = vec![Family::Pause];
     if swarm.kind == Kind::StackHarsh {
         scenario.disk.checkpoint = Span(rng.magnitude(10 * MS, 2 * S));
-        scenario.workload.clients += nodes;
-        scenario.workload.loyal = nodes;
+        scenario.workload.clients += 2 * nodes;
+        scenario.workload.loyal = 2 * nodes;
         // With long values a range is read in turns.
         scenario.workload.padding_max = if rng.chance(0.3) { 100_000 } else { 40 };
         unwanted = vec![if rng.chance(0.8) { Family::OneWay } else { Family::Pause }];
@@ -379,7 +379,8 @@ fn strikes(scenario: &mut Scenario, family: Family, swarm: &Swarm, rng: &mut Rng
     let mut mean = rng.magnitude(if rare { 2 * S } else { 300 * MS }, 10 * S);
     let mut strikes = rng.chance(0.5);
     if is_certain(family, swarm.kind) {
-        (strikes, mean) = (true, mean.min(3 * S));
+        let most = if swarm.kind == Kind::StackHarsh { S } else { 3 * S };
+        (strikes, mean) = (true, mean.min(most));
     }
     if family == Family::Clock {
         // Clocks are wrong from the start.
