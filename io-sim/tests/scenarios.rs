@@ -39,6 +39,7 @@ scenarios! {
     isolation_without_election_storm
     lease_at_the_drift_bound
     lease_beyond_the_drift_bound
+    lost_log_ends
     majority_power_cut
     master_churn
     master_death

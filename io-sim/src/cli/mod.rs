@@ -70,7 +70,8 @@ enum Command {
         /// So many nodes, not as many as each seed draws.
         #[arg(long)]
         nodes: Option<u16>,
-        /// What is drawn: `swarm`, `harsh`, `churn`, `stack` (whole nodes), or `standard`, which the speed is measured with.
+        /// What is drawn: `swarm`, `harsh`, `churn`, `losses`, `stack` or `stack-harsh` (whole nodes), or `standard`, which the
+        /// speed is measured with.
         #[arg(long, default_value = "swarm", value_parser = kind)]
         kind: Kind,
     },
@@ -101,7 +102,7 @@ enum Command {
 /// What is played.
 #[derive(Args)]
 pub(crate) struct Subject {
-    /// A scenario of `list`, a file, or `swarm`, `harsh`, `churn`, `stack` or `standard`: what the seed itself makes.
+    /// A scenario of `list`, a file, or a kind of `swarm`, such as `harsh` or `stack`: what the seed itself makes.
     name: String,
     /// The seed. By default the first one of the scenario.
     #[arg(long)]
@@ -130,7 +131,7 @@ fn world(name: &str) -> Result<WorldKind, String> {
 
 fn kind(name: &str) -> Result<Kind, String> {
     let found = Kind::NAMES.iter().find(|(known, _)| *known == name);
-    found.map(|(_, kind)| *kind).ok_or_else(|| "swarm, harsh, churn, stack or standard".to_owned())
+    found.map(|(_, kind)| *kind).ok_or_else(|| Kind::NAMES.map(|(known, _)| known).join(", "))
 }
 
 /// Does what the arguments say, and tells whether all was as it should be.

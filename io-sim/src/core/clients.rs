@@ -80,13 +80,13 @@ impl World {
         let Some(op) = next else { return Ok(()) };
         let id = op.id.unwrap_or(0);
         asking.made.push(id);
-        let is_watcher = asking.probe.is_none() && op.client < self.scenario.workload.watchers;
-        let watched = NodeId(op.client % u16::try_from(self.nodes.len()).unwrap_or(1) + 1);
+        let is_loyal = asking.probe.is_none() && op.client < self.scenario.workload.loyal;
+        let theirs = NodeId(op.client % u16::try_from(self.nodes.len()).unwrap_or(1) + 1);
         let mut rng = Rng::new(self.seed, stream::OPERATION + id);
         let ask = self.ask(&op.request, id, &mut rng);
         let nodes = self.nodes.len() as u64;
         let anyone = NodeId(u16::try_from(rng.between(1, nodes)).unwrap_or(1));
-        let target = match is_watcher.then_some(watched) {
+        let target = match is_loyal.then_some(theirs) {
             Some(node) => node,
             None if rng.chance(0.9) => self.clients[client].guess,
             None => anyone,

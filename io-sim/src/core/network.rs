@@ -88,10 +88,10 @@ impl Network {
         }
     }
 
-    /// Nothing is cut any more, and nothing is lost.
+    /// Nothing is cut any more, nothing is lost, and what is late already holds up nothing that follows.
     pub(crate) fn heal(&mut self) {
         for way in self.ways.values_mut() {
-            (way.cuts, way.clogged_until) = (0, 0);
+            (way.cuts, way.clogged_until, way.last_arrival) = (0, 0, 0);
         }
         let plan = &mut self.plan;
         (plan.drop, plan.duplicate, plan.reorder, plan.spike, plan.stale) = (0.0, 0.0, 0.0, 0.0, 0.0);

@@ -191,8 +191,8 @@ pub struct Workload {
     pub keys: u64,
     /// Bytes added to each value, at most.
     pub padding_max: u64,
-    /// How many of the clients only read, each at one node, whatever that says of itself.
-    pub watchers: u16,
+    /// How many of the clients stay with one node, whatever that says of itself, and mostly read.
+    pub loyal: u16,
 }
 
 /// The engine's limits: see [`Limits`] for what each means. What is left out is as usual.
@@ -437,7 +437,7 @@ impl Default for LimitsPlan {
 
 impl Default for Workload {
     fn default() -> Self {
-        Self { clients: 4, think_max: Span(20 * MS), operations: 2_000, keys: 6, padding_max: 40, watchers: 0 }
+        Self { clients: 4, think_max: Span(20 * MS), operations: 2_000, keys: 6, padding_max: 40, loyal: 0 }
     }
 }
 

@@ -29,8 +29,8 @@ const STREAM: u64 = 500;
 /// Of a hundred calls the last ones read, from this one on.
 const READS_FROM: u64 = 70;
 
-/// How long a watcher waits for an answer before it asks again.
-const WATCHER_CALL_MS: (u64, u64) = (100, 1_000);
+/// How long a client that stays with one node waits for an answer before it asks again.
+const LOYAL_CALL_MS: (u64, u64) = (100, 1_000);
 
 /// All keys that clients share begin with this,
 const KEY_PREFIX: &str = "k";
@@ -108,10 +108,10 @@ pub(super) async fn run(
     let mut clients = JoinSet::new();
     for number in 0..u64::from(plan.clients) {
         let mut rng = Rng::new(plan.seed, STREAM + number);
-        let is_watcher = number < u64::from(plan.watchers);
-        let (nodes, timeout) = if is_watcher {
+        let is_loyal = number < u64::from(plan.loyal);
+        let (nodes, timeout) = if is_loyal {
             let node = u16::try_from(number).unwrap_or(0) % plan.nodes + 1;
-            (node..=node, Duration::from_millis(rng.magnitude(WATCHER_CALL_MS.0, WATCHER_CALL_MS.1)))
+            (node..=node, Duration::from_millis(rng.magnitude(LOYAL_CALL_MS.0, LOYAL_CALL_MS.1)))
         } else {
             (1..=plan.nodes, plan.call_max)
         };
@@ -121,7 +121,7 @@ pub(super) async fn run(
         let user = User {
             number,
             client: Client::with_dial(options, dial).expect("the options make sense"),
-            is_watcher,
+            is_loyal,
             rng,
             plan: plan.clone(),
             history: history.clone(),
@@ -138,7 +138,7 @@ pub(super) async fn run(
 /// One client.
 struct User {
     number: u64,
-    is_watcher: bool,
+    is_loyal: bool,
     client: Client,
     rng: Rng,
     plan: StackPlan,
@@ -157,7 +157,8 @@ impl User {
             let (low, high) = self.plan.rest_ms;
             tokio::time::sleep(Duration::from_millis(self.rng.between(low, high))).await;
             self.calls += 1;
-            let wish = if self.is_watcher { self.rng.between(READS_FROM, 99) } else { self.rng.below(100) };
+            let reads = self.is_loyal && self.rng.chance(0.8);
+            let wish = if reads { self.rng.between(READS_FROM, 99) } else { self.rng.below(100) };
             match wish {
                 0..35 => self.set().await,
                 35..50 => self.test_and_set().await,

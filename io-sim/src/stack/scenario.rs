@@ -57,7 +57,7 @@ pub fn plan(scenario: &Scenario, seed: u64, bugs: Bugs) -> Result<StackPlan, Str
     let mut plan = StackPlan {
         nodes: scenario.cluster.nodes,
         clients: workload.clients,
-        watchers: workload.watchers,
+        loyal: workload.loyal,
         keys: workload.keys,
         padding_max: workload.padding_max,
         rest_ms: (0, millis(workload.think_max)),
