@@ -58,8 +58,6 @@ pub struct Store {
     database: Arc<Database>,
     reader: StoreReader,
     applied: (Slot, HistoryHash),
-    /// The slot of the head that was installed last, if one was.
-    head_upto: Slot,
     old_values: OldValues,
     has_undurable: bool,
     has_failed: bool,
@@ -91,7 +89,6 @@ impl Store {
             database,
             reader,
             applied,
-            head_upto: Slot::ZERO,
             old_values,
             has_undurable: false,
             has_failed: false,
@@ -112,11 +109,6 @@ impl Store {
     /// The last applied slot and the history hash there.
     pub fn applied(&self) -> (Slot, HistoryHash) {
         self.applied
-    }
-
-    /// The last slot that a head brought since the store was opened.
-    pub(super) fn head_upto(&self) -> Slot {
-        self.head_upto
     }
 
     /// Has `listener` told after each durable commit up to which slot everything is durable.
@@ -230,8 +222,8 @@ impl Store {
         let Self { database, applied, .. } = new;
         new.reader.close();
         let old = std::mem::replace(&mut self.database, database);
-        self.reader.go_over_to(self.database.clone());
-        (self.applied, self.head_upto) = (applied, applied.0);
+        self.reader.go_over_to(self.database.clone(), applied.0);
+        self.applied = applied;
         (self.has_undurable, self.has_failed) = (false, false);
         // Nobody else has it: its file has no name any more, and its space is free once it is closed.
         drop(old);
