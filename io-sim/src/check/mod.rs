@@ -2,8 +2,9 @@
 //!
 //! Reading order: `query` and `model` (what the commands mean), `history` (the checker), `versions` (what each key was
 //! when), `story` (what a violation says), `exact` (the ground truth for small histories), `honest` (histories that
-//! nobody may complain about); `scrub` and `frame` (the transaction log as durable bytes tell it).
+//! nobody may complain about); `scrub`, `frame` and `archive` (the transaction log as durable bytes tell it).
 
+mod archive;
 pub mod availability;
 pub mod bounds;
 pub mod campaigns;

@@ -9,6 +9,7 @@ use std::path::{Path, PathBuf};
 use trialbay::identity::Identity;
 use trialbay_engine::Record;
 
+use super::archive::segment_of;
 pub use super::frame::Summary;
 use super::frame::{Content, Frame, HEADER_BYTES, Header, salt};
 use crate::sim_disk::SimDisk;
@@ -46,6 +47,11 @@ pub enum Damage {
         /// The segment.
         segment: u32,
     },
+    /// What is before the blocks of a compressed segment.
+    Archive {
+        /// The segment.
+        segment: u32,
+    },
     /// Segments from the first to the last of these.
     Missing {
         /// The first one.
@@ -69,7 +75,7 @@ impl Damage {
     pub fn place(&self) -> Place {
         match *self {
             Self::Record(place) => place,
-            Self::Header { segment } => Place { segment, offset: 0 },
+            Self::Header { segment } | Self::Archive { segment } => Place { segment, offset: 0 },
             Self::Missing { first, .. } => Place { segment: first, offset: 0 },
             Self::Length { segment, expected, found } => Place { segment, offset: expected.min(found) },
         }
@@ -82,6 +88,16 @@ impl Place {
         let segment = number_in(path.file_name()?.to_str()?)?;
         Some(Self { segment, offset })
     }
+}
+
+/// What became of reading a segment.
+enum Read {
+    /// It has this length.
+    Whole(u64),
+    /// It cannot be read, and its length is not known.
+    Lost,
+    /// Its creation was never finished.
+    NotBegun,
 }
 
 /// Why a log cannot be read, or cannot be a log that only ever grew.
@@ -123,8 +139,10 @@ pub struct Scrub {
     identity: Identity,
     /// Where the next record is expected; `None` before the first segment.
     next: Option<Place>,
-    /// The file of that segment, and where its checksums begin.
-    file: (PathBuf, u32),
+    /// The segment as a file, and as a compressed one, and where its checksums begin.
+    file: (PathBuf, PathBuf, u32),
+    /// Whether it is the one that is written: no other comes after it, and it is not compressed.
+    is_open: bool,
     /// The segments after that one, as of this version of the disk's names.
     later: (u64, Vec<u32>),
     /// Whether there was a header yet.
@@ -145,7 +163,8 @@ impl Scrub {
             dir: home.join("tlogs"),
             identity,
             next: None,
-            file: (PathBuf::new(), 0),
+            file: (PathBuf::new(), PathBuf::new(), 0),
+            is_open: true,
             later: (NEVER_LOOKED, Vec::new()),
             began: false,
             base: None,
@@ -168,9 +187,9 @@ impl Scrub {
         let mut closed_bytes = None;
         if let Some(Place { segment, .. }) = self.next {
             if self.is_removed(disk) {
-                self.sum = None;
-            } else {
-                closed_bytes = self.read_segment(disk, segment, None, &mut found)?;
+                (self.next, self.began, self.sum) = (None, false, None);
+            } else if let Read::Whole(bytes) = self.read_segment(disk, segment, None, &mut found)? {
+                closed_bytes = Some(bytes);
             }
         }
         while !self.later.1.is_empty() {
@@ -181,12 +200,20 @@ impl Scrub {
                 closed_bytes = None;
             }
             self.go_to(Some(Place { segment, offset: 0 }));
-            closed_bytes = self.read_segment(disk, segment, closed_bytes, &mut found)?;
-            if closed_bytes.is_none() {
-                // It may be made anew, or never.
-                self.go_to(before);
-                self.later.0 = NEVER_LOOKED;
-            }
+            closed_bytes = match self.read_segment(disk, segment, closed_bytes, &mut found)? {
+                Read::Whole(bytes) => Some(bytes),
+                Read::Lost => None,
+                Read::NotBegun => {
+                    // It may be made anew, or never.
+                    self.go_to(before);
+                    self.later.0 = NEVER_LOOKED;
+                    None
+                }
+            };
+        }
+        if let Some(Place { segment, .. }) = self.next.filter(|_| !self.is_open) {
+            // It was closed, so another one came after it.
+            self.missing(segment + 1, segment + 2);
         }
         Ok(found)
     }
@@ -213,7 +240,8 @@ impl Scrub {
 
     /// Whether the segment in which it stands was removed since, and later ones are there.
     fn is_removed(&self, disk: &SimDisk) -> bool {
-        !self.later.1.is_empty() && disk.read_durable(&self.file.0).is_none()
+        let is_there = |path| disk.read_durable(path).is_some();
+        !self.later.1.is_empty() && !is_there(&self.file.0) && !is_there(&self.file.1)
     }
 
     /// The segments from `first` to the one before `segment` are not there.
@@ -239,37 +267,50 @@ impl Scrub {
         let mut numbers: Vec<u32> = names.iter().filter_map(|name| number_in(name)).collect();
         numbers.retain(|number| self.next.is_none_or(|next| *number > next.segment));
         numbers.sort_unstable();
+        numbers.dedup();
         self.later = (version, numbers);
     }
 
     fn go_to(&mut self, next: Option<Place>) {
         if let Some(Place { segment, .. }) = next {
-            self.file = (self.dir.join(file_name(segment)), salt(&self.identity, segment));
+            let path = |form| self.dir.join(file_name(segment, form));
+            self.file = (path("tlog"), path("tlx"), salt(&self.identity, segment));
         }
         self.next = next;
     }
 
-    /// Reads what is new in a segment; gives its length, or `None` when its creation was never finished.
+    /// Reads what is new in a segment.
     fn read_segment(
         &mut self,
         disk: &SimDisk,
         segment: u32,
         closed_bytes: Option<u64>,
         found: &mut Vec<Found>,
-    ) -> Result<Option<u64>, ScrubError> {
+    ) -> Result<Read, ScrubError> {
         let start = self.next.map_or(0, |next| next.offset);
         let mut bytes = std::mem::take(&mut self.bytes);
-        let len = disk.read_durable_from(&self.file.0, start, &mut bytes);
+        let mut len = disk.read_durable_from(&self.file.0, start, &mut bytes);
+        self.is_open = len.is_some() && self.later.1.is_empty();
+        if len.is_none()
+            && let Some(archive) = disk.read_durable(&self.file.1)
+        {
+            let Some(unpacked) = segment_of(&archive, self.file.2) else {
+                return Ok(self.archive_is_damaged(segment));
+            };
+            len = Some(unpacked.len() as u64);
+            bytes.clear();
+            bytes.extend_from_slice(unpacked.get(usize::try_from(start).unwrap_or(usize::MAX)..).unwrap_or_default());
+        }
         let Some(len) = len.filter(|len| *len >= start) else {
             return Err(ScrubError::CutShort(Place { segment, offset: start }));
         };
-        if !self.later.1.is_empty() {
+        if !self.is_open {
             // A closed segment has no reserve: zeros are damage there.
             bytes.resize(usize::try_from(len - start).expect("simulated files are small"), 0);
         }
         let has_header = self.read_bytes(&bytes, segment, closed_bytes, found)?;
         self.bytes = bytes;
-        Ok(has_header.then_some(len))
+        Ok(if has_header { Read::Whole(len) } else { Read::NotBegun })
     }
 
     /// Reads what stands where the last record ended; says whether the segment has a header by now.
@@ -288,8 +329,7 @@ impl Scrub {
             }
             at = HEADER_BYTES.min(bytes.len());
         }
-        let (_, salt) = self.file;
-        let is_last = self.later.1.is_empty();
+        let (salt, is_last) = (self.file.2, self.is_open);
         while at < bytes.len() {
             let place = Place { segment, offset: start + at as u64 };
             let Some(frame) = Frame::read(&bytes[at..], salt, place.offset) else {
@@ -343,7 +383,7 @@ impl Scrub {
                 self.began = false;
                 return self.read_header(bytes, segment, closed_bytes);
             }
-            None if self.later.1.is_empty() && bytes.get(HEADER_BYTES..).is_none_or(is_zero) => {
+            None if self.is_open && bytes.get(HEADER_BYTES..).is_none_or(is_zero) => {
                 self.torn = Some(Place { segment, offset: 0 });
                 self.began = !is_first;
                 return Ok(false);
@@ -351,6 +391,16 @@ impl Scrub {
             None => self.damaged(Damage::Header { segment }),
         }
         Ok(true)
+    }
+
+    /// Passes over a segment that cannot be read.
+    fn archive_is_damaged(&mut self, segment: u32) -> Read {
+        let is_first = !std::mem::replace(&mut self.began, true);
+        if is_first && segment > 0 {
+            self.missing(0, segment);
+        }
+        self.damaged(Damage::Archive { segment });
+        Read::Lost
     }
 
     /// A header has to say what the records before it do, as far as they could be read.
@@ -393,13 +443,15 @@ impl Scrub {
     }
 }
 
-fn file_name(segment: u32) -> String {
-    format!("{segment:03}.tlog")
+fn file_name(segment: u32, form: &str) -> String {
+    format!("{segment:03}.{form}")
 }
 
+/// The number of the segment with this name, in whichever form.
 fn number_in(name: &str) -> Option<u32> {
-    let number = name.strip_suffix(".tlog")?.parse().ok()?;
-    (file_name(number) == name).then_some(number)
+    let (number, form) = name.split_once('.').filter(|(_, form)| ["tlog", "tlx"].contains(form))?;
+    let number = number.parse().ok()?;
+    (file_name(number, form) == name).then_some(number)
 }
 
 fn is_zero(bytes: &[u8]) -> bool {

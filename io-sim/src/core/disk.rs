@@ -52,6 +52,7 @@ impl World {
         let options = TlogOptions {
             segment_bytes,
             retention_bytes: u64::MAX,
+            compress: true,
             #[cfg(feature = "planted-bugs")]
             planted: bugs.in_node(),
         };

@@ -159,6 +159,7 @@ fn report(played: StackReport, scenario: &Scenario) -> Report {
         ("refusals", played.calls.refused),
         ("unknown responses", played.calls.unknown),
         ("slots", played.slots),
+        ("heads installed", played.heads.len() as u64),
     ]);
     let demanded = |checker: &str| scenario.budget == Budget::Tolerable || !matches!(checker, "K9" | "K11");
     let steps = scenario.steps.iter().filter_map(|step| Some((step.at?.0, step.act.to_string())));

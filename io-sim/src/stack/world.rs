@@ -48,6 +48,8 @@ pub struct StackReport {
     pub calls: Calls,
     /// Slots of the decided log.
     pub slots: u64,
+    /// The heads that nodes took: who, and of which slot.
+    pub heads: BTreeSet<(u16, u64)>,
     /// The rules that were broken, in the order in which it was found out.
     pub violations: Vec<Violation>,
 }
@@ -81,6 +83,7 @@ pub(super) struct StackWorld<'a> {
     stop_clients: Rc<Cell<bool>>,
     /// The nodes that have a reason to end by themselves.
     may_fail: BTreeSet<u16>,
+    heads: BTreeSet<(u16, u64)>,
     panics: u64,
 }
 
@@ -160,6 +163,7 @@ impl<'a> StackWorld<'a> {
             restarts_all: false,
             stop_clients,
             may_fail: BTreeSet::new(),
+            heads: BTreeSet::new(),
             panics: PANICS.get(),
         }
     }
@@ -179,6 +183,8 @@ impl<'a> StackWorld<'a> {
             if let Err(violation) = self.certificate.look(machine, || self.history.event()) {
                 self.violations.push(violation);
             }
+            let head = machine.handle().and_then(|handle| handle.head());
+            self.heads.extend(head.map(|slot| (machine.id, slot.0)));
             if let Some(handle) = machine.handle().filter(|_| machine.is_master()) {
                 self.violations.extend(self.outage.serves(&machine.name, handle.applied()).err());
             }
@@ -253,6 +259,7 @@ impl<'a> StackWorld<'a> {
             acknowledged_at: self.history.acknowledged_at(),
             calls: verdict::calls(&self.history.operations()),
             slots: self.certificate.log().len() as u64,
+            heads: self.heads,
             violations: self.violations,
         }
     }

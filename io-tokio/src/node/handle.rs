@@ -256,6 +256,11 @@ impl NodeHandle {
         self.0.harvest.totals()
     }
 
+    /// The slot of the head that this node took last, if it took one since it started.
+    pub fn head(&self) -> Option<Slot> {
+        self.0.store.head()
+    }
+
     /// How the node is; `None` when its driver does not answer in time.
     pub async fn status(&self) -> Option<NodeStatus> {
         let (reply, status) = oneshot::channel();

@@ -269,9 +269,9 @@ fn open_files(disk: Arc<dyn HomeDisk>, options: &NodeOptions) -> Result<Files, N
         ..TlogOptions::default()
     };
     #[cfg(feature = "planted-bugs")]
-    let store_options = store::Options { planted: options.planted, ..store_options };
-    #[cfg(feature = "planted-bugs")]
     let tlog_options = TlogOptions { planted: options.planted, ..tlog_options };
+    #[cfg(feature = "planted-bugs")]
+    let store_options = store::Options { planted: options.planted, ..store_options };
     let place = StorePlace::new(disk.clone(), path, identity.clone(), store_options);
     let mut store = place.open()?.with_extensions(options.extensions.clone());
     let (tlog, log) = Tlog::open(disk, home.path(), identity, tlog_options, store.applied())?;

@@ -62,8 +62,6 @@ pub struct Store {
     reader: StoreReader,
     applied: (Slot, HistoryHash),
     admin: Arc<Admin>,
-    /// The slot of the head that was installed last, if one was.
-    head_upto: Slot,
     old_values: OldValues,
     extensions: Extensions,
     has_undurable: bool,
@@ -98,7 +96,6 @@ impl Store {
             reader,
             applied,
             admin: Arc::new(admin),
-            head_upto: Slot::ZERO,
             old_values,
             extensions: Extensions::default(),
             has_undurable: false,
@@ -127,11 +124,6 @@ impl Store {
     /// The last applied slot and the history hash there.
     pub fn applied(&self) -> (Slot, HistoryHash) {
         self.applied
-    }
-
-    /// The last slot that a head brought since the store was opened.
-    pub(super) fn head_upto(&self) -> Slot {
-        self.head_upto
     }
 
     /// Has `listener` told after each durable commit up to which slot everything is durable.
@@ -252,8 +244,8 @@ impl Store {
         let Self { database, applied, admin, .. } = new;
         new.reader.close();
         let old = std::mem::replace(&mut self.database, database);
-        self.reader.go_over_to(self.database.clone());
-        (self.applied, self.admin, self.head_upto) = (applied, admin, applied.0);
+        self.reader.go_over_to(self.database.clone(), applied.0);
+        (self.applied, self.admin) = (applied, admin);
         (self.has_undurable, self.has_failed) = (false, false);
         // Nobody else has it: its file has no name any more, and its space is free once it is closed.
         drop(old);

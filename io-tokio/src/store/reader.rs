@@ -23,6 +23,8 @@ struct Reading {
     database: Option<Arc<Database>>,
     /// The view after the last commit, made by the first who asked for it.
     view: Option<Arc<View>>,
+    /// The slot of the head that came last.
+    head: Option<Slot>,
     #[cfg(feature = "planted-bugs")]
     planted: Option<PlantedBug>,
 }
@@ -62,6 +64,7 @@ impl StoreReader {
         Self(Arc::new(Mutex::new(Reading {
             database: Some(database),
             view: None,
+            head: None,
             #[cfg(feature = "planted-bugs")]
             planted: None,
         })))
@@ -99,10 +102,16 @@ impl StoreReader {
         drop(forgotten);
     }
 
-    /// From here on snapshots show another database.
-    pub(super) fn go_over_to(&self, database: Arc<Database>) {
+    /// The slot of the head that the store took last, if it took one since it was opened.
+    pub fn head(&self) -> Option<Slot> {
+        self.lock().head
+    }
+
+    /// From here on snapshots show another database, which came as the head of this slot.
+    pub(super) fn go_over_to(&self, database: Arc<Database>, head: Slot) {
         let old = {
             let mut reading = self.lock();
+            reading.head = Some(head);
             (reading.database.replace(database), reading.view.take())
         };
         drop(old);

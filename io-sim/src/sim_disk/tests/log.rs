@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use trialbay::identity::Identity;
-use trialbay::tlog::{self, RecoveredLog, Tlog, TlogOptions};
+use trialbay::tlog::{self, Compressed, RecoveredLog, Tlog, TlogOptions};
 use trialbay_engine::{Ballot, Entry, HistoryHash, Incarnation, Memory, NodeId, Record, Slot, SlotEntry, Value};
 
 use super::*;
@@ -255,6 +255,10 @@ fn log_and_reader_find_the_same_damage() {
         let mut tlog = begin(&disk);
         write(&mut tlog, &mut writer, 12, |_| {});
         tlog.seal().unwrap();
+        if writer.rng.chance(0.5) {
+            let mut upkeep = tlog.upkeep();
+            while !matches!(upkeep.compress_some().unwrap(), Compressed::Nothing) {}
+        }
         disk.kill();
         for file in disk.files() {
             disk.open(&file).unwrap().sync_data().unwrap();
@@ -304,8 +308,10 @@ fn damage_of(found: &RecoveredLog) -> Vec<Damage> {
         tlog::Damage::Length { segment, expected, found } => {
             Some(Damage::Length { segment: *segment, expected: *expected, found: *found })
         }
+        tlog::Damage::Archive { segment } => Some(Damage::Archive { segment: *segment }),
         // What looks torn behind a damaged header the log does not trust.
-        tlog::Damage::Unsearched { .. }
+        tlog::Damage::Block { .. }
+        | tlog::Damage::Unsearched { .. }
         | tlog::Damage::LogBehindStore { .. }
         | tlog::Damage::StoreBehindLog { .. }
         | tlog::Damage::Gap { .. } => None,
