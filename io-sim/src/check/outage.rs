@@ -57,8 +57,8 @@ impl Outage {
         let mut owed: BTreeSet<&Bytes> = operations.iter().filter_map(acknowledged).collect();
         for (certified, slot) in log.iter().zip((1..).map(Slot)) {
             let commands: Vec<Bytes> = certified.value.commands().map_while(Result::ok).collect();
-            let are_owed = commands.iter().fold(false, |any, command| owed.remove(command) || any);
-            if are_owed {
+            let owed_here = commands.iter().filter(|command| owed.remove(*command)).count();
+            if owed_here > 0 {
                 is_on_a_quorum(slot, &certified.value, disks)?;
                 self.owed_upto = self.owed_upto.max(slot);
             }
