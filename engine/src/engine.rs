@@ -179,7 +179,6 @@ impl Engine {
         let decided_upto = self.log.decided_upto();
         let (queued_requests, queued_bytes, queued_reads) = self.queued();
         Held {
-            decided_upto,
             log_slots: self.log.start().prev().distance_to(self.log.accepted_upto()),
             log_bytes: self.log.bytes(),
             undecided_slots: decided_upto.distance_to(self.log.accepted_upto()),

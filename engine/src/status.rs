@@ -41,8 +41,6 @@ pub struct Status {
 /// What an engine holds in memory at one moment, in the units of its [`Limits`](crate::Limits).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Held {
-    /// The end of the decided prefix.
-    pub decided_upto: Slot,
     /// Slots of the log in memory.
     pub log_slots: u64,
     /// Bytes of those.

@@ -94,15 +94,19 @@ impl Bounds {
         self.catching_up.remove(&node);
     }
 
+    /// `node` has decided up to here by now.
+    pub fn decided(&mut self, node: NodeId, upto: Slot) {
+        let fetching = self.catching_up.entry(node).or_default();
+        if upto > fetching.decided {
+            *fetching = Fetching { decided: upto, ..Fetching::default() };
+        }
+    }
+
     /// `node` holds this. `is_disk_idle`: all that it ordered is durable, and it knows.
     ///
     /// # Errors
     /// K10: that is more than its limits allow.
-    pub fn holds(&mut self, node: NodeId, held: &Held, is_disk_idle: bool) -> Checked {
-        let fetching = self.catching_up.entry(node).or_default();
-        if held.decided_upto > fetching.decided {
-            *fetching = Fetching { decided: held.decided_upto, ..Fetching::default() };
-        }
+    pub fn holds(&self, node: NodeId, held: &Held, is_disk_idle: bool) -> Checked {
         let limits = &self.limits;
         let bytes = self.bytes_max();
         let undecided = limits.in_flight_slots_max + self.masterships + 1;
@@ -247,7 +251,6 @@ mod tests {
     /// As much as these bounds allow.
     fn full() -> Held {
         Held {
-            decided_upto: Slot(50),
             log_slots: 20,
             log_bytes: 2_000,
             undecided_slots: 6,
@@ -321,7 +324,7 @@ mod tests {
         bounds.started(N2);
         bounds.delivered(N2, &heartbeat);
         assert_eq!(rounds(&mut bounds), 4);
-        assert_eq!(bounds.holds(N2, &full(), false), Ok(()));
+        bounds.decided(N2, Slot(7));
         assert_eq!(rounds(&mut bounds), 2, "it came forward");
     }
 

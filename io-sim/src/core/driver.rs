@@ -110,6 +110,7 @@ impl World {
         if serves_until.is_some() && process.serves_until.is_none() {
             process.serving_since += 1;
         }
+        self.bounds.decided(id, process.engine.decided_upto());
         let serves = serves_until.map(|_| process.store.applied);
         let counts_on = serves_until.filter(|until| process.serves_until.is_none_or(|before| *until > before));
         process.serves_until = serves_until;
@@ -380,7 +381,7 @@ impl World {
     }
 
     /// K10: it holds no more than its limits allow.
-    fn check_bounds(&mut self, id: NodeId) -> Checked {
+    fn check_bounds(&self, id: NodeId) -> Checked {
         let Some(process) = &self.nodes[usize::from(id.0) - 1].process else { return Ok(()) };
         let (held, is_disk_idle) = (process.engine.held(), process.is_disk_idle());
         self.bounds.holds(id, &held, is_disk_idle)

@@ -2,6 +2,7 @@
 
 use trialbay_engine::{NodeId, Slot};
 
+use super::network::SPIKE_MAX;
 use super::{Happening, World};
 use crate::check::model::Model;
 use crate::check::{Checked, history, violation};
@@ -61,7 +62,9 @@ impl World {
     pub(super) fn became_master(&mut self) {
         self.mark("masters");
         self.bounds.became_master();
-        let grace = self.leases(PROGRESS_LEASES);
+        // What was sent before the faults ended may be as late as this, and is heard then.
+        let late = if self.scenario.network.spike > 0.0 { SPIKE_MAX } else { 0 };
+        let grace = self.leases(PROGRESS_LEASES) + late;
         if self.ending.healed_at.is_some_and(|at| self.now > at + grace) {
             self.ending.masters_in_calm += 1;
         }

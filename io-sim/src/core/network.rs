@@ -15,6 +15,9 @@ use crate::scenario::draw::stream;
 use crate::scenario::{MS, Network as Plan, S};
 use crate::trace::What;
 
+/// By how much a message may be late that nothing holds back.
+pub(super) const SPIKE_MAX: u64 = 2 * S;
+
 /// The state of all links.
 #[derive(Debug)]
 pub(crate) struct Network {
@@ -125,7 +128,7 @@ impl Network {
         for _ in 0..copies {
             let mut delay = rng.between(plan.delay_min.0, plan.delay_max.0);
             if rng.chance(plan.spike) {
-                delay += rng.magnitude(10 * MS, 2 * S);
+                delay += rng.magnitude(10 * MS, SPIKE_MAX);
             }
             let mut at = (now + delay).max(way.clogged_until);
             if !rng.chance(plan.reorder) {
