@@ -26,7 +26,7 @@ pub(crate) struct Ending {
     healed: Vec<NodeId>,
     masters_in_calm: u64,
     messages_settled: u64,
-    settling: bool,
+    pub(crate) settling: bool,
 }
 
 impl Ending {
@@ -135,6 +135,12 @@ impl World {
             ),
             None => violation("K9", format!("no update was acknowledged after the faults; {}", self.describe())),
         }
+    }
+
+    /// The time that was given is over: what clients saw until now must make sense.
+    pub(super) fn stop(&mut self) -> Checked {
+        self.ended = true;
+        history::check(&self.operations, &self.ledger.certificate()).map(drop)
     }
 
     pub(super) fn check_end(&mut self) -> Checked {

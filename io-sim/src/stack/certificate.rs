@@ -52,6 +52,7 @@ impl Certificate {
         let records = reader.scrub.advance(&machine.disk).map_err(|error| Violation {
             checker: "K6",
             story: format!("the log of {} cannot be read from its disk: {error}", machine.name),
+            event: None,
         })?;
         if records.is_empty() {
             return Ok(());
@@ -67,7 +68,7 @@ impl Certificate {
     }
 
     fn accepted(&mut self, node: u16, slot: u64, ballot: Ballot, value: Value, event: u64) -> Result<(), Violation> {
-        let broken = |story: String| Err(Violation { checker: "K1", story });
+        let broken = |story: String| Err(Violation { checker: "K1", story, event: None });
         let (known, nodes) =
             self.slots.entry(slot).or_default().entry(ballot).or_insert_with(|| (value.clone(), BTreeSet::new()));
         if *known != value {
