@@ -33,6 +33,16 @@ pub struct Violation {
     pub checker: &'static str,
     /// What happened.
     pub story: String,
+    /// The event at which it broke, if that is not the one at which it was found out.
+    pub event: Option<u64>,
+}
+
+impl Violation {
+    /// It was found out later than it broke, which was at `event`.
+    #[must_use]
+    pub(crate) fn since(self, event: u64) -> Self {
+        Self { event: Some(event), ..self }
+    }
 }
 
 /// What a checker says.
@@ -40,5 +50,5 @@ pub type Checked = Result<(), Violation>;
 
 /// A violation found by `checker`.
 pub(crate) fn violation<T>(checker: &'static str, story: impl Into<String>) -> Result<T, Violation> {
-    Err(Violation { checker, story: story.into() })
+    Err(Violation { checker, story: story.into(), event: None })
 }

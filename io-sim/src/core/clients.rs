@@ -33,8 +33,8 @@ pub(crate) struct Client {
     guess: NodeId,
     /// It makes up requests for ever: with what chance, and how many so far.
     probe: Option<(Rng, u64)>,
-    /// The ids of the requests that it made.
-    pub(crate) made: Vec<u64>,
+    /// The requests that it made, and when.
+    pub(crate) made: Vec<Op>,
     /// Its request that waits for a response, and the node that it asked.
     open: Option<(usize, NodeId)>,
 }
@@ -79,7 +79,8 @@ impl World {
         };
         let Some(op) = next else { return Ok(()) };
         let id = op.id.unwrap_or(0);
-        asking.made.push(id);
+        let number = u16::try_from(client).unwrap_or(u16::MAX);
+        asking.made.push(Op { client: number, at: Span(self.now), after: Span(0), ..op.clone() });
         let is_loyal = asking.probe.is_none() && op.client < self.scenario.workload.loyal;
         let theirs = NodeId(op.client % u16::try_from(self.nodes.len()).unwrap_or(1) + 1);
         let mut rng = Rng::new(self.seed, stream::OPERATION + id);
@@ -100,6 +101,7 @@ impl World {
         self.event += 1;
         let index = self.operations.len();
         let (invoked, text) = (self.event, op.request.to_string());
+        self.moments.push((self.event, self.now));
         self.operations.push(Operation { client: client as u64, ask, invoked, response: None, applied: None });
         self.tell(|| What::Invoked { client: client as u64, op: index as u64, text });
         self.clients[client].open = Some((index, target));
@@ -283,6 +285,7 @@ impl World {
             outcome,
         });
         self.trace(4, op as u64, self.event);
+        self.moments.push((self.event, self.now));
         self.operations[op].response = Some((self.event, response));
         let pause = if outcome == Outcome::Ok { 0 } else { 5 * MS };
         self.next_request_of(client, pause);
@@ -306,11 +309,11 @@ impl World {
         let now = self.now;
         let asking = &mut self.clients[client];
         let delay = match (&mut asking.probe, asking.queue.front()) {
-            (Some((rng, _)), _) => rng.below(PROBE_PAUSE_MAX),
-            (None, Some(op)) => op.after.0.max(op.at.0.saturating_sub(now)),
+            (Some((rng, _)), _) => rng.below(PROBE_PAUSE_MAX) + pause,
+            (None, Some(op)) => (op.after.0 + pause).max(op.at.0.saturating_sub(now)),
             (None, None) => return,
         };
-        self.schedule(delay + pause, Happening::ClientNext { client });
+        self.schedule(delay, Happening::ClientNext { client });
     }
 
     /// A node went down: its clients' connections break, and what they asked for may or may not happen.

@@ -431,7 +431,7 @@ pub(super) fn caught<T>(run: impl FnOnce() -> T) -> Result<T, Violation> {
     outcome.map_err(|payload| {
         let message = payload.downcast_ref::<String>().cloned();
         let message = message.or_else(|| payload.downcast_ref::<&str>().map(|text| (*text).to_owned()));
-        Violation { checker: "K13", story: format!("a panic: {}", message.unwrap_or_default()) }
+        Violation { checker: "K13", story: format!("a panic: {}", message.unwrap_or_default()), event: None }
     })
 }
 

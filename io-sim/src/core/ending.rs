@@ -32,6 +32,8 @@ pub(crate) struct Ending {
     requests: u64,
     /// When that was, and how many slots were decided then.
     progressed: Option<(u64, Slot)>,
+    /// The clients have ended, and what they started must do so, too.
+    pub(crate) settling: bool,
 }
 
 impl Ending {
@@ -45,6 +47,7 @@ impl Ending {
             messages: 0,
             requests: 0,
             progressed: None,
+            settling: false,
         }
     }
 
@@ -136,6 +139,7 @@ impl World {
         self.ending.clients_end = true;
         self.check_load()?;
         self.ending.messages = 0;
+        self.ending.settling = true;
         let quiet = self.leases(QUIET_LEASES);
         self.schedule(quiet, Happening::End);
         if self.scenario.budget != Budget::Tolerable {
@@ -150,6 +154,12 @@ impl World {
             ),
             None => violation("K9", format!("no update was acknowledged after the faults; {}", self.describe())),
         }
+    }
+
+    /// The time that was given is over: what clients saw until now must make sense.
+    pub(super) fn stop(&mut self) -> Checked {
+        self.ended = true;
+        history::check(&self.operations, &self.ledger.certificate()).map(drop)
     }
 
     pub(super) fn check_end(&mut self) -> Checked {

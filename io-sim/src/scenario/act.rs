@@ -249,10 +249,11 @@ impl fmt::Display for Act {
 impl Act {
     /// The nodes that it names.
     pub fn nodes(&self) -> Vec<NodeId> {
-        let named = |whom: &Whom| match whom {
-            Whom::Some(nodes) => nodes.iter().copied().filter_map(Who::named).collect(),
-            Whom::All | Whom::Majority | Whom::Others => Vec::new(),
-        };
+        self.clone().nodes_mut().into_iter().map(|node| *node).collect()
+    }
+
+    /// The nodes that it names, to name others.
+    pub fn nodes_mut(&mut self) -> Vec<&mut NodeId> {
         match self {
             Self::Kill { node, .. }
             | Self::KillAfter { node, .. }
@@ -266,45 +267,62 @@ impl Act {
             | Self::FailSync { node }
             | Self::FullDisk { node, .. }
             | Self::Clock { node, .. }
-            | Self::Trim { node } => node.named().into_iter().collect(),
-            Self::PowerCut { nodes, .. } => named(nodes),
+            | Self::Trim { node } => node.named_mut().into_iter().collect(),
+            Self::PowerCut { nodes, .. } => nodes.named_mut(),
             Self::Cut { links, .. } | Self::Clog { links, .. } | Self::Disconnect { links } => {
-                [named(&links.from), named(&links.to)].concat()
+                let mut nodes = links.from.named_mut();
+                nodes.extend(links.to.named_mut());
+                nodes
             }
         }
     }
 
-    /// Halves the lengths of time in it, for who looks for a shorter story; `None` when there is nothing to halve.
-    pub fn halved(&self) -> Option<Self> {
-        let mut act = self.clone();
-        let span = match &mut act {
+    /// How long what it does lasts, if it lasts.
+    pub fn time_mut(&mut self) -> Option<&mut Span> {
+        match self {
             Self::Kill { down, .. }
             | Self::KillAfter { down, .. }
             | Self::PowerCut { down, .. }
             | Self::Stop { down, .. }
             | Self::Wipe { down, .. }
             | Self::Damage { down, .. }
-            | Self::LoseEnd { down, .. } => down,
+            | Self::LoseEnd { down, .. } => Some(down),
             Self::Pause { time, .. }
             | Self::Cut { time, .. }
             | Self::Clog { time, .. }
             | Self::SlowDisk { time, .. }
-            | Self::FullDisk { time, .. } => time,
+            | Self::FullDisk { time, .. } => Some(time),
             Self::DropMaster { .. }
             | Self::Disconnect { .. }
             | Self::FailSync { .. }
             | Self::Clock { .. }
-            | Self::Trim { .. } => return None,
-        };
-        *span = Span(span.0 / 2);
-        (span.0 > super::span::MS).then_some(act)
+            | Self::Trim { .. } => None,
+        }
+    }
+
+    /// Halves the time that it lasts, for who looks for a shorter story; `None` when there is nothing to halve.
+    pub fn halved(&self) -> Option<Self> {
+        let mut act = self.clone();
+        let time = act.time_mut()?;
+        *time = Span(time.0 / 2);
+        (time.0 > super::span::MS).then_some(act)
     }
 }
 
 impl Who {
     /// The node, if it is named.
-    fn named(self) -> Option<NodeId> {
+    fn named_mut(&mut self) -> Option<&mut NodeId> {
         if let Self::Node(node) = self { Some(node) } else { None }
+    }
+}
+
+impl Whom {
+    /// The nodes that are named.
+    fn named_mut(&mut self) -> Vec<&mut NodeId> {
+        match self {
+            Self::Some(nodes) => nodes.iter_mut().filter_map(Who::named_mut).collect(),
+            Self::All | Self::Majority | Self::Others => Vec::new(),
+        }
     }
 }
 

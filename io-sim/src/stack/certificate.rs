@@ -71,7 +71,7 @@ impl Certificate {
                 }
                 Record::MemoryBegan(_) if votes => {
                     let story = format!("{} gives up its vote, and nothing was taken from it", machine.name);
-                    return Err(Violation { checker: "K6", story });
+                    return Err(Violation { checker: "K6", story, event: None });
                 }
                 Record::VoteRegained { .. } => votes = true,
                 Record::Promised(_) | Record::Decided { .. } | Record::MemoryBegan(_) => {}
@@ -98,7 +98,7 @@ impl Certificate {
     }
 
     fn accepted(&mut self, node: u16, slot: u64, ballot: Ballot, value: Value, event: u64) -> Result<(), Violation> {
-        let broken = |story: String| Err(Violation { checker: "K1", story });
+        let broken = |story: String| Err(Violation { checker: "K1", story, event: None });
         let (known, nodes) =
             self.slots.entry(slot).or_default().entry(ballot).or_insert_with(|| (value.clone(), BTreeSet::new()));
         if *known != value {
@@ -133,5 +133,6 @@ fn whole_log(machine: &Machine) -> Result<Vec<Found>, Violation> {
 }
 
 fn unreadable(machine: &Machine, error: &ScrubError) -> Violation {
-    Violation { checker: "K6", story: format!("the log of {} cannot be read from its disk: {error}", machine.name) }
+    let story = format!("the log of {} cannot be read from its disk: {error}", machine.name);
+    Violation { checker: "K6", story, event: None }
 }

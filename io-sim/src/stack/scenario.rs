@@ -172,5 +172,6 @@ fn report(played: StackReport, scenario: &Scenario) -> Report {
         faults: steps.collect(),
         steps_done: vec![true; scenario.steps.len()],
         ops_made: Vec::new(),
+        at_the_end: true,
     }
 }

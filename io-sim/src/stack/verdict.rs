@@ -72,6 +72,7 @@ fn check_stores(world: &StackWorld<'_>, log: &[Certified]) -> Result<(), Violati
         let held = contents(machine).map_err(|error| Violation {
             checker: "K11",
             story: format!("the store of {} cannot be read: {error}", machine.name),
+            event: None,
         })?;
         if let Some(key) = difference(&expected, &held) {
             let (wanted, found) = (expected.get(key), held.get(key));
@@ -125,5 +126,5 @@ pub(super) fn calls(operations: &[Operation]) -> Calls {
 }
 
 fn violation<T>(checker: &'static str, story: String) -> Result<T, Violation> {
-    Err(Violation { checker, story })
+    Err(Violation { checker, story, event: None })
 }

@@ -192,19 +192,23 @@ impl<'a> StackWorld<'a> {
             self.trace.note(self.now(), "ended", machine.name.as_bytes());
             if let Some(why) = ended.wrong(|| machine.disk.is_full() || self.may_fail.remove(&machine.id)) {
                 let story = format!("{} ended by itself at {:?}: {why}", machine.name, self.sim.elapsed());
-                self.violations.push(Violation { checker: "K13", story });
+                self.violations.push(Violation { checker: "K13", story, event: None });
             }
         }
         self.watch.look(self.now(), &self.machines);
         let panics = PANICS.get();
         if panics > std::mem::replace(&mut self.panics, panics) {
             let story = format!("something panicked at {:?} (see the output)", self.sim.elapsed());
-            self.violations.push(Violation { checker: "K13", story });
+            self.violations.push(Violation { checker: "K13", story, event: None });
         }
         match clients_ended {
             Ok(ended) => ended,
             Err(error) => {
-                self.violations.push(Violation { checker: "K13", story: format!("a host failed: {error}") });
+                self.violations.push(Violation {
+                    checker: "K13",
+                    story: format!("a host failed: {error}"),
+                    event: None,
+                });
                 true
             }
         }
@@ -245,7 +249,7 @@ impl<'a> StackWorld<'a> {
     }
 
     fn report(self) -> StackReport {
-        for Violation { checker, story } in &self.violations {
+        for Violation { checker, story, .. } in &self.violations {
             let (checker, story) = ((*checker).into(), story.clone());
             self.watch.tell(self.now(), || What::Violation { checker, story });
         }
