@@ -261,6 +261,7 @@ fn open_files(disk: Arc<dyn HomeDisk>, options: &NodeOptions) -> Result<Files, N
     let tlog_options = TlogOptions { planted: options.planted, ..tlog_options };
     let place = StorePlace::new(disk.clone(), path, identity.clone(), store_options);
     let mut store = place.open()?;
+    place.tidy_head(store.applied().0)?;
     let (tlog, log) = Tlog::open(disk, home.path(), identity, tlog_options, store.applied())?;
     let RecoveredLog { recovered, damage, notes } = log;
     for note in notes {
