@@ -209,8 +209,8 @@ impl Log {
         }
     }
 
-    /// The store now has the state of `slot`, which is beyond our decided prefix. What we had accepted up to there is void;
-    /// later entries stay.
+    /// The store now has the state of `slot`, which is beyond our decided prefix. What we had accepted up to there is void
+    /// (rule F2); later entries stay.
     pub(crate) fn install_head(&mut self, slot: Slot, hash: HistoryHash) {
         assert!(slot > self.decided_upto, "a head at {slot} is not beyond {}", self.decided_upto);
         while self.start <= slot

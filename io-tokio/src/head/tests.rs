@@ -269,6 +269,18 @@ async fn a_head_that_was_whole_before_is_not_got_again() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn what_is_left_of_a_head_goes_when_the_store_has_got_there_otherwise() {
+    let giving = Home::full();
+    let home = Home::empty(TAKER);
+    take(&home, dialler(&giving.giver(), TAKER, vec![])).await.unwrap();
+    home.place.tidy_head(Slot(1)).unwrap();
+    assert!(!is_tidy(&home));
+    home.place.tidy_head(Slot(2)).unwrap();
+    assert!(is_tidy(&home));
+    home.place.tidy_head(Slot(2)).unwrap();
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_store_that_is_not_ahead_gives_nothing_that_is_installed() {
     let giving = Home::full();
     let mut home = Home::empty(TAKER);

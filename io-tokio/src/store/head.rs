@@ -161,6 +161,19 @@ impl StorePlace {
         }
     }
 
+    /// Removes what is left of a head that a store which has applied this much does not need any more.
+    ///
+    /// # Errors
+    /// When the disk does not let it be removed.
+    pub fn tidy_head(&self, applied: Slot) -> Result<(), StoreError> {
+        let slot = match self.leftover_head()? {
+            Leftover::None => return Ok(()),
+            Leftover::Part(part) => part.progress().head.slot,
+            Leftover::Whole(head) => head.slot,
+        };
+        if slot <= applied { self.remove_head() } else { Ok(()) }
+    }
+
     /// Removes a head that is not installed, if there is one.
     ///
     /// # Errors

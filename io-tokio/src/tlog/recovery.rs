@@ -393,7 +393,7 @@ impl Survey {
         let store = findings.store;
         let (decided, (head, _)) = (findings.checkpoint.decided, findings.checkpoint.head);
         if store.0 >= head {
-            // What was accepted up to a head need not be what was decided: neither peers nor the store may get it.
+            // Rule F2: what was accepted up to a head need not be what was decided. Neither peers nor the store may get it.
             reader.forget_upto(head);
         }
         let log_end = reader.log_end().unwrap_or(Slot::ZERO).max(decided.0);
