@@ -398,6 +398,22 @@ impl Client {
         self.at(endpoint)?.call(&request, |payload| Statistics::decode(&mut Reader(payload.text()?))).await
     }
 
+    /// Has a node make durable all that its store has applied.
+    ///
+    /// # Errors
+    /// [`ClientError::InvalidArgument`] when the options do not name that endpoint; so for all that is done for one node's store.
+    pub async fn flush_store(&self, endpoint: &str) -> Result<(), ClientError> {
+        self.at(endpoint)?.call(&Request::plain(Command::FlushStore, Shape::Unit, Target::Any), unit).await
+    }
+
+    /// Has a slave give back what its store's file does not need. It answers no reads until it is done.
+    ///
+    /// # Errors
+    /// [`ClientError::Refused`] by the master.
+    pub async fn compact_store(&self, endpoint: &str) -> Result<(), ClientError> {
+        self.at(endpoint)?.call(&Request::plain(Command::DefragDb, Shape::Unit, Target::Any), unit).await
+    }
+
     /// How every node is, in the order of the endpoints. All are asked at once.
     pub async fn cluster_status(&self) -> Vec<NodeReport> {
         let asked = self.cluster.options.endpoints.iter().map(|endpoint| {

@@ -57,6 +57,8 @@ pub(crate) enum Command {
     UserFunction = 0x15,
     Assert = 0x16,
     GetKeyCount = 0x1a,
+    DefragDb = 0x26,
+    FlushStore = 0x42,
     SetInterval = 0x17,
     GetRouting = 0x18,
     SetRouting = 0x19,

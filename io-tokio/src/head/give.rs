@@ -141,7 +141,7 @@ impl Giver {
         }
         let Some(giving) = place else { return Err(NotGiven::OutOfTurn) };
         let head = giving.head;
-        let admin = giving.snapshot.admin_bytes();
+        let admin = giving.snapshot.admin().record();
         say(&mut stream, &Letter::Head { head, resumed, admin }, &mut patience).await?;
         while let Some(chunk) = self.next_chunk(giving).await? {
             say(&mut stream, &chunk, &mut patience).await?;

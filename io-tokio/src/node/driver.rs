@@ -223,6 +223,10 @@ impl Driver {
                     // Whoever asked may be gone.
                     let _ = reply.send(self.status());
                 }
+                Ask::Maintain { what, reply } => self.store.maintain(what, |outcome| {
+                    // Whoever asked may be gone.
+                    let _ = reply.send(outcome);
+                }),
                 Ask::Stop => self.step(Event::StopRequested),
             }
         }

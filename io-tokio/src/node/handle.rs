@@ -16,7 +16,7 @@ use crate::clock::Clock;
 use crate::config::Reads;
 use crate::consistency::Consistency;
 use crate::extensions::Extensions;
-use crate::store::{Snapshot, StoreError, StoreReader};
+use crate::store::{Maintenance, NotMaintained, Snapshot, StoreError, StoreReader};
 use crate::tally::{Series, Totals};
 pub use crate::update::UpdateResult;
 use crate::update::{Limits, Update, encode_command};
@@ -114,6 +114,20 @@ pub enum DropRefused {
     Stopping,
 }
 
+/// Why nothing was done for the store.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum MaintenanceRefused {
+    /// It would keep the cluster from being served.
+    #[error("Operation cannot be performed on master node")]
+    OnMaster,
+    /// Not now.
+    #[error(transparent)]
+    NotNow(#[from] NotMaintained),
+    /// The node is stopping.
+    #[error("the node is stopping")]
+    Stopping,
+}
+
 /// What a connection asks of the driver.
 pub(crate) enum Ask {
     /// Do this update.
@@ -124,6 +138,8 @@ pub(crate) enum Ask {
     Drop { reply: oneshot::Sender<Result<(), DropRefused>> },
     /// How are you?
     Status { reply: oneshot::Sender<NodeStatus> },
+    /// Do this for the store.
+    Maintain { what: Maintenance, reply: oneshot::Sender<Result<(), NotMaintained>> },
     /// Hand over and stop.
     Stop,
 }
@@ -281,6 +297,46 @@ impl NodeHandle {
         let (reply, outcome) = oneshot::channel();
         self.0.asks.send(Ask::Drop { reply }).await.map_err(|_| DropRefused::Stopping)?;
         outcome.await.unwrap_or(Err(DropRefused::Stopping))
+    }
+
+    /// Makes durable all that the store has applied, which lets the node remove log that it keeps for the store.
+    ///
+    /// # Errors
+    /// When it is not possible now.
+    pub async fn flush_store(&self) -> Result<(), MaintenanceRefused> {
+        self.maintain(Maintenance::Flush).await
+    }
+
+    /// Gives back what the store's file does not need. That may take long; this node neither applies anything nor answers reads
+    /// until it is done. A master therefore refuses.
+    ///
+    /// # Errors
+    /// When it is not possible now, or not on this node.
+    pub async fn compact_store(&self) -> Result<(), MaintenanceRefused> {
+        if self.is_master() {
+            return Err(MaintenanceRefused::OnMaster);
+        }
+        self.maintain(Maintenance::Compact).await
+    }
+
+    /// Removes log that nobody needs, beyond the budget that is kept for others. Nodes do so by themselves; what holds it up is
+    /// at most that the store is not durable yet. Gives the steps that are still to be waited for: none.
+    ///
+    /// # Errors
+    /// When it is not possible now.
+    pub async fn collapse_log(&self) -> Result<u32, MaintenanceRefused> {
+        self.flush_store().await.map(|()| 0)
+    }
+
+    /// Whether this node takes itself for the master, inside its lease or not.
+    pub(crate) fn is_master(&self) -> bool {
+        self.0.master.load(Ordering::Acquire) == u32::from(self.0.node.0)
+    }
+
+    async fn maintain(&self, what: Maintenance) -> Result<(), MaintenanceRefused> {
+        let (reply, outcome) = oneshot::channel();
+        self.0.asks.send(Ask::Maintain { what, reply }).await.map_err(|_| MaintenanceRefused::Stopping)?;
+        Ok(outcome.await.map_err(|_| MaintenanceRefused::Stopping)??)
     }
 
     /// Asks the node to hand over mastership and stop. Returns at once.

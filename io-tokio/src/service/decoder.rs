@@ -296,6 +296,7 @@ fn command(word: u32) -> Result<Command, Unreadable> {
         0x11 => ("MULTI_GET", &[Consistency, Keys]),
         0x12 => ("EXPECT_PROGRESS_POSSIBLE", &[]),
         0x13 => ("STATISTICS", &[]),
+        0x14 => ("COLLAPSE_TLOGS", &[Int]),
         0x15 => ("USER_FUNCTION", &[Key, OptionExpected]),
         0x16 => ("ASSERT", &[Consistency, Key, OptionExpected]),
         0x17 => ("SET_INTERVAL", &[OptionKey, OptionKey, OptionKey, OptionKey]),
@@ -311,6 +312,8 @@ fn command(word: u32) -> Result<Command, Unreadable> {
         0x22 => ("MIGRATE_RANGE", &[OptionKey, OptionKey, OptionKey, OptionKey, Body]),
         0x23 => ("REV_RANGE_ENTRIES", RANGE),
         0x24 => ("SYNCED_SEQUENCE", &[Body]),
+        0x25 => ("OPT_DB", &[]),
+        0x26 => ("DEFRAG_DB", &[]),
         0x27 => ("DELETE_PREFIX", &[Key]),
         0x28 => ("VERSION", &[]),
         0x29 => ("ASSERT_EXISTS", &[Consistency, Key]),
@@ -321,6 +324,7 @@ fn command(word: u32) -> Result<Command, Unreadable> {
         0x41 => ("NOP", &[]),
         0x42 => ("FLUSH_STORE", &[]),
         0x43 => ("GET_TXID", &[]),
+        0x44 => ("COPY_DB_TO_HEAD", &[Int]),
         0x45 => ("USER_HOOK", &[Consistency, Key]),
         0x50 => ("NODE_STATUS", &[]),
         unknown => return Err(not_offered(unknown)),
@@ -332,12 +336,8 @@ fn command(word: u32) -> Result<Command, Unreadable> {
 fn not_offered(code: u16) -> Unreadable {
     Unreadable::NotSupported(match code {
         0x0e => "LAST_ENTRIES",
-        0x14 => "COLLAPSE_TLOGS",
         0x1b => "GET_DB",
-        0x25 => "OPT_DB",
-        0x26 => "DEFRAG_DB",
         0x40 => "LAST_ENTRIES2",
-        0x44 => "COPY_DB_TO_HEAD",
         0x46 => "LAST_ENTRIES3",
         unknown => return Unreadable::UnknownCommand(unknown),
     })
@@ -493,7 +493,7 @@ mod tests {
         let known = |code: u32| command(MAGIC | code);
         let served = (0..=0xffff).filter(|code| known(*code).is_ok()).count();
         let by_name = (0..=0xffff).filter(|code| matches!(known(*code), Err(Unreadable::NotSupported(_)))).count();
-        assert_eq!((served, by_name), (40, 9));
+        assert_eq!((served, by_name), (44, 5));
         assert_eq!(command(0x08).unwrap_err(), Unreadable::NoMagic);
         assert_eq!(command(0xf1ff_0008).unwrap().name, "GET");
     }

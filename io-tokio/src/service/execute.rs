@@ -12,8 +12,8 @@ use super::request::{Keys, Question, Read, Refused, Request, Scan};
 use super::statistics::{Counting, Kind, Statistics};
 use crate::consistency::Consistency;
 use crate::extensions::{HOOK_REPLY_BYTES_MAX, HOOK_TIME_MAX, HookCall, HookReply};
-use crate::node::NodeHandle;
 use crate::node::handle::function_not_found;
+use crate::node::{MaintenanceRefused, NodeHandle};
 use crate::store::{Snapshot, StoreError};
 use crate::update::{Admin, Interval, Update, encode_command};
 use crate::wire::Writer;
@@ -87,8 +87,15 @@ pub(crate) fn begin(request: Request, code: u16, session: &Arc<Session>) -> (Com
             (company, Box::pin(work))
         }
         Request::Question(question) => {
-            // What was asked before is counted.
-            let company = if question == Question::Statistics { Company::Nobody } else { Company::Reads };
+            // What was asked before is counted, and done.
+            let company = match question {
+                Question::Statistics
+                | Question::FlushStore
+                | Question::CompactStore
+                | Question::Collapse { .. }
+                | Question::CopyToHead { .. } => Company::Nobody,
+                _ => Company::Reads,
+            };
             (company, Box::pin(async move { session.context.answer(question).await }))
         }
         Request::DropMaster => {
@@ -149,8 +156,22 @@ impl Context {
                 bytes.push(2);
                 bytes.i64(i64::try_from(self.handle.applied().0).unwrap_or(i64::MAX));
             }),
-            // An acknowledged update is in the tlogs and in the store already.
-            Question::FlushStore => Reply::unit(),
+            Question::FlushStore => Reply::of_maintenance(self.handle.flush_store().await, |_| ()),
+            Question::CompactStore => Reply::of_maintenance(self.handle.compact_store().await, |_| ()),
+            Question::Collapse { keep } if keep < 1 => {
+                Reply::error(code::UNKNOWN_FAILURE, format!("{keep} is not acceptable")).and_close()
+            }
+            Question::Collapse { .. } => {
+                let steps = self.handle.collapse_log().await;
+                Reply::of_maintenance(steps, |bytes| bytes.i32(0))
+            }
+            Question::CopyToHead { keep } if keep < 1 => {
+                Reply::error(code::UNKNOWN_FAILURE, format!("tlogs_to_keep={keep} is not acceptable")).and_close()
+            }
+            Question::CopyToHead { .. } if self.handle.is_master() => {
+                Reply::of_maintenance::<()>(Err(MaintenanceRefused::OnMaster), |_| ())
+            }
+            Question::CopyToHead { .. } => Reply::of_maintenance(self.handle.flush_store().await, |_| ()),
         }
     }
 

@@ -4,7 +4,8 @@ use std::sync::Arc;
 
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
-use crate::node::{DropRefused, ReadRefused, UpdateRefused};
+use crate::node::{DropRefused, MaintenanceRefused, ReadRefused, UpdateRefused};
+use crate::store::StoreError;
 use crate::update::{Failure, Outcome};
 use crate::wire::Writer;
 
@@ -160,6 +161,7 @@ impl Reply {
             ReadRefused::NotFreshEnough => Self::error(code::INCONSISTENT_READ, refused.to_string()),
             ReadRefused::Overloaded => Self::error(code::OVERLOADED, refused.to_string()),
             ReadRefused::Stopping => Self::going_down(),
+            ReadRefused::Store(StoreError::Compacting) => Self::error(code::OVERLOADED, refused.to_string()),
             ReadRefused::Store(_) => Self::error(code::UNKNOWN_FAILURE, refused.to_string()).and_close(),
         }
     }
@@ -173,6 +175,18 @@ impl Reply {
                 Self::error(code::NO_SUCCESSOR, refused.to_string())
             }
             Err(DropRefused::Stopping) => Self::going_down(),
+        }
+    }
+
+    /// What became of something that was to be done for the store.
+    pub(crate) fn of_maintenance<T>(done: Result<T, MaintenanceRefused>, payload: impl FnOnce(&mut Vec<u8>)) -> Self {
+        match done {
+            Ok(_) => Self::ok(payload),
+            Err(refused @ MaintenanceRefused::OnMaster) => {
+                Self::error(code::NOT_SUPPORTED, refused.to_string()).and_close()
+            }
+            Err(refused @ MaintenanceRefused::NotNow(_)) => Self::error(code::OVERLOADED, refused.to_string()),
+            Err(MaintenanceRefused::Stopping) => Self::going_down(),
         }
     }
 

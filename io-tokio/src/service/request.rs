@@ -53,6 +53,15 @@ pub(crate) enum Question {
     Statistics,
     TxId,
     FlushStore,
+    CompactStore,
+    /// Remove old log; so many files may stay.
+    Collapse {
+        keep: i32,
+    },
+    /// The same on a slave only, without steps.
+    CopyToHead {
+        keep: i32,
+    },
 }
 
 /// What is read from one snapshot of the store.
@@ -139,6 +148,7 @@ impl Request {
             0x10 | 0x24 => sequence(&from.string()?, limits),
             0x12 => Self::Question(Question::ProgressPossible),
             0x13 => Self::Question(Question::Statistics),
+            0x14 => Self::Question(Question::Collapse { keep: from.i32()? }),
             0x15 => {
                 let name = from.string()?;
                 update(&Update::UserFunction { name, argument: from.option_string()? }, limits)
@@ -163,6 +173,7 @@ impl Request {
             }
             0x22 => migration(Interval::decode(&mut from)?, from.string()?, limits),
             0x27 => update(&Update::DeletePrefix { prefix: from.string()? }, limits),
+            0x25 | 0x26 => Self::Question(Question::CompactStore),
             0x28 => Self::Question(Question::Version),
             0x30 => Self::DropMaster,
             0x32 => Self::Question(Question::CurrentState),
@@ -170,6 +181,7 @@ impl Request {
             0x41 => update(&Update::Nop, limits),
             0x42 => Self::Question(Question::FlushStore),
             0x43 => Self::Question(Question::TxId),
+            0x44 => Self::Question(Question::CopyToHead { keep: from.i32()? }),
             0x50 => Self::Question(Question::Status),
             _ => Self::Read { consistency: consistency(&mut from)?, read: read(code, from)? },
         })

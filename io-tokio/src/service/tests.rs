@@ -27,7 +27,7 @@ use crate::node::handle::{Ask, Shared};
 use crate::node::room::Room;
 use crate::node::serving::Serving;
 use crate::node::{DropRefused, NodeHandle, NodeStatus};
-use crate::store::{Decided, Options, Store};
+use crate::store::{Decided, Maintenance, NotMaintained, Options, Store};
 use crate::update::{ClusterConfig, Interval, Limits, NodeAddress, Routing, Update};
 use crate::watched;
 use crate::wire::{MAGIC, Writer as _};
@@ -65,6 +65,12 @@ impl Driver {
                 Ask::QuorumRead { reply } => drop(reply.send(Ok(self.store.applied().0))),
                 Ask::Drop { reply } => drop(reply.send(Err(DropRefused::Alone))),
                 Ask::Status { reply } => drop(reply.send(status(self.store.applied().0))),
+                Ask::Maintain { what, reply } => {
+                    self.store.flush().unwrap();
+                    let done = what == Maintenance::Flush || self.store.compact().unwrap();
+                    // A client that is gone needs no reply.
+                    let _ = reply.send(if done { Ok(()) } else { Err(NotMaintained::BeingRead) });
+                }
                 Ask::Stop => break,
             }
             if waiting.len() < self.updates_together {
@@ -489,6 +495,44 @@ async fn a_fringe_is_one_end_of_the_keys_and_about_a_mebibyte() {
     assert_eq!(keys(Some(b"c"), Fringe::Upper).await, "ab");
     assert_eq!(keys(None, Fringe::Lower).await, "edc");
     assert_eq!(keys(Some(b"d"), Fringe::Lower).await, "ed");
+}
+
+#[tokio::test]
+async fn what_a_node_does_for_its_store_it_does_unless_it_is_asked_for_what_masters_must_not_do() {
+    let master_refuses = "Operation cannot be performed on master node";
+    let number = |code: u32, number: i32| request(code, |bytes| bytes.i32(number));
+    for (sent, on_master, on_slave) in [
+        (request(0x42, |_| ()), Ok(""), Ok("")),
+        (request(0x25, |_| ()), Err((code::NOT_SUPPORTED, master_refuses)), Ok("")),
+        (request(0x26, |_| ()), Err((code::NOT_SUPPORTED, master_refuses)), Ok("")),
+        (number(0x14, 2), Ok("\0\0\0\0"), Ok("\0\0\0\0")),
+        (number(0x44, 2), Err((code::NOT_SUPPORTED, master_refuses)), Ok("")),
+        (
+            number(0x44, 0),
+            Err((code::UNKNOWN_FAILURE, "tlogs_to_keep=0 is not acceptable")),
+            Err((code::UNKNOWN_FAILURE, "tlogs_to_keep=0 is not acceptable")),
+        ),
+    ] {
+        for (handle, expected) in [(master(), on_master), (node(Some("n2"), 1), on_slave)] {
+            let (mut client, _serving) = connect(&handle, &ServiceOptions::default(), 1 << 16);
+            client.send(&[prologue(), sent.clone()].concat()).await;
+            match expected {
+                Ok(payload) => {
+                    assert_eq!(client.code().await, code::OK);
+                    let mut bytes = vec![0; payload.len()];
+                    within(client.0.read_exact(&mut bytes)).await.unwrap();
+                    assert_eq!(bytes, payload.as_bytes());
+                    // It can still be read.
+                    client.send(&get(1, "k")).await;
+                    assert_eq!(client.string().await.0, code::NOT_FOUND);
+                }
+                Err((code, message)) => {
+                    assert_eq!(client.string().await, (code, message.into()));
+                    assert!(client.ends().await);
+                }
+            }
+        }
+    }
 }
 
 fn user_function(name: &str, argument: Option<&[u8]>) -> Vec<u8> {

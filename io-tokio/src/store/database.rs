@@ -14,13 +14,13 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use redb::{
-    Database, Durability, ReadableDatabase as _, ReadableTable, StorageError, Table, TableDefinition, TableHandle as _,
-    WriteTransaction,
+    CompactionError, Database, Durability, ReadableDatabase as _, ReadableTable, StorageError, Table, TableDefinition,
+    TableHandle as _, WriteTransaction,
 };
 use trialbay_engine::{HistoryHash, Slot, Value};
 
 use super::apply::{KeyValue, NotApplied, apply_command};
-use super::error::{StoreError, damaged};
+use super::error::{StoreError, damaged, guarded};
 use super::old_values::{OLD_VALUES_BYTES_MAX, OldValues};
 use super::range::KeyRange;
 use super::reader::StoreReader;
@@ -218,6 +218,27 @@ impl Store {
             }
         }
         Ok(())
+    }
+
+    /// Gives back what the file does not need; `false` when somebody reads the store, which must not be then. Everything must be
+    /// durable.
+    ///
+    /// # Errors
+    /// When the store cannot be written; it is then of no more use.
+    pub fn compact(&mut self) -> Result<bool, StoreError> {
+        self.reader.pause();
+        let compacted = match Arc::get_mut(&mut self.database) {
+            None => Ok(false),
+            Some(database) => match guarded(|| Ok(database.compact())) {
+                Ok(Ok(_)) => Ok(true),
+                Ok(Err(CompactionError::TransactionInProgress)) => Ok(false),
+                Ok(Err(error)) => Err(StoreError::from_redb(error)),
+                Err(error) => Err(error),
+            },
+        };
+        self.has_failed |= compacted.is_err();
+        self.reader.resume(self.database.clone());
+        compacted
     }
 
     /// Makes everything durable and closes the file; snapshots that are still about cannot be read any more.

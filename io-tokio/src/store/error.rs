@@ -59,6 +59,9 @@ pub enum StoreError {
         /// The function.
         name: String,
     },
+    /// The store's file is being compacted.
+    #[error("the store is being compacted: try again later")]
+    Compacting,
     /// The store was closed.
     #[error("the store is closed")]
     Closed,

@@ -34,4 +34,4 @@ pub use open::Options;
 pub use policy::CommitPolicy;
 pub use range::{Direction, KeyRange};
 pub use reader::{Entries, Keys, Snapshot, StoreReader};
-pub use thread::{Applied, Job, NotTaken, StoreWriter, WriterLimits};
+pub use thread::{Applied, Job, Maintenance, NotMaintained, NotTaken, StoreWriter, WriterLimits};

@@ -19,8 +19,9 @@ pub struct StoreReader(Arc<Mutex<Reading>>);
 
 /// What readers share. Under the lock nothing blocks but an open of two tables.
 struct Reading {
-    /// `None` once the store is closed.
+    /// `None` once the store is closed, and while it is compacted.
     database: Option<Arc<Database>>,
+    is_compacting: bool,
     /// The view after the last commit, made by the first who asked for it.
     view: Option<Arc<View>>,
     /// The slot of the head that came last.
@@ -63,6 +64,7 @@ impl StoreReader {
     pub(super) fn new(database: Arc<Database>) -> Self {
         Self(Arc::new(Mutex::new(Reading {
             database: Some(database),
+            is_compacting: false,
             view: None,
             head: None,
             #[cfg(feature = "planted-bugs")]
@@ -86,7 +88,8 @@ impl StoreReader {
         if let Some(view) = &reading.view {
             return Ok(Snapshot(view.clone()));
         }
-        let database = reading.database.as_ref().ok_or(StoreError::Closed)?;
+        let closed = if reading.is_compacting { StoreError::Compacting } else { StoreError::Closed };
+        let database = reading.database.as_ref().ok_or(closed)?;
         let view = guarded(|| View::open(database))?;
         #[cfg(feature = "planted-bugs")]
         let view = View { newest: planted!(reading.planted, RangeMixed).then(|| self.clone()), ..view };
@@ -109,12 +112,24 @@ impl StoreReader {
 
     /// From here on snapshots show another database, which came as the head of this slot.
     pub(super) fn go_over_to(&self, database: Arc<Database>, head: Slot) {
+        self.lock().head = Some(head);
+        self.resume(database);
+    }
+
+    /// From here on snapshots show this database.
+    pub(super) fn resume(&self, database: Arc<Database>) {
         let old = {
             let mut reading = self.lock();
-            reading.head = Some(head);
+            reading.is_compacting = false;
             (reading.database.replace(database), reading.view.take())
         };
         drop(old);
+    }
+
+    /// Until [`StoreReader::go_over_to`] there are no new snapshots, and nothing here holds the database.
+    pub(super) fn pause(&self) {
+        self.lock().is_compacting = true;
+        self.close();
     }
 
     pub(super) fn close(&self) {
@@ -168,11 +183,6 @@ impl Snapshot {
     /// What is kept beside the keys.
     pub fn admin(&self) -> &Admin {
         &self.0.admin
-    }
-
-    /// The same as bytes; none when there is nothing.
-    pub(crate) fn admin_bytes(&self) -> Bytes {
-        if *self.admin() == Admin::default() { Bytes::new() } else { self.admin().encode().into() }
     }
 
     /// The value of `key`.

@@ -51,6 +51,31 @@ fn what_is_kept_beside_the_keys_changes_with_them_and_comes_back() {
     assert_eq!(store.apply(&[decided(3, commands(&[set("a", "3")]))], false).unwrap()[0], [outside]);
 }
 
+#[test]
+fn a_store_is_compacted_when_nobody_reads_it_and_can_be_read_again_after() {
+    let disk = MemoryDisk::default();
+    let mut store = Store::open_with_backend(disk.clone(), &identity(), OPTIONS).unwrap();
+    let reader = store.reader();
+    let sets: Vec<_> = (0..2_000).map(|key| set(&key.to_string(), &"v".repeat(1_000))).collect();
+    store.apply(&[decided(1, commands(&sets))], true).unwrap();
+    let rest = Update::Sequence(vec![Update::DeletePrefix { prefix: bytes("") }, set("k", "v")]);
+    store.apply(&[decided(2, commands(&[rest]))], true).unwrap();
+    let before = disk.0.lock().unwrap().now.len();
+    let snapshot = reader.snapshot().unwrap();
+    assert!(!store.compact().unwrap());
+    assert_eq!(snapshot.get(b"k").unwrap(), Some(bytes("v")));
+    drop(snapshot);
+    assert_eq!(reader.snapshot().unwrap().get(b"k").unwrap(), Some(bytes("v")));
+    assert!(store.compact().unwrap());
+    let after = disk.0.lock().unwrap().now.len();
+    assert!(after < before / 2, "{after} of {before}");
+    assert_eq!(reader.snapshot().unwrap().get(b"k").unwrap(), Some(bytes("v")));
+    store.apply(&[decided(3, commands(&[set("k", "w")]))], true).unwrap();
+    drop(store);
+    let store = Store::open_with_backend(disk.after_power_cut(), &identity(), OPTIONS).unwrap();
+    assert_eq!(store.reader().snapshot().unwrap().get(b"k").unwrap(), Some(bytes("w")));
+}
+
 /// A disk in memory that tells what a power cut leaves: what was there at the last sync.
 #[derive(Clone, Debug, Default)]
 struct MemoryDisk(Arc<Mutex<Contents>>);

@@ -85,7 +85,31 @@ pub struct StoreWriter<T> {
 enum Order<T> {
     Apply(Job<T>),
     Install(StorePlace, OnInstalled),
+    Maintain(Maintenance, OnMaintained),
 }
+
+/// What can be done for a store between two slots.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Maintenance {
+    /// Make all that it has applied durable.
+    Flush,
+    /// That, and then give back what its file does not need. It is not read meanwhile.
+    Compact,
+}
+
+/// Why it was not done. Nothing has changed; later it may be possible.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum NotMaintained {
+    /// The store would be ahead of its log.
+    #[error("the log is not as far as the store: try again later")]
+    LogBehind,
+    /// Somebody reads the store.
+    #[error("the store is being read: try again later")]
+    BeingRead,
+}
+
+/// Hears what became of it, on the writer's thread.
+type OnMaintained = Box<dyn FnOnce(Result<(), NotMaintained>) + Send>;
 
 /// Hears what became of a head, on the writer's thread.
 type OnInstalled = Box<dyn FnOnce(Result<Head, NotInstalled>) + Send>;
@@ -136,7 +160,7 @@ impl<T: Send + 'static> StoreWriter<T> {
         }
         self.orders.send(Order::Apply(job)).map_err(|order| match order {
             Order::Apply(job) => NotTaken::Ended(job),
-            Order::Install(..) => unreachable!("another order was sent"),
+            Order::Install(..) | Order::Maintain(..) => unreachable!("another order was sent"),
         })
     }
 
@@ -147,6 +171,14 @@ impl<T: Send + 'static> StoreWriter<T> {
     pub fn install(&self, place: StorePlace, tell: impl FnOnce(Result<Head, NotInstalled>) + Send + 'static) {
         // A writer that has ended has said why.
         let _ = self.orders.send(Order::Install(place, Box::new(tell)));
+    }
+
+    /// Does something for the store, after what is waiting to be applied. Never blocks.
+    ///
+    /// `tell` hears what came of it, unless the writer ends.
+    pub fn maintain(&self, what: Maintenance, tell: impl FnOnce(Result<(), NotMaintained>) + Send + 'static) {
+        // A writer that has ended has said why.
+        let _ = self.orders.send(Order::Maintain(what, Box::new(tell)));
     }
 
     /// What waits to be applied, in bytes of values (and a little for each).
@@ -226,6 +258,11 @@ impl<R> Writer<R> {
                     queue.pass(Work::StoreSync).await;
                     self.install(&place, tell)?;
                 }
+                Next::Order(Order::Maintain(what, tell)) => {
+                    self.wait_for_log(&mut queue).await;
+                    queue.pass(Work::StoreSync).await;
+                    tell(self.maintain(what)?);
+                }
                 Next::Nothing => {}
                 Next::HungUp => return Ok(()),
             }
@@ -294,6 +331,18 @@ impl<R> Writer<R> {
         let (upto, _) = self.store.applied();
         (self.report)(Ok(Applied { upto, slots: results.into_iter().zip(replies).collect() }));
         Ok(put_off)
+    }
+
+    fn maintain(&mut self, what: Maintenance) -> Result<Result<(), NotMaintained>, StoreError> {
+        if !self.is_logged() {
+            return Ok(Err(NotMaintained::LogBehind));
+        }
+        self.store.flush()?;
+        self.policy.flushed();
+        match what {
+            Maintenance::Flush => Ok(Ok(())),
+            Maintenance::Compact => Ok(if self.store.compact()? { Ok(()) } else { Err(NotMaintained::BeingRead) }),
+        }
     }
 
     fn install(&mut self, place: &StorePlace, tell: OnInstalled) -> Result<(), StoreError> {

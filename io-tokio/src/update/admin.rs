@@ -110,6 +110,11 @@ impl Admin {
         Ok(())
     }
 
+    /// The same bytes; none when there is nothing to keep.
+    pub(crate) fn record(&self) -> Bytes {
+        if *self == Self::default() { Bytes::new() } else { self.encode().into() }
+    }
+
     /// The bytes that the store and heads keep: interval, routing if there is one (bool first), entries (count first).
     pub(crate) fn encode(&self) -> Vec<u8> {
         let mut out = Vec::new();
