@@ -172,6 +172,7 @@ impl Engine {
             self.grant.give(from, self.now + self.config.lease);
         }
         self.wait_for_master();
+        self.follows_another();
         self.learn_decided(decided_upto, decided_hash);
         self.send(
             from,
@@ -214,6 +215,7 @@ impl Engine {
         }
         if successor == Some(self.config.node) {
             self.canvasses = 0;
+            self.hand_over.abstains_until = self.now;
             self.timers.set(crate::timers::Timer::Canvass, self.now);
         } else {
             self.wait_for_master();

@@ -84,6 +84,8 @@ pub enum Action {
     },
     /// Stop this node now, for this reason. Nothing else will be ordered.
     Halt(HaltReason),
+    /// The answer to all [`Event::DropRequested`](crate::Event::DropRequested) since the last one.
+    Dropped(Dropped),
 }
 
 /// Why an update or a read was not done.
@@ -100,6 +102,19 @@ pub enum Refusal {
     Stopping,
     /// The update was proposed and mastership was lost before it was decided. It may happen yet.
     OutcomeUnknown,
+}
+
+/// What became of a wish for another master.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Encode)]
+pub enum Dropped {
+    /// This node was not the master, or another one is now.
+    Done,
+    /// This node is the only voter, and the master still.
+    Alone,
+    /// For a lease no slave was able to take over. This node is the master still.
+    NobodyAble,
+    /// This node is no master any more, and has not heard of another in the time for which it leaves that to others.
+    NobodyTookOver,
 }
 
 /// How a peer broke the protocol.

@@ -70,6 +70,7 @@ impl Engine {
     pub(crate) fn wait_for_master(&mut self) {
         let lease = self.config.lease;
         let at = self.grant.until().max(self.now + lease / 8) + self.jitter(lease / 8);
+        let at = at.max(self.hand_over.abstains_until);
         self.timers.set(Timer::Canvass, at);
     }
 
@@ -77,7 +78,8 @@ impl Engine {
         if !matches!(self.mastership, Mastership::Slave) {
             return;
         }
-        if !self.franchise.votes || self.is_installing() || self.grant.forbids(self.config.node, self.now) {
+        let abstains = self.now < self.hand_over.abstains_until;
+        if abstains || !self.franchise.votes || self.is_installing() || self.grant.forbids(self.config.node, self.now) {
             return self.wait_for_master();
         }
         let ballot = self.next_ballot();

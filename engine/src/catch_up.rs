@@ -167,11 +167,9 @@ impl Engine {
         }
     }
 
-    /// Asks for the next piece once the disk and the store have room for it.
+    /// Asks for the next piece, if the disk and the store have room for it by now.
     pub(crate) fn continue_catch_up(&mut self) {
-        if let State::Waiting(peer) = self.catch_up.state
-            && self.has_room_for_values()
-        {
+        if let State::Waiting(peer) = self.catch_up.state {
             self.ask(peer);
         }
     }
@@ -204,7 +202,13 @@ impl Engine {
         self.decide_upto(slot);
     }
 
+    /// Asks for the next piece: now, or once the disk and the store have room for it.
     fn ask(&mut self, peer: NodeId) {
+        if !self.has_room_for_values() {
+            self.timers.clear(Timer::Fetch);
+            self.catch_up.state = State::Waiting(peer);
+            return;
+        }
         self.catch_up.state = State::Asked(peer);
         self.timers.set(Timer::Fetch, self.now + self.config.lease);
         self.send(peer, Message::Fetch { from: self.log.decided_upto().next() });

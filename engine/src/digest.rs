@@ -32,6 +32,7 @@ impl Engine {
                 master.digest(self.now, &mut hasher);
             }
         }
+        self.hand_over.digest(self.now, &mut hasher);
         self.catch_up.hash(&mut hasher);
         self.connected.hash(&mut hasher);
         self.ballot_seen.hash(&mut hasher);

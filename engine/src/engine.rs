@@ -18,6 +18,7 @@ use crate::catch_up::CatchUp;
 use crate::config::Config;
 use crate::disk_queue::{DiskQueue, Due};
 use crate::event::Event;
+use crate::hand_over::HandOver;
 use crate::ids::{Ballot, NodeId, RequestId, Slot};
 use crate::lease::Grant;
 use crate::log::Log;
@@ -26,7 +27,7 @@ use crate::message::Message;
 use crate::quorum::Quorum;
 use crate::recall::Franchise;
 use crate::record::Recovered;
-use crate::status::{Role, Status};
+use crate::status::{Held, Role, Status};
 use crate::time::Instant;
 use crate::timers::{Timer, Timers};
 
@@ -49,6 +50,7 @@ pub struct Engine {
     pub(crate) grant: Grant,
     pub(crate) franchise: Franchise,
     pub(crate) mastership: Mastership,
+    pub(crate) hand_over: HandOver,
     pub(crate) catch_up: CatchUp,
     pub(crate) connected: BTreeSet<NodeId>,
     /// The highest ballot heard of, promised or not: the next campaign goes above it.
@@ -103,6 +105,7 @@ impl Engine {
             grant: Grant::after_restart(now, wait),
             ballot_seen: recovered.promised.max(log.ballot_max()),
             mastership: Mastership::Slave,
+            hand_over: HandOver::default(),
             catch_up: CatchUp::default(),
             connected: BTreeSet::new(),
             canvasses: 0,
@@ -166,8 +169,26 @@ impl Engine {
             incarnation: self.franchise.incarnation,
             votes: self.franchise.votes,
             catching_up: self.catch_up.is_running(),
-            queued_requests: self.queued_requests(),
+            queued_requests: self.queued().0,
             peers: self.peer_status(),
+        }
+    }
+
+    /// What this node holds in memory at this moment.
+    pub fn held(&self) -> Held {
+        let decided_upto = self.log.decided_upto();
+        let (queued_requests, queued_bytes, queued_reads) = self.queued();
+        Held {
+            log_slots: self.log.start().prev().distance_to(self.log.accepted_upto()),
+            log_bytes: self.log.bytes(),
+            undecided_slots: decided_upto.distance_to(self.log.accepted_upto()),
+            undurable_slots: self.disk.decided_durable().distance_to(decided_upto),
+            unapplied_slots: self.log.unapplied_slots(),
+            unapplied_bytes: self.log.unapplied_bytes(),
+            unpersisted_bytes: self.disk.unpersisted_bytes(),
+            queued_requests,
+            queued_bytes,
+            queued_reads,
         }
     }
 
@@ -236,6 +257,7 @@ impl Engine {
             Event::HeadFailed => self.on_head_failed(),
             Event::StorageFailed => self.halt(HaltReason::StorageFailed),
             Event::StopRequested => self.on_stop_requested(),
+            Event::DropRequested => self.on_drop_requested(),
             Event::LogShortened { log_start } => self.log.begins_at(log_start),
         }
         while !self.halted
@@ -249,7 +271,7 @@ impl Engine {
                 Timer::Stall => self.check_stall(),
                 Timer::Fetch => self.retry_fetch(),
                 Timer::Recall => self.send_recall(),
-                Timer::Stop => self.finish_stop(),
+                Timer::HandOver => self.hand_over_is_due(),
             }
         }
     }
@@ -352,12 +374,6 @@ impl Engine {
         self.rewind_stream(peer);
         if !self.franchise.remembers && self.franchise.born {
             self.send(peer, Message::Recall { incarnation: self.franchise.incarnation });
-        }
-    }
-
-    fn on_stop_requested(&mut self) {
-        if !self.begin_hand_over() {
-            self.halt(HaltReason::Stopped);
         }
     }
 

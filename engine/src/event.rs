@@ -53,6 +53,9 @@ pub enum Event {
     StorageFailed,
     /// The operator wants this node to stop; a master hands over first.
     StopRequested,
+    /// The operator wants another node to be master; this one goes on as a slave. Answered with
+    /// [`Action::Dropped`](crate::Action::Dropped), one answer for all who ask meanwhile.
+    DropRequested,
     /// The log's old end was removed, for the store has what was in it: it holds nothing before this slot any more.
     LogShortened {
         /// The first slot that the log holds.

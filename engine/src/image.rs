@@ -16,6 +16,7 @@ use crate::codec;
 use crate::config::Config;
 use crate::disk_queue::DiskQueue;
 use crate::engine::{Engine, Mastership};
+use crate::hand_over::HandOver;
 use crate::ids::{Ballot, NodeId};
 use crate::lease::Grant;
 use crate::log::{Log, LogImage};
@@ -25,7 +26,7 @@ use crate::time::Instant;
 use crate::timers::Timers;
 
 /// Changes with any change of what an image holds.
-const FORMAT: u16 = 2;
+const FORMAT: u16 = 3;
 
 /// The program that can read an image.
 const BUILD: &str = env!("CARGO_PKG_VERSION");
@@ -83,6 +84,7 @@ struct Image {
     grant: Grant,
     franchise: Franchise,
     mastership: Mastership,
+    hand_over: HandOver,
     catch_up: CatchUp,
     connected: BTreeSet<NodeId>,
     ballot_seen: Ballot,
@@ -113,6 +115,7 @@ impl Engine {
             grant,
             franchise,
             mastership,
+            hand_over,
             catch_up,
             connected,
             ballot_seen,
@@ -132,6 +135,7 @@ impl Engine {
             grant: grant.clone(),
             franchise: franchise.clone(),
             mastership: mastership.clone(),
+            hand_over: hand_over.clone(),
             catch_up: catch_up.clone(),
             connected: connected.clone(),
             ballot_seen: *ballot_seen,
@@ -171,6 +175,7 @@ impl Engine {
             grant: image.grant,
             franchise: image.franchise,
             mastership: image.mastership,
+            hand_over: image.hand_over,
             catch_up: image.catch_up,
             connected: image.connected,
             ballot_seen: image.ballot_seen,

@@ -13,6 +13,7 @@ mod catch_up;
 mod digest;
 mod disk_queue;
 mod engine;
+mod hand_over;
 mod lease;
 mod log;
 mod master;
@@ -32,7 +33,7 @@ pub mod status;
 pub mod time;
 pub mod value;
 
-pub use action::{Action, Actions, HaltReason, Offence, Refusal};
+pub use action::{Action, Actions, Dropped, HaltReason, Offence, Refusal};
 pub use config::{Config, Limits};
 pub use engine::Engine;
 pub use event::{Event, Request};

@@ -182,6 +182,11 @@ impl Log {
         }
     }
 
+    /// What the entries in memory cost.
+    pub(crate) fn bytes(&self) -> usize {
+        self.bytes
+    }
+
     /// Slots that are decided and not yet applied.
     pub(crate) fn unapplied_slots(&self) -> u64 {
         self.applied_upto.distance_to(self.decided_upto)
@@ -204,8 +209,8 @@ impl Log {
         }
     }
 
-    /// The store now has the state of `slot`, which is beyond our decided prefix. What we had accepted up to there is void;
-    /// later entries stay.
+    /// The store now has the state of `slot`, which is beyond our decided prefix. What we had accepted up to there is void
+    /// (rule F2); later entries stay.
     pub(crate) fn install_head(&mut self, slot: Slot, hash: HistoryHash) {
         assert!(slot > self.decided_upto, "a head at {slot} is not beyond {}", self.decided_upto);
         while self.start <= slot

@@ -6,11 +6,12 @@ use core::hash::{Hash as _, Hasher};
 
 use bincode::{Decode, Encode};
 
-use crate::action::{Action, HaltReason, Offence, Refusal};
+use crate::action::{Action, Offence, Refusal};
 use crate::config::{Config, Limits};
 use crate::disk_queue::Due;
 use crate::engine::{Engine, Mastership};
 use crate::event::Request;
+use crate::hand_over::Leaving;
 use crate::ids::{Ballot, Incarnation, NodeId, ReadId, RequestId, Slot};
 use crate::lease;
 use crate::log::Log;
@@ -29,9 +30,9 @@ const UNACKNOWLEDGED_WINDOWS_MAX: u64 = 2;
 /// 2. `first_own` is the slot of this master's `MasterChange`; every slot before it was inherited.
 #[derive(Clone, Debug, Encode, Decode)]
 pub(crate) struct Master {
-    ballot: Ballot,
+    pub(crate) ballot: Ballot,
     first_own: Slot,
-    slaves: BTreeMap<NodeId, Slave>,
+    pub(crate) slaves: BTreeMap<NodeId, Slave>,
     /// When this node last asked for the lease: it grants itself what it asks of others.
     asked_at: Instant,
     /// The latest end of the lease so far: it stays when grants are forgotten, for they may only have to be given again.
@@ -44,25 +45,26 @@ pub(crate) struct Master {
     proposals: VecDeque<(Slot, Vec<RequestId>)>,
     in_flight: VecDeque<(Slot, usize)>,
     in_flight_bytes: usize,
-    queue: VecDeque<Request>,
+    pub(crate) queue: VecDeque<Request>,
     queue_bytes: usize,
     reads: VecDeque<PendingRead>,
-    stopping: bool,
+    /// While it hands over, and serves nobody: why.
+    pub(crate) leaving: Option<Leaving>,
 }
 
 /// What the master knows of another voter, of this ballot.
 #[derive(Clone, Debug, Default, Encode, Decode)]
-struct Slave {
+pub(crate) struct Slave {
     /// The next slot to send.
     next: Slot,
     /// The end of what it has received, as far as known.
     received_upto: Slot,
     /// The end of what it has durable, counted only while it votes.
-    accepted_upto: Slot,
+    pub(crate) accepted_upto: Slot,
     applied_upto: Slot,
     /// The latest asking to which it answered with a grant (rule L2).
-    granted_at: Option<Instant>,
-    votes: bool,
+    pub(crate) granted_at: Option<Instant>,
+    pub(crate) votes: bool,
     /// When the first heartbeat that it has not answered was sent to it, and the end of what had been sent by then. Later
     /// ones do not take its place: under a stream of reads the latest one is never answered.
     heartbeat: Option<(Instant, Slot)>,
@@ -86,8 +88,8 @@ impl Master {
     pub(crate) fn serves_until(&self, quorum: &Quorum, config: &Config, log: &Log) -> Option<Instant> {
         // Rule M1: everything inherited is applied, and so is this master's own first slot.
         let applied = log.applied_upto() >= self.first_own || planted!(config, ServesTooSoon);
-        let stopping = self.stopping && !planted!(config, HandOverKeepsLease);
-        if applied && !stopping { self.lease_end(quorum, config) } else { None }
+        let leaving = self.leaving.is_some() && !planted!(config, HandOverKeepsLease);
+        if applied && !leaving { self.lease_end(quorum, config) } else { None }
     }
 
     /// What an earlier life of `node` acknowledged counts no more (rule V1).
@@ -100,7 +102,7 @@ impl Master {
     /// Hashes this; instants by how long ago they were (or, of the lease's end, how far off).
     pub(crate) fn digest(&self, now: Instant, hasher: &mut impl Hasher) {
         let ago = |at: Instant| now.since(at);
-        (self.ballot, self.first_own, self.durable_upto, self.stopping).hash(hasher);
+        (self.ballot, self.first_own, self.durable_upto, self.leaving).hash(hasher);
         (ago(self.asked_at), ago(self.held_until), self.held_until.since(now)).hash(hasher);
         self.undecided_since.map(|(slot, since)| (slot, ago(since))).hash(hasher);
         (&self.proposals, &self.in_flight, &self.queue).hash(hasher);
@@ -183,7 +185,7 @@ impl Engine {
             queue: VecDeque::new(),
             queue_bytes: 0,
             reads: VecDeque::new(),
-            stopping: false,
+            leaving: None,
         });
         for slot in (first.0..=last.0).map(Slot) {
             // Rule C5: where a quorum has accepted nothing, nothing was chosen.
@@ -216,7 +218,7 @@ impl Engine {
                 }
                 Refusal::Overloaded
             }
-            Mastership::Master(Master { stopping: true, .. }) => {
+            Mastership::Master(Master { leaving: Some(Leaving::Stops), .. }) => {
                 refused.extend(requests.iter().map(|request| request.id));
                 Refusal::Stopping
             }
@@ -232,7 +234,7 @@ impl Engine {
         let master_name = self.known_master();
         let at = self.log.decided_upto();
         match &mut self.mastership {
-            Mastership::Master(master) if master.stopping => {
+            Mastership::Master(master) if master.leaving == Some(Leaving::Stops) => {
                 self.out.push(Action::RefuseRead { read, reason: Refusal::Stopping });
             }
             Mastership::Master(master) => {
@@ -332,6 +334,7 @@ impl Engine {
                 slave.accepted_upto = slave.accepted_upto.max(upto);
             }
         }
+        self.leave_if_finished();
     }
 
     /// The planted `OldAcceptanceCounted`.
@@ -381,12 +384,7 @@ impl Engine {
         while let Some((_, bytes)) = master.in_flight.pop_front_if(|(slot, _)| *slot <= applied_upto) {
             master.in_flight_bytes -= bytes;
         }
-        let serves_on = planted!(self.config, HandOverKeepsLease);
-        let drained =
-            master.stopping && !serves_on && applied_upto == self.log.accepted_upto() && master.queue.is_empty();
-        if drained {
-            self.finish_stop();
-        }
+        self.leave_if_finished();
     }
 
     /// Sends every slave what it lacks, as far as memory has it; one message holds all that is new.
@@ -532,6 +530,7 @@ impl Engine {
         }
         self.serve_reads();
         self.set_lapse_timer();
+        self.leave_if_one_is_able();
     }
 
     /// Rule M5: a master whose lease ran out a whole lease ago steps down, so that no client waits for ever.
@@ -594,45 +593,9 @@ impl Engine {
         }
     }
 
-    /// Begins to stop: takes nothing new, finishes what is in flight, then resigns. `false` when there is nothing to
-    /// hand over.
-    pub(crate) fn begin_hand_over(&mut self) -> bool {
-        let Mastership::Master(master) = &mut self.mastership else {
-            return false;
-        };
-        if self.quorum.voters().len() == 1 {
-            return false;
-        }
-        master.stopping = true;
-        self.timers.set(Timer::Stop, self.now + self.config.lease);
-        if planted!(self.config, HandOverKeepsLease) {
-            self.resign();
-        }
-        self.master_applied();
-        true
-    }
-
-    /// Rule M6: resigns in favour of the slave that is furthest, and halts.
-    pub(crate) fn finish_stop(&mut self) {
-        self.resign();
-        self.halt(HaltReason::Stopped);
-    }
-
-    fn resign(&mut self) {
-        if let Mastership::Master(master) = &self.mastership {
-            let ballot = master.ballot;
-            let successor = (master.slaves.iter())
-                .filter(|(node, slave)| slave.votes && self.connected.contains(*node))
-                .max_by_key(|(_, slave)| slave.accepted_upto)
-                .map(|(node, _)| *node);
-            let (decided_upto, decided_hash) = (self.log.decided_upto(), self.log.decided_hash());
-            self.send_to_others(&Message::Resign { ballot, successor, decided_upto, decided_hash });
-        }
-    }
-
     /// Answers everyone who waits for this master.
     pub(crate) fn abandon(&mut self, master: Master) {
-        for timer in [Timer::Heartbeat, Timer::Lapse, Timer::Stall, Timer::Stop] {
+        for timer in [Timer::Heartbeat, Timer::Lapse, Timer::Stall] {
             self.timers.clear(timer);
         }
         // It serves nobody any more, so its grant to itself need not keep others from succeeding it.
@@ -648,15 +611,14 @@ impl Engine {
         for pending in master.reads {
             self.out.push(Action::RefuseRead { read: pending.read, reason: Refusal::NotMaster { master: None } });
         }
-        if master.stopping {
-            self.halt(HaltReason::Stopped);
-        }
+        self.lost_mastership(master.leaving);
     }
 
-    pub(crate) fn queued_requests(&self) -> usize {
+    /// Updates that wait, their bytes, and reads that wait.
+    pub(crate) fn queued(&self) -> (usize, usize, usize) {
         match &self.mastership {
-            Mastership::Master(master) => master.queue.len(),
-            Mastership::Slave | Mastership::Campaigning(_) => 0,
+            Mastership::Master(master) => (master.queue.len(), master.queue_bytes, master.reads.len()),
+            Mastership::Slave | Mastership::Campaigning(_) => (0, 0, 0),
         }
     }
 

@@ -38,6 +38,31 @@ pub struct Status {
     pub peers: Vec<PeerStatus>,
 }
 
+/// What an engine holds in memory at one moment, in the units of its [`Limits`](crate::Limits).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Held {
+    /// Slots of the log in memory.
+    pub log_slots: u64,
+    /// Bytes of those.
+    pub log_bytes: usize,
+    /// Slots that are accepted and not known to be decided.
+    pub undecided_slots: u64,
+    /// Decided slots whose entries may not be durable yet (rule D3).
+    pub undurable_slots: u64,
+    /// Slots that are decided and not applied.
+    pub unapplied_slots: u64,
+    /// Bytes of those.
+    pub unapplied_bytes: usize,
+    /// Bytes of values that are on their way to the disk.
+    pub unpersisted_bytes: usize,
+    /// Updates waiting for room in flight.
+    pub queued_requests: usize,
+    /// Bytes of those.
+    pub queued_bytes: usize,
+    /// Reads waiting for a quorum round.
+    pub queued_reads: usize,
+}
+
 /// What a node is doing about mastership.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Role {

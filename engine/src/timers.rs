@@ -23,8 +23,8 @@ pub(crate) enum Timer {
     Fetch,
     /// A node without a vote asks again what it forgot.
     Recall,
-    /// A master that stops hands over by now, finished or not.
-    Stop,
+    /// A hand-over ends by now, one way or the other.
+    HandOver,
 }
 
 const COUNT: usize = 8;
@@ -37,7 +37,7 @@ const ALL: [Timer; COUNT] = [
     Timer::Stall,
     Timer::Fetch,
     Timer::Recall,
-    Timer::Stop,
+    Timer::HandOver,
 ];
 
 /// When each timer is due, if it is set.

@@ -20,6 +20,8 @@ pub struct Findings {
     pub counters: Counters,
     /// How many seeds were played.
     pub seeds: u64,
+    /// The seeds and the hashes of their traces, in the order of the seeds.
+    pub hashes: Vec<(u64, u64)>,
 }
 
 /// One row of the table of planted bugs.
@@ -63,6 +65,21 @@ pub fn play_in(
             Ok(world.run())
         }
         WorldKind::Stack => stack::play(scenario, seed, bugs, watch),
+    }
+}
+
+/// Plays the beginning of a scenario, up to this time, and judges what can be judged by then. The stack world plays all.
+///
+/// # Errors
+/// What in it that world cannot play.
+pub fn play_until(until: u64, world: WorldKind, scenario: &Scenario, seed: u64, bugs: Bugs) -> Result<Report, String> {
+    match world {
+        WorldKind::Core => {
+            let mut world = World::new(scenario.clone(), seed, bugs);
+            world.stop_at(until);
+            Ok(world.run())
+        }
+        WorldKind::Stack => stack::play(scenario, seed, bugs, Recorder::default()),
     }
 }
 
@@ -132,6 +149,7 @@ pub fn swarm(from: u64, seeds: u64, jobs: u64, swarm: &Swarm, progress: &Progres
                     };
                     let mut findings = findings.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
                     findings.seeds += 1;
+                    findings.hashes.push((seed, report.trace_hash));
                     for (what, count) in &report.counters {
                         *findings.counters.entry(what).or_default() += count;
                     }
@@ -147,6 +165,7 @@ pub fn swarm(from: u64, seeds: u64, jobs: u64, swarm: &Swarm, progress: &Progres
     });
     let mut findings = findings.into_inner().unwrap_or_else(std::sync::PoisonError::into_inner);
     findings.failures.sort_by_key(|(seed, _)| *seed);
+    findings.hashes.sort_unstable();
     match mistake.into_inner().unwrap_or_else(std::sync::PoisonError::into_inner) {
         Some(why) => Err(why),
         None => Ok(findings),
@@ -186,8 +205,8 @@ pub fn story(name: &str, seed: u64, report: &Report) -> String {
     let mut text =
         format!("FAIL {name}  seed {seed}{commit}  event {}  at {whole}.{part:03}s simulated\n", report.event);
     text += &format!("  {}: {}\n  faults:", broken.checker, broken.story);
-    let recent = report.faults.len().saturating_sub(8);
-    for (at, what) in &report.faults[recent..] {
+    let before = report.faults.partition_point(|(at, _)| *at <= report.at);
+    for (at, what) in &report.faults[before.saturating_sub(8)..before] {
         text += &format!("\n    {}.{:03}s {what}", at / S, at % S / 1_000_000);
     }
     text += &format!(

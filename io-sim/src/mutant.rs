@@ -42,6 +42,7 @@ mutants! {
     LeaseCheckedLast "Reads look at the lease after they read, and not before."
     DeposedAnswers "Quorum reads that wait at a master are answered although it lost its mastership."
     ReadBeforeApplied "A quorum read does not wait for the slot that it must see."
+    AtLeastUnchecked "A read that must see a slot is answered by a node that has not applied it."
     RangeMixesSlots "A range is read half before and half after other updates are applied."
     WipedNodeVotes "A wiped node is told that it votes."
     GrantsForgotten "A restarted node does not wait out the grants that it may have given."

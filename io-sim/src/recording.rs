@@ -40,11 +40,17 @@ impl fmt::Display for Replayed {
         }
         let verdict = match (self.files, &self.mismatch) {
             (0, _) => "nothing could be replayed",
+            (_, None) if !self.problems.is_empty() => "in what could be replayed the engine did what it had done",
             (_, None) => "the engine did what it had done",
             (_, Some(_)) => "the engine did something else",
         };
         let files = if self.files == 1 { "file" } else { "files" };
-        write!(f, "{} events in {} {files}: {verdict}", self.events, self.files)
+        write!(f, "{} events in {} {files}: {verdict}", self.events, self.files)?;
+        match self.problems.len() {
+            0 => Ok(()),
+            1 => f.write_str("; the recording is not whole: 1 problem, named above"),
+            count => write!(f, "; the recording is not whole: {count} problems, named above"),
+        }
     }
 }
 
@@ -195,6 +201,7 @@ fn describe(event: &Event) -> String {
         | Event::HeadFailed
         | Event::StorageFailed
         | Event::StopRequested
+        | Event::DropRequested
         | Event::LogShortened { .. } => format!("{event:?}"),
     }
 }
@@ -294,6 +301,11 @@ mod tests {
         let (b, _) = file(&mut engine, 1, upto + 7, 2);
         let (replayed, _) = replayed(&[a, b]);
         assert_eq!(replayed.problems, ["7 events are missing before 000001.rec"]);
+        assert_eq!(
+            replayed.to_string(),
+            "problem: 7 events are missing before 000001.rec\n4 events in 2 files: in what could be replayed the engine \
+             did what it had done; the recording is not whole: 1 problem, named above"
+        );
         assert!(replayed.is_faithful());
     }
 
@@ -359,7 +371,11 @@ mod tests {
         let (replayed, _) = replayed(&[bytes]);
         assert!(replayed.problems[0].contains("made by version 9.9.9"), "{replayed:?}");
         assert!(!replayed.is_faithful());
-        assert!(replayed.to_string().ends_with("\n0 events in 0 files: nothing could be replayed"), "{replayed}");
+        let said = replayed.to_string();
+        assert!(
+            said.contains("\n0 events in 0 files: nothing could be replayed; the recording is not whole"),
+            "{said}"
+        );
     }
 
     #[test]

@@ -127,7 +127,7 @@ fn a_failure_is_made_so_small_that_a_person_reads_it() {
 }
 
 /// How often shrinking asks whether its time is up: about once for each run.
-const LOOKS_MAX: u64 = 250;
+const LOOKS_MAX: u64 = 4_000;
 
 /// Three nodes and a step that waits, with another one meanwhile.
 fn waiting() -> Scenario {

@@ -30,6 +30,7 @@ scenarios! {
     catch_up_under_full_write_load
     clogged_link
     damaged_middles
+    dropped_masters
     duplicate_and_stale_messages
     failed_fsyncs
     five_node_cluster
@@ -38,6 +39,7 @@ scenarios! {
     isolation_without_election_storm
     lease_at_the_drift_bound
     lease_beyond_the_drift_bound
+    lost_log_ends
     majority_power_cut
     master_churn
     master_death

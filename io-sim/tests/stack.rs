@@ -77,6 +77,44 @@ fn a_wiped_slave_returns_and_votes_again() {
     assert!(acknowledged(&report, ms(7_500), ms(9_000)) > 20, "it takes two, and one of them was wiped");
 }
 
+/// Logs that are short. What the store has durable when a node starts leaves the log, and its memory ended with its process.
+fn with_short_logs(seed: u64) -> StackPlan {
+    StackPlan { log_bytes: (4 << 10, 8 << 10), rest_ms: (0, 10), ..StackPlan::new(seed) }
+}
+
+#[test]
+fn a_slave_that_is_behind_all_logs_gets_a_head_under_load() {
+    let plan = StackPlan { chaos: ms(11_500), calm: ms(500), ..with_short_logs(18) }
+        .and(ms(1_500), StackFault::Kill(Who::Node(3)))
+        .and(ms(4_000), StackFault::Kill(Who::Node(1)))
+        .and(ms(4_000), StackFault::Kill(Who::Node(2)))
+        .and(ms(4_200), StackFault::Restart(Who::Nodes))
+        .and(ms(8_000), StackFault::Kill(Who::Node(1)));
+    let report = pass(&plan);
+    assert!(report.heads.iter().any(|(node, _)| *node == 3), "{:?}", report.heads);
+    assert!(acknowledged(&report, ms(10_500), ms(11_500)) > 20, "with the help of the one that was behind");
+    assert_eq!(run(&plan).trace, report.trace, "a seed tells all of it");
+}
+
+#[test]
+fn a_wiped_node_gets_a_head_through_crashes_and_cuts() {
+    for seed in 0..2 {
+        let moment = 5_500 + 37 * seed;
+        let plan = StackPlan { chaos: ms(9_000), calm: ms(500), ..with_short_logs(seed) }
+            .and(ms(1_500), StackFault::Wipe(Who::Node(2)))
+            .and(ms(3_500), StackFault::PowerCut(Who::Nodes))
+            .and(ms(3_700), StackFault::Restart(Who::Nodes))
+            .and(ms(moment), StackFault::PowerCut(Who::Node(2)))
+            .and(ms(moment + 300), StackFault::Restart(Who::Nodes))
+            .and(ms(moment + 1_000), StackFault::Partition(Who::Node(2), Who::Node(1)))
+            .and(ms(moment + 1_500), StackFault::Kill(Who::Node(3)))
+            .and(ms(moment + 2_000), StackFault::Restart(Who::Nodes))
+            .and(ms(moment + 2_500), StackFault::Mend(Who::Everyone, Who::Everyone));
+        let report = pass(&plan);
+        assert!(report.heads.iter().any(|(node, _)| *node == 2), "seed {seed}: {:?}", report.heads);
+    }
+}
+
 #[test]
 fn a_node_whose_disk_fails_or_is_full_stops_and_comes_back() {
     let plan = StackPlan { chaos: ms(7_000), calm: ms(1_000), ..StackPlan::new(15) }

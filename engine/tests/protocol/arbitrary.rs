@@ -25,6 +25,7 @@ pub(crate) enum Happening {
     Disconnected(NodeId),
     Requested(Vec<u8>),
     ReadRequested,
+    DropRequested,
     /// So many of the batches that wait.
     Persisted(u8),
     /// So many of the slots that wait.
@@ -182,6 +183,7 @@ pub(crate) fn happening() -> impl Strategy<Value = Happening> {
         1 => any_node().prop_map(Happening::Disconnected),
         2 => vec(0..40u8, 0..4).prop_map(Happening::Requested),
         1 => Just(Happening::ReadRequested),
+        1 => Just(Happening::DropRequested),
         6 => (1..4u8).prop_map(Happening::Persisted),
         4 => (1..4u8).prop_map(Happening::Applied),
         2 => any::<bool>().prop_map(Happening::LogRead),
@@ -282,6 +284,7 @@ impl Player {
                 Event::Requested(requests)
             }
             Happening::ReadRequested => Event::ReadRequested(ReadId(self.id())),
+            Happening::DropRequested => Event::DropRequested,
             Happening::Persisted(count) => {
                 let count = usize::from(count).min(self.unpersisted.len());
                 Event::Persisted(self.unpersisted.drain(..count).next_back()?)
@@ -340,7 +343,8 @@ impl Player {
                 | Action::ServeRead { .. }
                 | Action::RefuseRead { .. }
                 | Action::Blame { .. }
-                | Action::Halt(_) => {}
+                | Action::Halt(_)
+                | Action::Dropped(_) => {}
             }
         }
         assert!(count < 200, "{count} actions in one step");

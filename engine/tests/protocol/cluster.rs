@@ -291,6 +291,10 @@ impl Cluster {
         self.step(id, Event::StopRequested);
     }
 
+    pub(crate) fn drop_master(&mut self, id: u16) {
+        self.step(id, Event::DropRequested);
+    }
+
     /// The node's process ends at once: what its disk had not finished is gone, and so is what is under way to it.
     pub(crate) fn kill(&mut self, id: u16) {
         self.write(&format!("n{id} is killed"));
@@ -397,7 +401,8 @@ impl Cluster {
             | Action::ServeRead { .. }
             | Action::RefuseRead { .. }
             | Action::InstallHead { .. }
-            | Action::Blame { .. } => {}
+            | Action::Blame { .. }
+            | Action::Dropped(_) => {}
         }
     }
 

@@ -204,6 +204,19 @@ fn a_master_that_stops_hands_over_at_once() {
 }
 
 #[test]
+fn a_master_that_is_dropped_hands_over_and_follows() {
+    let mut cluster = Cluster::with_master(3);
+    cluster.request(1, &["a"]);
+    cluster.drop_master(1);
+    cluster.request(1, &["too late"]);
+    cluster.run();
+    assert_eq!(cluster.role(3), Role::Master);
+    assert_eq!(cluster.engine(1).known_master(), Some(node(3)));
+    cluster.assert_one_history();
+    golden!(cluster);
+}
+
+#[test]
 fn a_cluster_of_one_needs_nobody() {
     let mut cluster = Cluster::blank(1);
     cluster.run();

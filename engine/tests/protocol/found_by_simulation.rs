@@ -1,8 +1,8 @@
 //! What the simulator found, told again step by step: a seed's run changes with the simulator, these do not.
 
 use trialbay_engine::{
-    Action, Ballot, Event, Incarnation, Message, Offence, Record, Recovered, Role, Slot, message::List,
-    value::HistoryHash,
+    Action, Ballot, Config, Entry, Event, Incarnation, Limits, Message, Offence, Record, Recovered, Role, Slot,
+    message::List, value::HistoryHash,
 };
 
 use crate::cluster::{Cluster, LEASE_MS, node};
@@ -10,7 +10,11 @@ use crate::node::{Node, accept, accepted, ballot, config, heartbeat, life, memor
 
 /// A slave that decided two slots, and hears from node 2, its master, that five are decided which it cannot stream.
 fn behind() -> Node {
-    let mut node = Node::rested(config(3), memory(ballot(1, 2), &[value("a"), value("b")], Vec::new()));
+    behind_with(config(3))
+}
+
+fn behind_with(config: Config) -> Node {
+    let mut node = Node::rested(config, memory(ballot(1, 2), &[value("a"), value("b")], Vec::new()));
     let given = node.receive(
         2,
         Message::Heartbeat {
@@ -77,6 +81,21 @@ fn a_head_is_asked_for_when_the_only_peer_that_is_ahead_has_no_log() {
     assert!(asks(3, &given.sent), "node 3 may have it");
     let given = node.receive(3, nothing_beyond(2));
     assert!(matches!(given.others[..], [Action::InstallHead { from }] if from.0 == 2), "{given:?}");
+}
+
+/// Connections broke again and again while the disk of a wiped node hung: each time the next peer was asked for one more
+/// piece.
+#[test]
+fn nobody_is_asked_for_a_piece_for_which_there_is_no_room_yet() {
+    let limits = Limits { in_flight_bytes_max: 10, ..Limits::default() };
+    let mut node = behind_with(Config { limits, ..config(3) });
+    let entries = List(vec![Entry { ballot: ballot(1, 2), value: value(&"x".repeat(100)) }]);
+    let given = node.receive(2, Message::Fetched { first: Slot(3), entries, decided_upto: Slot(5) });
+    assert!(!asks(2, &given.sent), "the disk is behind");
+    let given = node.step(Event::Disconnected(trialbay_engine::NodeId(2)));
+    assert!(!asks(3, &given.sent), "the disk is behind, whoever is asked");
+    let settled = [node.step(Event::Applied(Slot(3))), node.persist()];
+    assert!(settled.iter().any(|given| asks(3, &given.sent)), "{settled:?}");
 }
 
 #[test]

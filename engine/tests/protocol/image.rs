@@ -57,6 +57,7 @@ fn event_samples() -> Vec<Event> {
         Event::HeadFailed,
         Event::StorageFailed,
         Event::StopRequested,
+        Event::DropRequested,
         Event::LogShortened { log_start: Slot(12) },
     ];
     for (index, event) in samples.iter().enumerate() {
@@ -74,7 +75,8 @@ fn event_samples() -> Vec<Event> {
             Event::HeadFailed => 10,
             Event::StorageFailed => 11,
             Event::StopRequested => 12,
-            Event::LogShortened { .. } => 13,
+            Event::DropRequested => 13,
+            Event::LogShortened { .. } => 14,
         };
         assert_eq!(variant, index, "one sample for each variant");
     }
@@ -109,13 +111,14 @@ fn the_bytes_of_events_and_images_are_those_of_this_format() {
     HeadFailed 0a000000
     StorageFailed 0b000000
     StopRequested 0c000000
-    LogShortened 0d0000000c00000000000000
-    image 0: 526 bytes, d3dd94215f5e0101
-    image 1: 529 bytes, d02f9bda46af7532
-    image 2: 525 bytes, d23d1b0b8ba3bc70
-    image 3: 610 bytes, c3961398d2575797
-    image 4: 900 bytes, 795735a27bc77838
-    image 5: 743 bytes, 6f919a5faf5c33e5
+    DropRequested 0d000000
+    LogShortened 0e0000000c00000000000000
+    image 0: 535 bytes, 4a3a385d73229c20
+    image 1: 538 bytes, e311f143bf0e84c8
+    image 2: 534 bytes, 8ceb2f1c0f745d0e
+    image 3: 619 bytes, 88631ff7b6e2ea99
+    image 4: 909 bytes, be8be7eef3f8cfe6
+    image 5: 752 bytes, 54b9197ee8de1115
     ");
 }
 
@@ -125,7 +128,7 @@ fn an_image_of_another_build_is_refused_by_its_name() {
     let mut other = bytes.clone();
     other[HEADER - 1] ^= 1;
     let error = Engine::from_image(&other).err().unwrap();
-    let ImageError::OtherBuild { build, format: 2 } = &error else { panic!("{error:?}") };
+    let ImageError::OtherBuild { build, format: 3 } = &error else { panic!("{error:?}") };
     assert!(error.to_string().contains(build.as_str()) && build != env!("CARGO_PKG_VERSION"), "{error}");
     let mut other = bytes;
     other[0] = 0xff;

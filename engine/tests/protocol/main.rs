@@ -10,6 +10,7 @@ mod cluster;
 mod dialogues;
 mod documented;
 mod found_by_simulation;
+mod hand_over;
 mod heads;
 mod image;
 mod lease;

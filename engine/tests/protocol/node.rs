@@ -32,7 +32,7 @@ pub(crate) struct Given {
     pub(crate) applied: Vec<(Slot, Value, Vec<RequestId>)>,
     pub(crate) refused: Vec<(RequestId, Refusal)>,
     pub(crate) blamed: Vec<(NodeId, Offence)>,
-    /// `ServeRead`, `RefuseRead`, `ReadLog`, `InstallHead` and `Halt`, as they were.
+    /// `ServeRead`, `RefuseRead`, `ReadLog`, `InstallHead`, `Halt` and `Dropped`, as they were.
     pub(crate) others: Vec<Action>,
 }
 
@@ -159,7 +159,8 @@ impl Node {
                 | Action::RefuseRead { .. }
                 | Action::ReadLog { .. }
                 | Action::InstallHead { .. }
-                | Action::Halt(_) => given.others.push(action),
+                | Action::Halt(_)
+                | Action::Dropped(_) => given.others.push(action),
             }
         }
         given

@@ -41,6 +41,7 @@ impl Names {
             | Event::HeadFailed
             | Event::StorageFailed
             | Event::StopRequested
+            | Event::DropRequested
             | Event::LogShortened { .. } => format!("{event:?}"),
         };
         format!("n{id} {what}")
@@ -64,6 +65,7 @@ impl Names {
             Action::InstallHead { from } => format!("install head from {from}"),
             Action::Blame { peer, offence } => format!("blame {peer}: {offence:?}"),
             Action::Halt(reason) => format!("halt: {reason:?}"),
+            Action::Dropped(dropped) => format!("dropped: {dropped:?}"),
         }
     }
 

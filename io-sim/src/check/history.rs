@@ -167,7 +167,8 @@ fn replay(operations: &[Operation], log: &[Certified]) -> Result<Replayed, Viola
                 return violation("K8", format!("slot {slot} holds a command that no client asked for: {bytes}"));
             };
             let operation = &operations[index];
-            may_stand(index, operation, slot, certified.chosen_at, replayed.slots[index])?;
+            may_stand(index, operation, slot, certified.chosen_at, replayed.slots[index])
+                .map_err(|broken| broken.since(last_event(operation)))?;
             replayed.slots[index] = slot;
             replayed.commands += 1;
             let given = model.run(update);
@@ -175,7 +176,8 @@ fn replay(operations: &[Operation], log: &[Certified]) -> Result<Replayed, Viola
                 && !agrees(told, &given)
             {
                 let (name, given) = (story::name(index, operation), story::update_result(&given));
-                return violation("K4", format!("{name} gives {given} in slot {slot}, where the log has it"));
+                let story = format!("{name} gives {given} in slot {slot}, where the log has it");
+                return violation("K4", story).map_err(|broken| broken.since(last_event(operation)));
             }
             for (key, value) in model.written() {
                 replayed.versions.record(key, slot, value, index);
@@ -183,6 +185,11 @@ fn replay(operations: &[Operation], log: &[Certified]) -> Result<Replayed, Viola
         }
     }
     Ok(replayed)
+}
+
+/// When its client was told, or at least when it asked.
+fn last_event(operation: &Operation) -> u64 {
+    operation.response.as_ref().map_or(operation.invoked, |(at, _)| *at)
 }
 
 /// Whether this operation may stand in `slot`, having stood in slot `before` (0: in none).
@@ -290,14 +297,15 @@ impl<'a> Sweep<'a> {
             }
             let operation = &self.operations[index];
             let position = match (&operation.ask, &operation.response) {
-                (Ask::Update { .. }, Some((_, Response::Updated(_)))) => self.place_update(index)?,
+                (Ask::Update { .. }, Some((_, Response::Updated(_)))) => self.place_update(index),
                 (Ask::Read { query, freshness }, Some((_, Response::Read(result)))) => match freshness {
-                    Freshness::Consistent { .. } => self.place_read(index, query, result)?,
-                    Freshness::AtLeast(Slot(from)) => self.relaxed_read(index, query, result, *from)?,
-                    Freshness::NoGuarantees => self.relaxed_read(index, query, result, 0)?,
+                    Freshness::Consistent { .. } => self.place_read(index, query, result),
+                    Freshness::AtLeast(Slot(from)) => self.relaxed_read(index, query, result, *from),
+                    Freshness::NoGuarantees => self.relaxed_read(index, query, result, 0),
                 },
-                _ => 0,
+                _ => Ok(0),
             };
+            let position = position.map_err(|broken| broken.since(event))?;
             if position > self.floor.position {
                 self.floor = Floor { position, by: Some(index) };
             }

@@ -141,8 +141,14 @@ impl Ledger {
                 proposal.durable &= !bit(node);
             }
         }
+        let began = left
+            .iter()
+            .rev()
+            .find_map(|record| if let Record::MemoryBegan(life) = record { Some(*life) } else { None });
         for record in left {
-            if keeps_vote || !matches!(record, Record::VoteRegained { .. }) {
+            // Of an earlier life the beginning may be lost, and the rest is left.
+            let is_void = |life: Incarnation| !keeps_vote || Some(life) != began;
+            if !matches!(record, Record::VoteRegained { incarnation, .. } if is_void(*incarnation)) {
                 self.durable(node, record, event)?;
             }
         }
@@ -339,7 +345,10 @@ impl Ledger {
         let entries = self.nodes.get(&node).map(|book| &book.entries);
         for SlotEntry { slot, entry } in named.iter().filter(|found| found.entry.ballot != ballot) {
             let durable = entries.and_then(|entries| entries.get(slot));
-            if !durable.is_some_and(|(accepted, value)| *accepted == entry.ballot && *value == entry.value) {
+            let is_there = durable.is_some_and(|(accepted, value)| *accepted == entry.ballot && *value == entry.value);
+            // Learned since it was asked, and on its way to the disk: no other value can be proposed there any more.
+            let chosen = self.slots.get(slot).and_then(|book| book.chosen.as_ref()).map(|(_, value)| value);
+            if !is_there && chosen != Some(&entry.value) {
                 return violation(
                     "K3",
                     format!("{node} promises {ballot} with {entry:?} in {slot}, and its disk has {durable:?} there"),

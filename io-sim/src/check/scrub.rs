@@ -9,6 +9,7 @@ use std::path::{Path, PathBuf};
 use trialbay::identity::Identity;
 use trialbay_engine::Record;
 
+use super::archive::segment_of;
 pub use super::frame::Summary;
 use super::frame::{Content, Frame, HEADER_BYTES, Header, salt};
 use crate::sim_disk::SimDisk;
@@ -25,6 +26,17 @@ pub struct Place {
     pub offset: u64,
 }
 
+/// A record, and where it is.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Found {
+    /// Where it begins.
+    pub place: Place,
+    /// The byte in the segment after it.
+    pub end: u64,
+    /// The record.
+    pub record: Record,
+}
+
 /// Something that was durable once, and cannot be read now.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Damage {
@@ -32,6 +44,11 @@ pub enum Damage {
     Record(Place),
     /// A segment's header.
     Header {
+        /// The segment.
+        segment: u32,
+    },
+    /// What is before the blocks of a compressed segment.
+    Archive {
         /// The segment.
         segment: u32,
     },
@@ -51,6 +68,36 @@ pub enum Damage {
         /// Its length.
         found: u64,
     },
+}
+
+impl Damage {
+    /// Where it begins.
+    pub fn place(&self) -> Place {
+        match *self {
+            Self::Record(place) => place,
+            Self::Header { segment } | Self::Archive { segment } => Place { segment, offset: 0 },
+            Self::Missing { first, .. } => Place { segment: first, offset: 0 },
+            Self::Length { segment, expected, found } => Place { segment, offset: expected.min(found) },
+        }
+    }
+}
+
+impl Place {
+    /// A byte of the segment in this file; `None` when it is none.
+    pub fn in_file(path: &Path, offset: u64) -> Option<Self> {
+        let segment = number_in(path.file_name()?.to_str()?)?;
+        Some(Self { segment, offset })
+    }
+}
+
+/// What became of reading a segment.
+enum Read {
+    /// It has this length.
+    Whole(u64),
+    /// It cannot be read, and its length is not known.
+    Lost,
+    /// Its creation was never finished.
+    NotBegun,
 }
 
 /// Why a log cannot be read, or cannot be a log that only ever grew.
@@ -92,8 +139,10 @@ pub struct Scrub {
     identity: Identity,
     /// Where the next record is expected; `None` before the first segment.
     next: Option<Place>,
-    /// The file of that segment, and where its checksums begin.
-    file: (PathBuf, u32),
+    /// The segment as a file, and as a compressed one, and where its checksums begin.
+    file: (PathBuf, PathBuf, u32),
+    /// Whether it is the one that is written: no other comes after it, and it is not compressed.
+    is_open: bool,
     /// The segments after that one, as of this version of the disk's names.
     later: (u64, Vec<u32>),
     /// Whether there was a header yet.
@@ -114,7 +163,8 @@ impl Scrub {
             dir: home.join("tlogs"),
             identity,
             next: None,
-            file: (PathBuf::new(), 0),
+            file: (PathBuf::new(), PathBuf::new(), 0),
+            is_open: true,
             later: (NEVER_LOOKED, Vec::new()),
             began: false,
             base: None,
@@ -130,16 +180,16 @@ impl Scrub {
     ///
     /// # Errors
     /// When these are not the bytes of one log that only ever grew. Final: this reader has lost its place.
-    pub fn advance(&mut self, disk: &SimDisk) -> Result<Vec<(Place, Record)>, ScrubError> {
+    pub fn advance(&mut self, disk: &SimDisk) -> Result<Vec<Found>, ScrubError> {
         let mut found = Vec::new();
         self.torn = None;
         self.look_for_segments(disk);
         let mut closed_bytes = None;
         if let Some(Place { segment, .. }) = self.next {
             if self.is_removed(disk) {
-                self.sum = None;
-            } else {
-                closed_bytes = self.read_segment(disk, segment, None, &mut found)?;
+                (self.next, self.began, self.sum) = (None, false, None);
+            } else if let Read::Whole(bytes) = self.read_segment(disk, segment, None, &mut found)? {
+                closed_bytes = Some(bytes);
             }
         }
         while !self.later.1.is_empty() {
@@ -150,12 +200,20 @@ impl Scrub {
                 closed_bytes = None;
             }
             self.go_to(Some(Place { segment, offset: 0 }));
-            closed_bytes = self.read_segment(disk, segment, closed_bytes, &mut found)?;
-            if closed_bytes.is_none() {
-                // It may be made anew, or never.
-                self.go_to(before);
-                self.later.0 = NEVER_LOOKED;
-            }
+            closed_bytes = match self.read_segment(disk, segment, closed_bytes, &mut found)? {
+                Read::Whole(bytes) => Some(bytes),
+                Read::Lost => None,
+                Read::NotBegun => {
+                    // It may be made anew, or never.
+                    self.go_to(before);
+                    self.later.0 = NEVER_LOOKED;
+                    None
+                }
+            };
+        }
+        if let Some(Place { segment, .. }) = self.next.filter(|_| !self.is_open) {
+            // It was closed, so another one came after it.
+            self.missing(segment + 1, segment + 2);
         }
         Ok(found)
     }
@@ -182,7 +240,8 @@ impl Scrub {
 
     /// Whether the segment in which it stands was removed since, and later ones are there.
     fn is_removed(&self, disk: &SimDisk) -> bool {
-        !self.later.1.is_empty() && disk.read_durable(&self.file.0).is_none()
+        let is_there = |path| disk.read_durable(path).is_some();
+        !self.later.1.is_empty() && !is_there(&self.file.0) && !is_there(&self.file.1)
     }
 
     /// The segments from `first` to the one before `segment` are not there.
@@ -208,37 +267,50 @@ impl Scrub {
         let mut numbers: Vec<u32> = names.iter().filter_map(|name| number_in(name)).collect();
         numbers.retain(|number| self.next.is_none_or(|next| *number > next.segment));
         numbers.sort_unstable();
+        numbers.dedup();
         self.later = (version, numbers);
     }
 
     fn go_to(&mut self, next: Option<Place>) {
         if let Some(Place { segment, .. }) = next {
-            self.file = (self.dir.join(file_name(segment)), salt(&self.identity, segment));
+            let path = |form| self.dir.join(file_name(segment, form));
+            self.file = (path("tlog"), path("tlx"), salt(&self.identity, segment));
         }
         self.next = next;
     }
 
-    /// Reads what is new in a segment; gives its length, or `None` when its creation was never finished.
+    /// Reads what is new in a segment.
     fn read_segment(
         &mut self,
         disk: &SimDisk,
         segment: u32,
         closed_bytes: Option<u64>,
-        found: &mut Vec<(Place, Record)>,
-    ) -> Result<Option<u64>, ScrubError> {
+        found: &mut Vec<Found>,
+    ) -> Result<Read, ScrubError> {
         let start = self.next.map_or(0, |next| next.offset);
         let mut bytes = std::mem::take(&mut self.bytes);
-        let len = disk.read_durable_from(&self.file.0, start, &mut bytes);
+        let mut len = disk.read_durable_from(&self.file.0, start, &mut bytes);
+        self.is_open = len.is_some() && self.later.1.is_empty();
+        if len.is_none()
+            && let Some(archive) = disk.read_durable(&self.file.1)
+        {
+            let Some(unpacked) = segment_of(&archive, self.file.2) else {
+                return Ok(self.archive_is_damaged(segment));
+            };
+            len = Some(unpacked.len() as u64);
+            bytes.clear();
+            bytes.extend_from_slice(unpacked.get(usize::try_from(start).unwrap_or(usize::MAX)..).unwrap_or_default());
+        }
         let Some(len) = len.filter(|len| *len >= start) else {
             return Err(ScrubError::CutShort(Place { segment, offset: start }));
         };
-        if !self.later.1.is_empty() {
+        if !self.is_open {
             // A closed segment has no reserve: zeros are damage there.
             bytes.resize(usize::try_from(len - start).expect("simulated files are small"), 0);
         }
         let has_header = self.read_bytes(&bytes, segment, closed_bytes, found)?;
         self.bytes = bytes;
-        Ok(has_header.then_some(len))
+        Ok(if has_header { Read::Whole(len) } else { Read::NotBegun })
     }
 
     /// Reads what stands where the last record ended; says whether the segment has a header by now.
@@ -247,7 +319,7 @@ impl Scrub {
         bytes: &[u8],
         segment: u32,
         closed_bytes: Option<u64>,
-        found: &mut Vec<(Place, Record)>,
+        found: &mut Vec<Found>,
     ) -> Result<bool, ScrubError> {
         let start = self.next.map_or(0, |next| next.offset);
         let mut at = 0;
@@ -257,8 +329,7 @@ impl Scrub {
             }
             at = HEADER_BYTES.min(bytes.len());
         }
-        let (_, salt) = self.file;
-        let is_last = self.later.1.is_empty();
+        let (salt, is_last) = (self.file.2, self.is_open);
         while at < bytes.len() {
             let place = Place { segment, offset: start + at as u64 };
             let Some(frame) = Frame::read(&bytes[at..], salt, place.offset) else {
@@ -279,7 +350,7 @@ impl Scrub {
                         sum.add(&content);
                     }
                     if let Content::Record(record) = content {
-                        found.push((place, record));
+                        found.push(Found { place, end: place.offset + frame.bytes as u64, record });
                     }
                 }
             }
@@ -312,7 +383,7 @@ impl Scrub {
                 self.began = false;
                 return self.read_header(bytes, segment, closed_bytes);
             }
-            None if self.later.1.is_empty() && bytes.get(HEADER_BYTES..).is_none_or(is_zero) => {
+            None if self.is_open && bytes.get(HEADER_BYTES..).is_none_or(is_zero) => {
                 self.torn = Some(Place { segment, offset: 0 });
                 self.began = !is_first;
                 return Ok(false);
@@ -320,6 +391,16 @@ impl Scrub {
             None => self.damaged(Damage::Header { segment }),
         }
         Ok(true)
+    }
+
+    /// Passes over a segment that cannot be read.
+    fn archive_is_damaged(&mut self, segment: u32) -> Read {
+        let is_first = !std::mem::replace(&mut self.began, true);
+        if is_first && segment > 0 {
+            self.missing(0, segment);
+        }
+        self.damaged(Damage::Archive { segment });
+        Read::Lost
     }
 
     /// A header has to say what the records before it do, as far as they could be read.
@@ -362,13 +443,15 @@ impl Scrub {
     }
 }
 
-fn file_name(segment: u32) -> String {
-    format!("{segment:03}.tlog")
+fn file_name(segment: u32, form: &str) -> String {
+    format!("{segment:03}.{form}")
 }
 
+/// The number of the segment with this name, in whichever form.
 fn number_in(name: &str) -> Option<u32> {
-    let number = name.strip_suffix(".tlog")?.parse().ok()?;
-    (file_name(number) == name).then_some(number)
+    let (number, form) = name.split_once('.').filter(|(_, form)| ["tlog", "tlx"].contains(form))?;
+    let number = number.parse().ok()?;
+    (file_name(number, form) == name).then_some(number)
 }
 
 fn is_zero(bytes: &[u8]) -> bool {
@@ -454,8 +537,9 @@ mod tests {
         let mut scrub = scrub();
         let disk = log(true);
         let found = scrub.advance(&disk).unwrap();
-        assert_eq!(found.iter().map(|(_, record)| record.clone()).collect::<Vec<_>>(), groups().concat());
-        assert_eq!(found[0].0, Place { segment: 0, offset: 512 });
+        assert_eq!(found.iter().map(|found| found.record.clone()).collect::<Vec<_>>(), groups().concat());
+        assert_eq!(found[0].place, Place { segment: 0, offset: 512 });
+        assert!(found.windows(2).all(|pair| pair[0].end <= pair[1].place.offset));
         assert_eq!((scrub.damage(), scrub.torn()), (&[][..], None));
         assert_eq!(scrub.advance(&disk).unwrap(), []);
     }
@@ -467,8 +551,8 @@ mod tests {
             let mut whole = scrub();
             let records = whole.advance(&disk).unwrap();
             let end = whole.end().unwrap().offset;
-            let places: BTreeSet<u64> = records.iter().map(|(place, _)| place.offset).collect();
-            let last_group = records[records.len() - 3].0.offset;
+            let places: BTreeSet<u64> = records.iter().map(|found| found.place.offset).collect();
+            let last_group = records[records.len() - 3].place.offset;
             for at in 512..end {
                 disk.flip(Path::new("home/tlogs/000.tlog"), at, at);
                 let mut scrub = scrub();
@@ -483,7 +567,7 @@ mod tests {
                     assert!(records.starts_with(&found));
                 } else {
                     assert_eq!((scrub.damage(), scrub.torn()), (&[Damage::Record(hit.unwrap())][..], None));
-                    let others = records.iter().filter(|(place, _)| Some(*place) != hit).cloned();
+                    let others = records.iter().filter(|found| Some(found.place) != hit).cloned();
                     assert_eq!(found, others.collect::<Vec<_>>());
                 }
                 disk.flip(Path::new("home/tlogs/000.tlog"), at, at);

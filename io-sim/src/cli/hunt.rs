@@ -20,7 +20,7 @@ pub(super) fn shrink(subject: &Subject, seconds: u64, out: Option<PathBuf>) -> R
     let Some(shrunk) = shrink::shrink(ready.world, &ready.scenario, ready.seed, ready.bugs, &is_over) else {
         return Err(format!("`{}` does not fail with seed {}", ready.label, ready.seed));
     };
-    let Shrunk { scenario, seed, report, runs } = &shrunk;
+    let Shrunk { scenario, seed, report, runs, before: (steps, requests) } = &shrunk;
     let path = out.unwrap_or_else(|| {
         let name = format!("{}-{}", subject.name.trim_end_matches(".toml").replace('/', "-"), ready.seed);
         regressions(subject.scenarios.as_deref()).join(format!("{name}.toml"))
@@ -31,7 +31,7 @@ pub(super) fn shrink(subject: &Subject, seconds: u64, out: Option<PathBuf>) -> R
     fs::write(&path, file::print(scenario)?).map_err(|error| format!("{}: {error}", path.display()))?;
     println!("{}", story(&path.display().to_string(), *seed, report));
     println!(
-        "{} steps and {} requests on {} nodes are left, after {runs} runs in {:.1} s: {}",
+        "{} of {steps} steps and {} of {requests} requests on {} nodes are left, after {runs} runs in {:.1} s: {}",
         scenario.steps.len(),
         scenario.ops.len(),
         scenario.cluster.nodes,

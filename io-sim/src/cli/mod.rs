@@ -35,6 +35,10 @@ enum Command {
     /// Play once and print a line for everything that happens, with a column for each node.
     ///
     /// With `--recorder`, what a node of production recorded is executed again instead, and compared.
+    #[command(
+        arg_required_else_help = true,
+        override_usage = "trialbay-sim replay [OPTIONS] <NAME>\n       trialbay-sim replay --recorder <DIR>"
+    )]
     Replay {
         #[command(flatten)]
         subject: Option<Subject>,
@@ -70,9 +74,13 @@ enum Command {
         /// So many nodes, not as many as each seed draws.
         #[arg(long)]
         nodes: Option<u16>,
-        /// What is drawn: `swarm`, `harsh`, `churn`, `stack` (whole nodes), or `standard`, which the speed is measured with.
+        /// What is drawn: `swarm`, `harsh`, `churn`, `losses`, `stack` or `stack-harsh` (whole nodes), or `standard`, which the
+        /// speed is measured with.
         #[arg(long, default_value = "swarm", value_parser = kind)]
         kind: Kind,
+        /// Write a line for each seed with the hash of its trace: the same seeds give the same file in any process.
+        #[arg(long, value_name = "FILE")]
+        hashes: Option<PathBuf>,
     },
     /// Take away from a failing run what it does not need, and write what is left as a scenario.
     Shrink {
@@ -101,7 +109,7 @@ enum Command {
 /// What is played.
 #[derive(Args)]
 pub(crate) struct Subject {
-    /// A scenario of `list`, a file, or `swarm`, `harsh`, `churn`, `stack` or `standard`: what the seed itself makes.
+    /// A scenario of `list`, a file, or a kind of `swarm`, such as `harsh` or `stack`: what the seed itself makes.
     name: String,
     /// The seed. By default the first one of the scenario.
     #[arg(long)]
@@ -130,7 +138,7 @@ fn world(name: &str) -> Result<WorldKind, String> {
 
 fn kind(name: &str) -> Result<Kind, String> {
     let found = Kind::NAMES.iter().find(|(known, _)| *known == name);
-    found.map(|(_, kind)| *kind).ok_or_else(|| "swarm, harsh, churn, stack or standard".to_owned())
+    found.map(|(_, kind)| *kind).ok_or_else(|| Kind::NAMES.map(|(known, _)| known).join(", "))
 }
 
 /// Does what the arguments say, and tells whether all was as it should be.
@@ -145,9 +153,13 @@ pub(crate) fn run(arguments: Arguments) -> Result<bool, String> {
         Command::Replay { subject: Some(subject), around, until, node, legend, recorder: None } => {
             show::replay(&subject, around.as_deref(), until.as_deref(), node.as_deref(), legend)
         }
-        Command::Replay { subject: None, recorder: None, .. } => Err("name what to replay".to_owned()),
+        Command::Replay { subject: None, recorder: None, .. } => {
+            Err("name what to replay, or a recording: see `trialbay-sim replay --help`".to_owned())
+        }
         Command::Timeline(subject) => show::timeline(&subject),
-        Command::Swarm { seeds, from, jobs, nodes, kind } => play::swarm(from, seeds, jobs, nodes, kind),
+        Command::Swarm { seeds, from, jobs, nodes, kind, hashes } => {
+            play::swarm(from, seeds, jobs, nodes, kind, hashes.as_deref())
+        }
         Command::Explore(arguments) => Ok(trialbay_sim::explore::cli::run(arguments)),
         Command::Shrink { subject, seconds, out } => hunt::shrink(&subject, seconds, out),
         Command::Mutants { seeds, planted } => hunt::mutants(seeds, planted.as_deref()),

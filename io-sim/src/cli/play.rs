@@ -1,5 +1,6 @@
 //! `list`, `run`, `swarm`.
 
+use std::fs;
 use std::path::Path;
 
 use trialbay_sim::campaign::{self, story};
@@ -13,8 +14,16 @@ use super::subject::{check_nodes, folder};
 pub(super) fn list(dir: Option<&Path>) -> Result<bool, String> {
     let all = file::all(&folder(dir))?;
     println!("{:<40} {:<11} {:>5} {:<8} TITLE", "NAME", "WORLDS", "SEEDS", "EXPECT");
+    let mut all_can_be_read = true;
     for (name, path) in all {
-        let scenario = file::load(&path)?;
+        let scenario = match file::load(&path) {
+            Ok(scenario) => scenario,
+            Err(mistake) => {
+                eprintln!("trialbay-sim: {mistake}");
+                all_can_be_read = false;
+                continue;
+            }
+        };
         let worlds = scenario.worlds.iter().map(|world| match world {
             WorldKind::Core => "core",
             WorldKind::Stack => "stack",
@@ -22,7 +31,7 @@ pub(super) fn list(dir: Option<&Path>) -> Result<bool, String> {
         let worlds = worlds.collect::<Vec<_>>().join(",");
         println!("{name:<40} {worlds:<11} {:>5} {:<8} {}", scenario.seeds, scenario.expect.to_string(), scenario.title);
     }
-    Ok(true)
+    if all_can_be_read { Ok(true) } else { Err("not all scenarios can be read".to_owned()) }
 }
 
 pub(super) fn run(subject: &Subject) -> Result<bool, String> {
@@ -51,7 +60,14 @@ pub(super) fn run(subject: &Subject) -> Result<bool, String> {
 }
 
 #[expect(clippy::disallowed_types, reason = "how fast a swarm is concerns no run")]
-pub(super) fn swarm(from: u64, seeds: u64, jobs: u64, nodes: Option<u16>, kind: Kind) -> Result<bool, String> {
+pub(super) fn swarm(
+    from: u64,
+    seeds: u64,
+    jobs: u64,
+    nodes: Option<u16>,
+    kind: Kind,
+    hashes: Option<&Path>,
+) -> Result<bool, String> {
     let begun = std::time::Instant::now();
     check_nodes(nodes)?;
     let mut label = kind.name().to_owned();
@@ -67,6 +83,10 @@ pub(super) fn swarm(from: u64, seeds: u64, jobs: u64, nodes: Option<u16>, kind: 
             eprintln!("{done} of {seeds} seeds, {:.0} a second", done as f64 / begun.elapsed().as_secs_f64());
         }
     })?;
+    if let Some(path) = hashes {
+        let lines = findings.hashes.iter().map(|(seed, hash)| format!("{label} {seed} {hash:016x}\n"));
+        fs::write(path, lines.collect::<String>()).map_err(|error| format!("{}: {error}", path.display()))?;
+    }
     for (what, count) in &findings.counters {
         println!("{count:>12}  {what}");
     }

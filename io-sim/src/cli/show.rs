@@ -7,7 +7,7 @@ use std::rc::Rc;
 use trialbay_engine::NodeId;
 use trialbay_sim::campaign::story;
 use trialbay_sim::recording;
-use trialbay_sim::scenario::{Condition, Span};
+use trialbay_sim::scenario::{Condition, S, Span};
 use trialbay_sim::trace::lines::{Filter, Lines, Predicate, States, WIDTH};
 use trialbay_sim::trace::timeline::{Header, html};
 use trialbay_sim::trace::{Entry, Recorder, What};
@@ -32,15 +32,24 @@ pub(super) fn replay(
     if let Some(node) = node.filter(|node| node.0 > ready.scenario.cluster.nodes) {
         return Err(format!("there is no {node}: the cluster has n1 to n{}", ready.scenario.cluster.nodes));
     }
+    let has_end = until.is_some();
     let filter = Filter { within, until, node };
     let nodes: Vec<NodeId> = (1..=ready.scenario.cluster.nodes).map(NodeId).collect();
-    let mut lines = Lines::new(&nodes, WIDTH, filter);
+    let lines = Rc::new(RefCell::new(Lines::new(&nodes, WIDTH, filter)));
+    let listing = Rc::clone(&lines);
     let report = ready.play(Recorder::new(move |entry| {
-        for line in lines.push(&entry) {
+        for line in listing.borrow_mut().push(&entry) {
             println!("{line}");
         }
     }))?;
     println!("{}", story(&ready.label, ready.seed, &report));
+    if has_end && !lines.borrow().is_done() {
+        eprintln!("trialbay-sim: what `--until` waits for never came");
+    }
+    if lines.borrow().is_empty() {
+        let seconds = report.at as f64 / S as f64;
+        eprintln!("trialbay-sim: nothing that was asked for happened in the {seconds:.3} s of this run");
+    }
     Ok(report.violation.is_none())
 }
 
@@ -56,6 +65,8 @@ pub(super) fn timeline(subject: &Subject) -> Result<bool, String> {
     let entries = Rc::new(RefCell::new(Vec::new()));
     let seen = Rc::clone(&entries);
     let report = ready.play(Recorder::new(move |entry| seen.borrow_mut().push(entry)))?;
+    // A rule that was found broken at the end stands where it broke.
+    entries.borrow_mut().sort_by_key(|entry| (entry.at, entry.event));
     let Ready { label, scenario, seed, .. } = ready;
     let (title, nodes) = (scenario.title.clone(), (1..=scenario.cluster.nodes).map(NodeId).collect());
     let verdict = report.violation.as_ref().map_or("pass".to_owned(), |broken| format!("FAIL {}", broken.checker));

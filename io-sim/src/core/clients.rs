@@ -7,7 +7,7 @@ use bytes::Bytes;
 use trialbay::update::{Outcome as Updated, Update, encode_command};
 use trialbay_engine::{Event, NodeId, ReadId, Refusal, Request as Proposal, RequestId, Slot};
 
-use super::store::Map;
+use super::store::{Map, Store};
 use super::{Happening, World};
 use crate::check::Checked;
 use crate::check::history::{Ask, Freshness, Operation, Response};
@@ -33,8 +33,8 @@ pub(crate) struct Client {
     guess: NodeId,
     /// It makes up requests for ever: with what chance, and how many so far.
     probe: Option<(Rng, u64)>,
-    /// The ids of the requests that it made.
-    pub(crate) made: Vec<u64>,
+    /// The requests that it made, and when.
+    pub(crate) made: Vec<Op>,
     /// Its request that waits for a response, and the node that it asked.
     open: Option<(usize, NodeId)>,
 }
@@ -79,22 +79,29 @@ impl World {
         };
         let Some(op) = next else { return Ok(()) };
         let id = op.id.unwrap_or(0);
-        asking.made.push(id);
-        let is_watcher = asking.probe.is_none() && op.client < self.scenario.workload.watchers;
-        let watched = NodeId(op.client % u16::try_from(self.nodes.len()).unwrap_or(1) + 1);
+        let number = u16::try_from(client).unwrap_or(u16::MAX);
+        asking.made.push(Op { client: number, at: Span(self.now), after: Span(0), ..op.clone() });
+        let is_loyal = asking.probe.is_none() && op.client < self.scenario.workload.loyal;
+        let theirs = NodeId(op.client % u16::try_from(self.nodes.len()).unwrap_or(1) + 1);
         let mut rng = Rng::new(self.seed, stream::OPERATION + id);
         let ask = self.ask(&op.request, id, &mut rng);
         let nodes = self.nodes.len() as u64;
         let anyone = NodeId(u16::try_from(rng.between(1, nodes)).unwrap_or(1));
-        let target = match is_watcher.then_some(watched) {
+        let target = match is_loyal.then_some(theirs) {
             Some(node) => node,
             None if rng.chance(0.9) => self.clients[client].guess,
             None => anyone,
         };
         let delay = rng.magnitude(10_000, MS);
+        if let Ask::Update { command, .. } = &ask {
+            self.availability.asked(self.now)?;
+            self.bounds.commanded(command.len());
+        }
+        self.ending.asked();
         self.event += 1;
         let index = self.operations.len();
         let (invoked, text) = (self.event, op.request.to_string());
+        self.moments.push((self.event, self.now));
         self.operations.push(Operation { client: client as u64, ask, invoked, response: None, applied: None });
         self.tell(|| What::Invoked { client: client as u64, op: index as u64, text });
         self.clients[client].open = Some((index, target));
@@ -114,6 +121,7 @@ impl World {
         let now = self.now;
         let serving = self.node(id).is_serving(now);
         let early = self.mutant == Some(Mutant::AcknowledgedEarly) && serving;
+        let unchecked = self.mutant == Some(Mutant::AtLeastUnchecked);
         let ask = self.operations[op].ask.clone();
         let Some(process) = &mut self.node(id).process else { return Ok(()) };
         match ask {
@@ -139,9 +147,17 @@ impl World {
                 self.read_by_lease(id, op, serving, Reading { value: Some(value), since, served: None });
                 Ok(())
             }
-            Ask::Read { query, .. } => {
+            Ask::Read { query, freshness } => {
                 let (value, applied) = (read(&process.store.map, &query), process.store.applied);
                 self.operations[op].applied = Some(applied);
+                if let Freshness::AtLeast(slot) = freshness {
+                    if applied < slot && !unchecked {
+                        self.mark("reads of a node not far enough");
+                        self.respond(op, Response::Refused);
+                        return Ok(());
+                    }
+                    self.mark("at-least reads");
+                }
                 self.mark("relaxed reads");
                 self.respond(op, Response::Read(value));
                 Ok(())
@@ -241,8 +257,10 @@ impl World {
         let outcome = match &response {
             Response::Updated(_) => {
                 self.mark("updates acknowledged");
+                self.availability.acknowledged();
                 if self.calm && self.ending.first_progress.is_none() {
                     self.ending.first_progress = Some(self.now);
+                    self.progressed();
                 }
                 Outcome::Ok
             }
@@ -267,6 +285,7 @@ impl World {
             outcome,
         });
         self.trace(4, op as u64, self.event);
+        self.moments.push((self.event, self.now));
         self.operations[op].response = Some((self.event, response));
         let pause = if outcome == Outcome::Ok { 0 } else { 5 * MS };
         self.next_request_of(client, pause);
@@ -290,11 +309,11 @@ impl World {
         let now = self.now;
         let asking = &mut self.clients[client];
         let delay = match (&mut asking.probe, asking.queue.front()) {
-            (Some((rng, _)), _) => rng.below(PROBE_PAUSE_MAX),
-            (None, Some(op)) => op.after.0.max(op.at.0.saturating_sub(now)),
+            (Some((rng, _)), _) => rng.below(PROBE_PAUSE_MAX) + pause,
+            (None, Some(op)) => (op.after.0 + pause).max(op.at.0.saturating_sub(now)),
             (None, None) => return,
         };
-        self.schedule(delay + pause, Happening::ClientNext { client });
+        self.schedule(delay, Happening::ClientNext { client });
     }
 
     /// A node went down: its clients' connections break, and what they asked for may or may not happen.
@@ -335,9 +354,12 @@ impl World {
                 let set = |key: &Bytes| Update::Set { key: key.clone(), value: value.clone() };
                 Update::Sequence(vec![set(&one), assertion(&two), set(&two)])
             }
-            Verb::Get | Verb::QuorumGet | Verb::RelaxedGet => {
+            Verb::Get | Verb::QuorumGet | Verb::RelaxedGet | Verb::AtLeastGet => {
                 let freshness = match request.verb {
                     Verb::RelaxedGet => Freshness::NoGuarantees,
+                    Verb::AtLeastGet => {
+                        Freshness::AtLeast(Slot(self.furthest().applied.0.saturating_sub(rng.below(4))))
+                    }
                     verb => Freshness::Consistent { by_lease: verb == Verb::Get },
                 };
                 return Ask::Read { query: Query::Get { key: key(0) }, freshness };
@@ -354,8 +376,12 @@ impl World {
 
     /// What the furthest store holds there: often right, often just overwritten.
     fn guess(&self, key: &Bytes) -> Option<Bytes> {
+        self.furthest().map.keys.get(key).cloned()
+    }
+
+    fn furthest(&self) -> &Store {
         let stores = self.nodes.iter().map(|node| node.process.as_ref().map_or(&node.durable_store, |up| &up.store));
-        stores.max_by_key(|store| store.applied).and_then(|store| store.map.keys.get(key).cloned())
+        stores.max_by_key(|store| store.applied).expect("a cluster has a node")
     }
 }
 

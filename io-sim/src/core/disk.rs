@@ -6,11 +6,12 @@ use std::sync::Arc;
 use trialbay::identity::Identity;
 use trialbay::tlog::{Damage, Note, RecoveredLog, Tlog, TlogOptions};
 use trialbay_engine::{Event, NodeId, PersistId, Record, Recovered, Slot};
-use xxhash_rust::xxh3::xxh3_64_with_seed;
 
-use super::node::Known;
 use super::store::Store;
 use super::{Happening, World};
+use crate::check::bounds::frame_bytes;
+use crate::check::kept::votes_as_it_may;
+use crate::check::scrub::Found;
 use crate::check::{Checked, violation};
 use crate::mutant::Mutant;
 use crate::scenario::{MS, S};
@@ -18,12 +19,14 @@ use crate::scenario::{MS, S};
 /// How many bytes of values are read from a log at a time.
 const REPLAY_BYTES: usize = 1 << 20;
 
+/// How many bytes a log reserves at a time, if its segments are longer.
+const RESERVE_BYTES: u64 = 8 << 20;
+
 /// A log that was opened, and the store that was brought up to it.
 pub(super) struct Opened {
     pub(super) tlog: Tlog,
     pub(super) recovered: Recovered,
     pub(super) store: Store,
-    pub(super) damage: Vec<Damage>,
 }
 
 /// Whose logs these are.
@@ -49,6 +52,7 @@ impl World {
         let options = TlogOptions {
             segment_bytes,
             retention_bytes: u64::MAX,
+            compress: true,
             #[cfg(feature = "planted-bugs")]
             planted: bugs.in_node(),
         };
@@ -94,51 +98,48 @@ impl World {
         }
         let node = self.node(id);
         recovered.log_start = recovered.log_start.max(node.trimmed_upto.next()).min(recovered.decided_upto.next());
-        Ok(Some(Opened { tlog, recovered, store, damage }))
+        Ok(Some(Opened { tlog, recovered, store }))
     }
 
-    /// K6: what the checkers knew to be durable is still there, unless something took it. What else is there they learn now.
-    pub(super) fn examine(&mut self, id: NodeId, recovered: &Recovered, damage: &[Damage]) -> Checked {
+    /// K6: what the checkers knew to be durable is still there, but for what was damaged. What else is there they learn now.
+    pub(super) fn examine(&mut self, id: NodeId, recovered: &Recovered) -> Checked {
         let event = self.event;
         self.ledger.started(id);
+        self.bounds.started(id);
+        self.node(id).logged.seals += 1;
+        self.check_log_size(id)?;
+        let before = self.ledger.votes(id);
         let node = self.node(id);
         node.scrub = super::node::new_scrub(id);
-        let records = match node.scrub.advance(&node.disk) {
-            Ok(records) => records,
+        let found = match node.scrub.advance(&node.disk) {
+            Ok(found) => found,
             Err(error) => return violation("K6", format!("the log of {id} makes no sense: {error}")),
         };
-        let records: Vec<Record> = records.into_iter().map(|(_, record)| record).collect();
-        let before = node.known;
-        let mut known = Known::default();
-        let mut is_kept = before.records == 0;
-        for record in &records {
-            known.add(record);
-            is_kept |= known == before;
-        }
-        node.known = known;
+        let new = node.kept.compare(&id.to_string(), &found)?;
         let harmed = std::mem::take(&mut node.disk_was_harmed);
-        if !is_kept && !harmed {
-            return violation("K6", format!("{id} had {} records durable, and they are gone", before.records));
-        }
+        let may = node.kept.may_vote(&found, node.scrub.damage());
         let votes = recovered.memory.as_ref().is_some_and(|memory| memory.votes);
+        votes_as_it_may(&id.to_string(), votes, before, harmed, may)?;
         if harmed {
-            self.ledger.forgotten(id, &records, votes, event)?;
-        } else {
-            let new = usize::try_from(before.records).unwrap_or(0);
-            for record in &records[new.min(records.len())..] {
-                self.ledger.durable(id, record, event)?;
-            }
+            let left: Vec<Record> = found.into_iter().map(|found| found.record).collect();
+            return self.ledger.forgotten(id, &left, votes, event);
         }
-        if self.ledger.votes(id) && !votes {
-            return violation("K6", format!("{id} gives up its vote, and nothing was taken from it: {damage:?}"));
-        }
-        Ok(())
+        new.iter().try_for_each(|found| self.ledger.durable(id, &found.record, event))
+    }
+
+    /// K10: a log takes no more room than it needs.
+    pub(super) fn check_log_size(&self, id: NodeId) -> Checked {
+        let node = &self.nodes[usize::from(id.0) - 1];
+        let files = node.disk.files().iter().filter(|path| path.extension().is_some_and(|it| it == "tlog")).count();
+        let reserve = self.scenario.disk.segment_bytes.min(RESERVE_BYTES);
+        self.bounds.fills(id, &node.logged, node.disk.total_bytes(), files as u64, reserve)
     }
 
     pub(super) fn persist(&mut self, id: NodeId, batch: PersistId, records: Vec<Record>) {
         let early = self.mutant == Some(Mutant::PersistedEarly);
         let node = self.node(id);
         let life = node.life;
+        node.logged.frames += records.iter().map(frame_bytes).sum::<u64>();
         if let Some(process) = &mut node.process {
             process.ordered = batch;
             process.unwritten.push_back((batch, records));
@@ -180,14 +181,12 @@ impl World {
             }
         };
         let node = self.node(id);
-        let records = match node.scrub.advance(&node.disk) {
-            Ok(records) => records,
+        let found = match node.scrub.advance(&node.disk) {
+            Ok(found) => found,
             Err(error) => return violation("K6", format!("the log of {id} makes no sense: {error}")),
         };
-        for (_, record) in &records {
-            node.known.add(record);
-        }
-        for (_, record) in &records {
+        node.kept.learn(&found);
+        for Found { record, .. } in &found {
             self.ledger.durable(id, record, event)?;
             if let Record::VoteRegained { genesis, .. } = record {
                 self.mark(if genesis.is_empty() { "votes regained" } else { "births" });
@@ -205,8 +204,10 @@ impl World {
 
     /// Syncs what was written, and gives its last batch: as an error when the disk fails.
     fn end_sync(&mut self, id: NodeId) -> Result<PersistId, PersistId> {
-        let Some(process) = &mut self.node(id).process else { return Err(PersistId::default()) };
+        let node = self.node(id);
+        let Some(process) = &mut node.process else { return Err(PersistId::default()) };
         let last = process.syncing.take().unwrap_or(process.persisted);
+        node.logged.seals += 1;
         let synced = process.tlog.sync();
         let is_idle = process.unwritten.is_empty();
         synced.and_then(|()| if is_idle { process.tlog.seal() } else { Ok(()) }).map_err(|_| last)?;
@@ -310,12 +311,5 @@ impl World {
             let _ = self.end_sync(id);
             self.begin_sync(id);
         }
-    }
-}
-
-impl Known {
-    fn add(&mut self, record: &Record) {
-        self.records += 1;
-        self.hash = xxh3_64_with_seed(format!("{record:?}").as_bytes(), self.hash);
     }
 }

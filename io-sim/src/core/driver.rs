@@ -5,8 +5,8 @@ use std::collections::{BTreeMap, VecDeque};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
 use trialbay_engine::{
-    Action, Actions, Ballot, Config, Engine, Event, HaltReason, HistoryHash, Incarnation, Instant, Memory, NodeId,
-    Recovered, Refusal, RequestId, Role, Slot,
+    Action, Actions, Ballot, Config, Dropped, Engine, Event, HaltReason, HistoryHash, Incarnation, Instant, Memory,
+    NodeId, Recovered, Refusal, RequestId, Role, Slot,
 };
 
 use super::disk::Opened;
@@ -35,13 +35,13 @@ impl World {
             return Ok(());
         }
         node.life += 1;
-        let Some(Opened { tlog, mut recovered, store, damage }) = self.open(id)? else {
+        let Some(Opened { tlog, mut recovered, store }) = self.open(id)? else {
             let pause = self.scenario.cluster.lease.0;
             self.mark("starts on a failing disk");
             self.schedule(pause, Happening::Start { node: id });
             return Ok(());
         };
-        self.examine(id, &recovered, &damage)?;
+        self.examine(id, &recovered)?;
         self.check_recovered(id, &recovered, &(store.applied, store.hash))?;
         self.spoil(&mut recovered);
         let mut local = self.node(id).clock.local(now);
@@ -110,6 +110,8 @@ impl World {
         if serves_until.is_some() && process.serves_until.is_none() {
             process.serving_since += 1;
         }
+        self.bounds.decided(id, process.engine.decided_upto());
+        let serves = serves_until.map(|_| process.store.applied);
         let counts_on = serves_until.filter(|until| process.serves_until.is_none_or(|before| *until > before));
         process.serves_until = serves_until;
         let is_master = process.engine.role() == Role::Master;
@@ -122,6 +124,9 @@ impl World {
         }
         if was_master && !is_master {
             self.mark("masterships lost");
+        }
+        if let Some(applied) = serves {
+            self.outage.serves(&id.to_string(), applied)?;
         }
         if let Some(until) = counts_on {
             self.check_lease(id, until)?;
@@ -138,7 +143,7 @@ impl World {
             }
         }
         self.set_alarm(id);
-        Ok(())
+        self.check_bounds(id)
     }
 
     /// Whether the process was to die before this order of its engine, and did.
@@ -237,6 +242,14 @@ impl World {
             Action::Blame { .. } if self.mutant == Some(Mutant::AcceptanceCountedTwice) => Ok(()),
             Action::Blame { peer, offence } => {
                 violation("K13", format!("{id} blames {peer} for {offence:?}, and nobody misbehaves"))
+            }
+            Action::Dropped(dropped) => {
+                self.mark(match dropped {
+                    Dropped::Done => "drops done",
+                    Dropped::Alone | Dropped::NobodyAble => "drops refused",
+                    Dropped::NobodyTookOver => "drops without a successor",
+                });
+                Ok(())
             }
             Action::Halt(reason) => self.halted(id, reason),
         }
@@ -367,6 +380,13 @@ impl World {
         self.ledger.holds(id, applied, digest)
     }
 
+    /// K10: it holds no more than its limits allow.
+    fn check_bounds(&self, id: NodeId) -> Checked {
+        let Some(process) = &self.nodes[usize::from(id.0) - 1].process else { return Ok(()) };
+        let (held, is_disk_idle) = (process.engine.held(), process.is_disk_idle());
+        self.bounds.holds(id, &held, is_disk_idle)
+    }
+
     /// K7: a master counts on its lease only for as long as a quorum granted it.
     fn check_lease(&mut self, id: NodeId, until: Instant) -> Checked {
         let node = self.node(id);
@@ -396,7 +416,9 @@ fn lane(action: &Action) -> Lane {
         Action::Persist { .. } => Lane::Disk,
         Action::Apply { .. } => Lane::Store,
         Action::Send { to, .. } => Lane::Peer(*to),
-        Action::Refuse { .. } | Action::ServeRead { .. } | Action::RefuseRead { .. } => Lane::Client,
+        Action::Refuse { .. } | Action::ServeRead { .. } | Action::RefuseRead { .. } | Action::Dropped(_) => {
+            Lane::Client
+        }
         Action::ReadLog { .. } | Action::InstallHead { .. } | Action::Blame { .. } | Action::Halt(_) => Lane::Other,
     }
 }
@@ -409,7 +431,7 @@ pub(super) fn caught<T>(run: impl FnOnce() -> T) -> Result<T, Violation> {
     outcome.map_err(|payload| {
         let message = payload.downcast_ref::<String>().cloned();
         let message = message.or_else(|| payload.downcast_ref::<&str>().map(|text| (*text).to_owned()));
-        Violation { checker: "K13", story: format!("a panic: {}", message.unwrap_or_default()) }
+        Violation { checker: "K13", story: format!("a panic: {}", message.unwrap_or_default()), event: None }
     })
 }
 

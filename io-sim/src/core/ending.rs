@@ -2,10 +2,11 @@
 
 use trialbay_engine::{NodeId, Slot};
 
+use super::network::SPIKE_MAX;
 use super::{Happening, World};
 use crate::check::model::Model;
 use crate::check::{Checked, history, violation};
-use crate::scenario::{Budget, MS, S};
+use crate::scenario::{Budget, MS};
 
 /// How long the cluster has, after the faults end, to acknowledge an update, in leases.
 const PROGRESS_LEASES: u64 = 12;
@@ -25,8 +26,14 @@ pub(crate) struct Ending {
     /// The nodes that work for good after the faults end.
     healed: Vec<NodeId>,
     masters_in_calm: u64,
-    messages_settled: u64,
-    settling: bool,
+    /// Since the first update after the faults, or since the last request.
+    messages: u64,
+    /// Since the first update after the faults.
+    requests: u64,
+    /// When that was, and how many slots were decided then.
+    progressed: Option<(u64, Slot)>,
+    /// The clients have ended, and what they started must do so, too.
+    pub(crate) settling: bool,
 }
 
 impl Ending {
@@ -37,9 +44,16 @@ impl Ending {
             clients_end: false,
             healed: nodes,
             masters_in_calm: 0,
-            messages_settled: 0,
+            messages: 0,
+            requests: 0,
+            progressed: None,
             settling: false,
         }
+    }
+
+    /// A client asks for something.
+    pub(super) fn asked(&mut self) {
+        self.requests += 1;
     }
 }
 
@@ -50,7 +64,10 @@ impl World {
 
     pub(super) fn became_master(&mut self) {
         self.mark("masters");
-        let grace = self.leases(PROGRESS_LEASES);
+        self.bounds.became_master();
+        // What was sent before the faults ended may be as late as this, and is heard then.
+        let late = if self.scenario.network.spike > 0.0 { SPIKE_MAX } else { 0 };
+        let grace = self.leases(PROGRESS_LEASES) + late;
         if self.ending.healed_at.is_some_and(|at| self.now > at + grace) {
             self.ending.masters_in_calm += 1;
         }
@@ -58,7 +75,7 @@ impl World {
 
     pub(super) fn message_sent(&mut self) {
         self.mark("messages");
-        self.ending.messages_settled += u64::from(self.ending.settling);
+        self.ending.messages += 1;
     }
 
     /// Ends all faults. A majority works from now on; the other nodes may stay as broken as they are.
@@ -120,6 +137,8 @@ impl World {
     /// Faults ended long ago: was there progress (K9)?
     pub(super) fn settle(&mut self) -> Checked {
         self.ending.clients_end = true;
+        self.check_load()?;
+        self.ending.messages = 0;
         self.ending.settling = true;
         let quiet = self.leases(QUIET_LEASES);
         self.schedule(quiet, Happening::End);
@@ -137,7 +156,14 @@ impl World {
         }
     }
 
+    /// The time that was given is over: what clients saw until now must make sense.
+    pub(super) fn stop(&mut self) -> Checked {
+        self.ended = true;
+        history::check(&self.operations, &self.ledger.certificate()).map(drop)
+    }
+
     pub(super) fn check_end(&mut self) -> Checked {
+        self.ids().into_iter().try_for_each(|id| self.check_log_size(id))?;
         let log = self.ledger.certificate();
         let stats = history::check(&self.operations, &log)?;
         *self.counters.entry("slots").or_default() += log.len() as u64;
@@ -155,12 +181,31 @@ impl World {
             let masters = self.ending.masters_in_calm;
             return violation("K9", format!("{masters} new masters although nothing fails; {}", self.describe()));
         }
-        let quiet = (self.leases(QUIET_LEASES) / S).max(1);
-        let messages = self.ending.messages_settled;
-        if messages > quiet * u64::from(self.scenario.cluster.nodes).pow(2) * 200 {
-            return violation("K10", format!("{messages} messages in an idle cluster; {}", self.describe()));
-        }
+        self.bounds.idles(self.ending.messages, QUIET_LEASES)?;
         self.check_stores(&log)
+    }
+
+    /// The first update after the faults is acknowledged: from now on load is measured.
+    pub(super) fn progressed(&mut self) {
+        let decided = self.decided();
+        (self.ending.messages, self.ending.requests) = (0, 0);
+        self.ending.progressed = Some((self.now, decided));
+    }
+
+    /// K10: what was asked for since then costs no more messages than it may.
+    fn check_load(&self) -> Checked {
+        let Some((at, before)) = self.ending.progressed else { return Ok(()) };
+        if self.scenario.budget != Budget::Tolerable {
+            return Ok(());
+        }
+        let leases = (self.now - at).div_ceil(self.scenario.cluster.lease.0);
+        let slots = before.distance_to(self.decided());
+        self.bounds.works(self.ending.messages, leases, slots, self.ending.requests)
+    }
+
+    fn decided(&self) -> Slot {
+        let up = self.nodes.iter().filter_map(|node| node.process.as_ref());
+        up.map(|process| process.engine.decided_upto()).max().unwrap_or(Slot::ZERO)
     }
 
     /// K11: all stores are equal. K5: they hold what the log gives, on the reference model.

@@ -7,6 +7,9 @@ use trialbay_engine::{NodeId, Record, Slot};
 
 use super::{Happening, World};
 use crate::check::Checked;
+use crate::check::bounds::Logged;
+use crate::check::kept::Kept;
+use crate::check::scrub::Place;
 use crate::rng::Rng;
 use crate::scenario::{Budget, Who};
 
@@ -20,6 +23,7 @@ impl World {
         let event = self.event;
         let node = self.node(id);
         node.disk.wipe();
+        (node.kept, node.logged) = (Kept::default(), Logged::default());
         node.durable_store = super::store::Store::default();
         node.head_upto = Slot::ZERO;
         node.trimmed_upto = Slot::ZERO;
@@ -42,6 +46,15 @@ impl World {
         let index = usize::try_from(rng.below(segments.len() as u64)).unwrap_or(0);
         let place = segments.get(index).and_then(|path| Some((path, node.disk.rot(path)?)));
         node.disk_was_harmed |= place.is_some();
+        let byte = place.and_then(|(path, offset)| Place::in_file(path, offset));
+        if let Some(byte) = byte {
+            let mut scrub = super::node::new_scrub(id);
+            // Whether it makes sense is asked at the next start.
+            let _ = scrub.advance(&node.disk);
+            node.kept.damaged(byte, scrub.torn());
+            node.logged.damages += 1;
+            self.availability.damaged(id);
+        }
         let text = match place {
             Some((path, byte)) => format!("{id} is down, and byte {byte} of {} is damaged", path.display()),
             None => format!("{id} is down"),
@@ -68,12 +81,13 @@ impl World {
             Record::Decided { upto, .. } => *upto >= stored,
             Record::Promised(_) | Record::MemoryBegan(_) | Record::VoteRegained { .. } => false,
         };
-        let last = records.iter().position(|(_, record)| reaches(record)).filter(|_| stored > Slot::ZERO);
+        let last = records.iter().position(|found| reaches(&found.record)).filter(|_| stored > Slot::ZERO);
         let first_lost = last.map(|last| rng.between(last as u64 / 2, last as u64));
-        let place = first_lost.and_then(|first| usize::try_from(first).ok()).map(|first| records[first].0);
+        let place = first_lost.and_then(|first| usize::try_from(first).ok()).map(|first| records[first].place);
         let text = match place {
             Some(place) => {
                 node.disk_was_harmed = true;
+                node.kept.cut_short(place);
                 let tlogs = super::disk::home(id).join("tlogs");
                 for path in node.disk.files().iter().filter(|path| path.starts_with(&tlogs)) {
                     match number_of(path).cmp(&Some(place.segment)) {

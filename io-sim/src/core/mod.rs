@@ -4,7 +4,8 @@
 //! the cluster stands in the [`Scenario`]; what is noise (delays, losses, what a power cut takes) comes from the seed.
 //!
 //! Reading order: `node` (what a node is), `driver` (what it does with its engine's orders), `disk`, `network`,
-//! `clients`, `steps` (faults), `ending` (healing, and what is checked at the end).
+//! `clients`, `steps` (faults), `watching` (situations that checkers wait for), `ending` (healing, and what is checked at
+//! the end).
 
 mod clients;
 mod disk;
@@ -15,6 +16,7 @@ mod network;
 mod node;
 mod steps;
 mod store;
+mod watching;
 
 use std::collections::{BTreeMap, BinaryHeap, VecDeque};
 
@@ -26,14 +28,24 @@ use self::clients::Client;
 use self::network::Network;
 use self::node::Node;
 use self::steps::Pending;
+use crate::check::availability::Availability;
+use crate::check::bounds::Bounds;
 use crate::check::history::Operation;
 use crate::check::ledger::Ledger;
+use crate::check::outage::Outage;
 use crate::check::{Checked, Violation};
 use crate::mutant::{Bugs, Mutant};
 use crate::rng::Rng;
+use crate::scenario::counters::is_counted;
 use crate::scenario::draw::{self, stream};
 use crate::scenario::{Op, Scenario};
 use crate::trace::{NodeState, Recorder, What};
+
+/// How long updates may go unacknowledged after a log was damaged, in leases: a master is found within as many after any
+/// other fault.
+const UPDATE_LEASES: u64 = 12;
+/// How long a node whose log was damaged may work without its vote, in leases: it catches up first.
+const VOTE_LEASES: u64 = 40;
 
 /// Something that happens at a moment. What concerns a process names the life in which it was caused.
 #[derive(Debug)]
@@ -82,6 +94,8 @@ pub struct Report {
     pub event: u64,
     /// The simulated time then, in nanoseconds.
     pub at: u64,
+    /// Whether there was nothing left to play but a quiet cluster.
+    pub at_the_end: bool,
     /// Over everything that happened.
     pub trace_hash: u64,
     /// What happened how often.
@@ -90,8 +104,8 @@ pub struct Report {
     pub faults: Vec<(u64, String)>,
     /// Which steps of the scenario were done.
     pub steps_done: Vec<bool>,
-    /// Which of the scenario's requests were made, by their ids.
-    pub ops_made: Vec<u64>,
+    /// The requests that were made, each at the time at which it was.
+    pub ops_made: Vec<Op>,
 }
 
 /// One run.
@@ -108,7 +122,12 @@ pub struct World {
     pub(crate) nodes: Vec<Node>,
     pub(crate) network: Network,
     pub(crate) ledger: Ledger,
+    pub(crate) bounds: Bounds,
+    pub(crate) outage: Outage,
+    pub(crate) availability: Availability,
     pub(crate) operations: Vec<Operation>,
+    /// The events at which clients asked and were told, and their times.
+    pub(crate) moments: Vec<(u64, u64)>,
     pub(crate) clients: Vec<Client>,
     pub(crate) pending: Pending,
     /// How long a node that was asked to stop stays down.
@@ -122,6 +141,8 @@ pub struct World {
     faults: Vec<(u64, String)>,
     violation: Option<Violation>,
     ended: bool,
+    /// When it is no longer played.
+    stops_at: u64,
     pub(crate) watch: Recorder,
 }
 
@@ -131,11 +152,16 @@ impl World {
         let ids: Vec<NodeId> = (1..=scenario.cluster.nodes).map(NodeId).collect();
         let drift = u64::from(scenario.cluster.drift_ppm);
         let lease_min = scenario.cluster.lease.0 * 1_000_000 / (1_000_000 + drift);
+        let lease = scenario.cluster.lease.0;
         let mut world = Self {
+            bounds: Bounds::new(scenario.cluster.nodes, scenario.limits()),
+            outage: Outage::default(),
+            availability: Availability::new(UPDATE_LEASES * lease, VOTE_LEASES * lease),
             nodes: ids.iter().map(|id| Node::new(*id, seed)).collect(),
             network: Network::new(scenario.cluster.nodes, &scenario.network, seed),
             ledger: Ledger::new(scenario.cluster.nodes, lease_min),
             operations: Vec::new(),
+            moments: Vec::new(),
             clients: Vec::new(),
             pending: Pending::of(&scenario),
             stopped_for: BTreeMap::new(),
@@ -153,6 +179,7 @@ impl World {
             faults: Vec::new(),
             violation: None,
             ended: false,
+            stops_at: u64::MAX,
             watch: Recorder::default(),
             seed,
             scenario,
@@ -166,6 +193,11 @@ impl World {
         self.watch = recorder;
     }
 
+    /// Plays no longer than to this time, and asks only what clients saw until then.
+    pub fn stop_at(&mut self, at: u64) {
+        self.stops_at = at;
+    }
+
     /// Plays the run to its end, or to the first broken rule.
     pub fn run(mut self) -> Report {
         while !self.ended
@@ -173,26 +205,42 @@ impl World {
         {
             self.now = self.now.max(at);
             self.event += 1;
-            let outcome = driver::caught(|| self.happen(happening).and_then(|()| self.do_due_steps()));
+            let outcome = driver::caught(|| {
+                if self.now > self.stops_at {
+                    return self.stop();
+                }
+                self.happen(happening)?;
+                self.do_due_steps()?;
+                self.look_after_the_damaged()
+            });
             let outcome = outcome.and_then(|outcome| outcome);
             if let Err(broken) = outcome {
                 let (checker, story) = (broken.checker, broken.story.clone());
-                self.tell(|| What::Violation { checker: checker.into(), story });
                 self.violation = Some(broken);
+                let (event, at) = self.broken_at().unwrap_or((self.event, self.now));
+                self.watch.record(at, event, || What::Violation { checker: checker.into(), story });
                 break;
             }
         }
-        let made = self.clients.iter().flat_map(|client| client.made.iter().copied());
+        let (event, at) = self.broken_at().unwrap_or((self.event, self.now));
         Report {
-            ops_made: made.collect(),
+            ops_made: self.clients.into_iter().flat_map(|client| client.made).collect(),
             steps_done: self.pending.done.clone(),
             violation: self.violation,
-            event: self.event,
-            at: self.now,
+            event,
+            at,
+            at_the_end: self.ending.settling,
             trace_hash: self.trace_hash,
             counters: self.counters,
             faults: self.faults,
         }
+    }
+
+    /// When the broken rule broke, if it was found out later.
+    fn broken_at(&self) -> Option<(u64, u64)> {
+        let event = self.violation.as_ref()?.event?;
+        let index = self.moments.binary_search_by_key(&event, |(event, _)| *event).ok()?;
+        self.moments.get(index).copied()
     }
 
     pub(crate) fn schedule(&mut self, delay: u64, happening: Happening) {
@@ -209,6 +257,7 @@ impl World {
     }
 
     pub(crate) fn mark(&mut self, what: &'static str) {
+        debug_assert!(is_counted(what), "`{what}` is missing in the names of what is counted");
         *self.counters.entry(what).or_default() += 1;
     }
 

@@ -15,6 +15,9 @@ use crate::scenario::draw::stream;
 use crate::scenario::{MS, Network as Plan, S};
 use crate::trace::What;
 
+/// By how much a message may be late that nothing holds back.
+pub(super) const SPIKE_MAX: u64 = 2 * S;
+
 /// The state of all links.
 #[derive(Debug)]
 pub(crate) struct Network {
@@ -88,10 +91,10 @@ impl Network {
         }
     }
 
-    /// Nothing is cut any more, and nothing is lost.
+    /// Nothing is cut any more, nothing is lost, and what is late already holds up nothing that follows.
     pub(crate) fn heal(&mut self) {
         for way in self.ways.values_mut() {
-            (way.cuts, way.clogged_until) = (0, 0);
+            (way.cuts, way.clogged_until, way.last_arrival) = (0, 0, 0);
         }
         let plan = &mut self.plan;
         (plan.drop, plan.duplicate, plan.reorder, plan.spike, plan.stale) = (0.0, 0.0, 0.0, 0.0, 0.0);
@@ -99,6 +102,13 @@ impl Network {
 
     pub(crate) fn is_cut(&self, from: NodeId, to: NodeId) -> bool {
         self.ways.get(&(from, to)).is_some_and(|way| way.cuts > 0)
+    }
+
+    /// Whether these can all talk to each other.
+    pub(crate) fn is_whole(&self, nodes: &[NodeId], now: u64) -> bool {
+        let among = |a: &NodeId, b: &NodeId| nodes.contains(a) && nodes.contains(b);
+        self.ways.iter().all(|((a, b), way)| !among(a, b) || way.cuts == 0 && way.clogged_until <= now)
+            && self.pairs.iter().all(|((a, b), pair)| !among(a, b) || pair.linked)
     }
 
     fn pair(&mut self, a: NodeId, b: NodeId) -> &mut Pair {
@@ -118,7 +128,7 @@ impl Network {
         for _ in 0..copies {
             let mut delay = rng.between(plan.delay_min.0, plan.delay_max.0);
             if rng.chance(plan.spike) {
-                delay += rng.magnitude(10 * MS, 2 * S);
+                delay += rng.magnitude(10 * MS, SPIKE_MAX);
             }
             let mut at = (now + delay).max(way.clogged_until);
             if !rng.chance(plan.reorder) {
@@ -141,6 +151,7 @@ impl World {
     /// A node orders a message sent.
     pub(crate) fn send(&mut self, from: NodeId, to: NodeId, message: Message) -> Checked {
         self.ledger.sent(from, &message, self.now, self.event)?;
+        self.bounds.sent(from, &message)?;
         self.message_sent();
         self.count_message(&message);
         self.note_message(from, to, &message);
@@ -194,6 +205,7 @@ impl World {
             return Ok(());
         }
         self.tell(|| What::Delivered { id });
+        self.bounds.delivered(to, &message);
         if self.mutant == Some(Mutant::AcceptanceCountedTwice)
             && let Message::Accepted { ballot, upto, .. } = message
         {

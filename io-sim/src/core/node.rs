@@ -9,6 +9,8 @@ use trialbay_engine::{
 
 use super::Happening;
 use super::store::Store;
+use crate::check::bounds::Logged;
+use crate::check::kept::Kept;
 use crate::check::scrub::Scrub;
 use crate::clock::Clock;
 use crate::rng::Rng;
@@ -29,9 +31,11 @@ pub(crate) struct Node {
     pub(crate) disk: SimDisk,
     /// The independent reader of its log.
     pub(crate) scrub: Scrub,
-    /// How many records were durable, and a hash over them: none of them may be gone at the next start.
-    pub(crate) known: Known,
-    /// Something was done to its disk: what is gone was taken from it, not lost by it.
+    /// What was durable in its log: nothing of it may be gone at the next start.
+    pub(crate) kept: Kept,
+    /// What went into its log.
+    pub(crate) logged: Logged,
+    /// Something was done to its disk since it started last: it may give up its vote.
     pub(crate) disk_was_harmed: bool,
     /// The slot of the last head that was installed in its store, of which its log knows nothing.
     pub(crate) head_upto: Slot,
@@ -47,13 +51,6 @@ pub(crate) struct Node {
     pub(crate) trimmed_upto: Slot,
     /// It never starts again.
     pub(crate) dead: bool,
-}
-
-/// What the checkers know to be durable in a log.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub(crate) struct Known {
-    pub(crate) records: u64,
-    pub(crate) hash: u64,
 }
 
 /// Everything that is gone when the process is.
@@ -110,7 +107,8 @@ impl Node {
             rng: stream(2),
             disk: SimDisk::new(stream(3)),
             scrub: new_scrub(id),
-            known: Known::default(),
+            kept: Kept::default(),
+            logged: Logged::default(),
             disk_was_harmed: false,
             head_upto: Slot::ZERO,
             disk_is_troubled: false,
@@ -184,6 +182,11 @@ impl Process {
             was_master: false,
             dies_after: None,
         }
+    }
+
+    /// Whether all that was ordered is durable, and the engine knows.
+    pub(crate) fn is_disk_idle(&self) -> bool {
+        self.syncing.is_none() && self.unwritten.is_empty()
     }
 
     /// The next number for a request or a read.

@@ -153,6 +153,9 @@ impl World {
                     self.crash(id, true)?;
                     self.schedule(down.0, Happening::Start { node: id });
                 }
+                if self.nodes.iter().all(|node| !node.is_up()) {
+                    self.all_power_is_cut()?;
+                }
             }
             Act::Pause { node, time } => self.pause(*node, time.0),
             Act::Stop { node, down } => {
@@ -161,6 +164,13 @@ impl World {
                     self.fault(vec![id], Some(down.0), format!("{id} is asked to stop"));
                     self.stopped_for.insert(id, down.0);
                     return self.step(id, Event::StopRequested);
+                }
+            }
+            Act::DropMaster { node } => {
+                let id = self.who(*node);
+                if self.node(id).is_up() && !self.node(id).paused {
+                    self.fault(vec![id], None, format!("{id} is to be master no more"));
+                    return self.step(id, Event::DropRequested);
                 }
             }
             Act::Wipe { node, down } => return self.wipe(*node, down.0),
@@ -349,7 +359,8 @@ impl World {
         pairs
     }
 
-    /// Cuts ways for a while. A connection that lies on one breaks after a time, or not before it is over.
+    /// Cuts ways for a while. A connection that lies on one breaks after a time, or not before it is over. One way is
+    /// enough for that: TCP needs both to go on, and to begin anew.
     pub(super) fn cut(&mut self, pairs: Vec<(NodeId, NodeId)>, duration: Option<u64>) {
         self.network.cut(&pairs);
         for (a, b) in &pairs {

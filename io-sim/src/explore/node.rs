@@ -192,7 +192,7 @@ impl Node {
                 Ok(Some(Event::LogRead { peer, entries: self.disk.read(from, upto) }))
             }
             Action::Refuse { .. } | Action::ServeRead { .. } | Action::RefuseRead { .. } => Ok(None),
-            Action::InstallHead { .. } | Action::Blame { .. } | Action::Halt(_) => {
+            Action::InstallHead { .. } | Action::Blame { .. } | Action::Halt(_) | Action::Dropped(_) => {
                 Err(format!("{} orders {action:?}, and nobody did anything wrong", self.id))
             }
         }

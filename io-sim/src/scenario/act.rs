@@ -7,6 +7,7 @@
 //! power-cut all for 1s
 //! pause n1 for 2s                    the process stands still, its clock does not
 //! stop n1 for 1s                     the operator stops it; a master hands over first
+//! drop-master master                 the operator wants another master
 //! wipe n3 for 1s                     its disk is lost
 //! damage n3 for 1s                   a byte of its log is damaged while it is down
 //! lose-end n3 for 1s                 the end of its log is gone, from somewhere before what its store holds
@@ -105,6 +106,11 @@ pub enum Act {
         /// How long it stays stopped.
         down: Span,
     },
+    /// The operator wants another node to be master.
+    DropMaster {
+        /// Which is to be master no more.
+        node: Who,
+    },
     /// The node loses its disk.
     Wipe {
         /// Which.
@@ -190,6 +196,7 @@ impl FromStr for Act {
             "power-cut" => Self::PowerCut { nodes: words.next("nodes")?.parse()?, down: words.time()? },
             "pause" => Self::Pause { node: words.node()?, time: words.time()? },
             "stop" => Self::Stop { node: words.node()?, down: words.time()? },
+            "drop-master" => Self::DropMaster { node: words.node()? },
             "wipe" => Self::Wipe { node: words.node()?, down: words.time()? },
             "damage" => Self::Damage { node: words.node()?, down: words.time()? },
             "lose-end" => Self::LoseEnd { node: words.node()?, down: words.time()? },
@@ -203,8 +210,8 @@ impl FromStr for Act {
             "trim" => Self::Trim { node: words.node()? },
             unknown => {
                 return Err(format!(
-                    "`{unknown}` is nothing that a step does: kill, kill-after, power-cut, pause, stop, wipe, damage, \
-                     lose-end, cut, clog, disconnect, slow-disk, fail-sync, full-disk, clock, trim"
+                    "`{unknown}` is nothing that a step does: kill, kill-after, power-cut, pause, stop, drop-master, wipe, \
+                     damage, lose-end, cut, clog, disconnect, slow-disk, fail-sync, full-disk, clock, trim"
                 ));
             }
         };
@@ -223,6 +230,7 @@ impl fmt::Display for Act {
             Self::PowerCut { nodes, down } => write!(f, "power-cut {nodes} for {down}"),
             Self::Pause { node, time } => write!(f, "pause {node} for {time}"),
             Self::Stop { node, down } => write!(f, "stop {node} for {down}"),
+            Self::DropMaster { node } => write!(f, "drop-master {node}"),
             Self::Wipe { node, down } => write!(f, "wipe {node} for {down}"),
             Self::Damage { node, down } => write!(f, "damage {node} for {down}"),
             Self::LoseEnd { node, down } => write!(f, "lose-end {node} for {down}"),
@@ -241,15 +249,17 @@ impl fmt::Display for Act {
 impl Act {
     /// The nodes that it names.
     pub fn nodes(&self) -> Vec<NodeId> {
-        let named = |whom: &Whom| match whom {
-            Whom::Some(nodes) => nodes.iter().copied().filter_map(Who::named).collect(),
-            Whom::All | Whom::Majority | Whom::Others => Vec::new(),
-        };
+        self.clone().nodes_mut().into_iter().map(|node| *node).collect()
+    }
+
+    /// The nodes that it names, to name others.
+    pub fn nodes_mut(&mut self) -> Vec<&mut NodeId> {
         match self {
             Self::Kill { node, .. }
             | Self::KillAfter { node, .. }
             | Self::Pause { node, .. }
             | Self::Stop { node, .. }
+            | Self::DropMaster { node }
             | Self::Wipe { node, .. }
             | Self::Damage { node, .. }
             | Self::LoseEnd { node, .. }
@@ -257,41 +267,62 @@ impl Act {
             | Self::FailSync { node }
             | Self::FullDisk { node, .. }
             | Self::Clock { node, .. }
-            | Self::Trim { node } => node.named().into_iter().collect(),
-            Self::PowerCut { nodes, .. } => named(nodes),
+            | Self::Trim { node } => node.named_mut().into_iter().collect(),
+            Self::PowerCut { nodes, .. } => nodes.named_mut(),
             Self::Cut { links, .. } | Self::Clog { links, .. } | Self::Disconnect { links } => {
-                [named(&links.from), named(&links.to)].concat()
+                let mut nodes = links.from.named_mut();
+                nodes.extend(links.to.named_mut());
+                nodes
             }
         }
     }
 
-    /// Halves the lengths of time in it, for who looks for a shorter story; `None` when there is nothing to halve.
-    pub fn halved(&self) -> Option<Self> {
-        let mut act = self.clone();
-        let span = match &mut act {
+    /// How long what it does lasts, if it lasts.
+    pub fn time_mut(&mut self) -> Option<&mut Span> {
+        match self {
             Self::Kill { down, .. }
             | Self::KillAfter { down, .. }
             | Self::PowerCut { down, .. }
             | Self::Stop { down, .. }
             | Self::Wipe { down, .. }
             | Self::Damage { down, .. }
-            | Self::LoseEnd { down, .. } => down,
+            | Self::LoseEnd { down, .. } => Some(down),
             Self::Pause { time, .. }
             | Self::Cut { time, .. }
             | Self::Clog { time, .. }
             | Self::SlowDisk { time, .. }
-            | Self::FullDisk { time, .. } => time,
-            Self::Disconnect { .. } | Self::FailSync { .. } | Self::Clock { .. } | Self::Trim { .. } => return None,
-        };
-        *span = Span(span.0 / 2);
-        (span.0 > super::span::MS).then_some(act)
+            | Self::FullDisk { time, .. } => Some(time),
+            Self::DropMaster { .. }
+            | Self::Disconnect { .. }
+            | Self::FailSync { .. }
+            | Self::Clock { .. }
+            | Self::Trim { .. } => None,
+        }
+    }
+
+    /// Halves the time that it lasts, for who looks for a shorter story; `None` when there is nothing to halve.
+    pub fn halved(&self) -> Option<Self> {
+        let mut act = self.clone();
+        let time = act.time_mut()?;
+        *time = Span(time.0 / 2);
+        (time.0 > super::span::MS).then_some(act)
     }
 }
 
 impl Who {
     /// The node, if it is named.
-    fn named(self) -> Option<NodeId> {
+    fn named_mut(&mut self) -> Option<&mut NodeId> {
         if let Self::Node(node) = self { Some(node) } else { None }
+    }
+}
+
+impl Whom {
+    /// The nodes that are named.
+    fn named_mut(&mut self) -> Vec<&mut NodeId> {
+        match self {
+            Self::Some(nodes) => nodes.iter_mut().filter_map(Who::named_mut).collect(),
+            Self::All | Self::Majority | Self::Others => Vec::new(),
+        }
     }
 }
 
@@ -425,6 +456,7 @@ mod tests {
             "power-cut majority for 1s",
             "pause n1 for 2s",
             "stop slave for 1s",
+            "drop-master master",
             "wipe n3 for 1s",
             "damage n3 for 1s",
             "cut n1 -> n2,n3 for 2s",

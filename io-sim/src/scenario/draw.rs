@@ -84,10 +84,12 @@ pub enum Family {
     Trim,
     /// Logs lose their ends, and what the stores hold of them, one at a time.
     LoseEnd,
+    /// Operators want other masters.
+    DropMaster,
 }
 
 /// All families.
-pub const FAMILIES: [Family; 21] = [
+pub const FAMILIES: [Family; 22] = [
     Family::Kill,
     Family::KillAfter,
     Family::PowerCut,
@@ -109,6 +111,7 @@ pub const FAMILIES: [Family; 21] = [
     Family::Damage,
     Family::Trim,
     Family::LoseEnd,
+    Family::DropMaster,
 ];
 
 /// How a swarm is drawn.
@@ -130,7 +133,7 @@ pub enum Kind {
     Harsh,
     /// Masters that come and go within fractions of a second, and leave entries behind that nobody knows the fate of.
     Churn,
-    /// Logs that lose power in the middle of a write, rot and are lost in part, again and again.
+    /// The same, and logs that lose power in the middle of a write, rot and are lost in part, again and again.
     Losses,
     /// What the speed is measured with: 60 s, 3 or 5 nodes, 2,000 operations.
     Standard,
@@ -170,8 +173,8 @@ pub fn scenario(seed: u64, swarm: &Swarm) -> Scenario {
     if swarm.kind.world() == WorldKind::Stack {
         return whole_nodes(seed, swarm, rng);
     }
-    if swarm.kind == Kind::Churn {
-        return churn(seed, swarm.nodes.unwrap_or(3), rng);
+    if matches!(swarm.kind, Kind::Churn | Kind::Losses) {
+        return churn(seed, swarm, rng);
     }
     let standard = swarm.kind == Kind::Standard;
     let drawn = rng.pick(&[3, 3, 3, 3, 5, 5, 5, 7, 2, 4, 1]).unwrap_or(3);
@@ -210,7 +213,7 @@ pub fn scenario(seed: u64, swarm: &Swarm) -> Scenario {
             operations: 2_000,
             keys: rng.between(2, 8),
             padding_max: rng.magnitude(1, 400),
-            watchers: 0,
+            loyal: 0,
         },
         limits: limits(rng),
         ..Scenario::quiet(format!("seed {seed}"), Span(duration))
@@ -226,9 +229,11 @@ pub fn scenario(seed: u64, swarm: &Swarm) -> Scenario {
 }
 
 /// Masters that come and go. A short lease, and a fault every lease or so that takes the master's messages, or its life,
-/// somewhere in the middle of a commit.
-fn churn(seed: u64, nodes: u16, rng: &mut Rng) -> Scenario {
+/// somewhere in the middle of a commit. With losses some of them take a log's end, a byte of it, or what was not synced.
+fn churn(seed: u64, swarm: &Swarm, rng: &mut Rng) -> Scenario {
+    let nodes = swarm.nodes.unwrap_or(3);
     let lease = 100 * MS;
+    let kinds_of_acts = if swarm.kind == Kind::Losses { 10 } else { 6 };
     let mut scenario = Scenario {
         cluster: Cluster { nodes, lease: Span(lease), drift_ppm: 10_000, staggered: false },
         network: Network {
@@ -237,11 +242,15 @@ fn churn(seed: u64, nodes: u16, rng: &mut Rng) -> Scenario {
             stale: some(rng, 0.000_1, 0.02),
             ..Network::default()
         },
-        disk: Disk { sync_max: Span(rng.magnitude(200 * US, 5 * MS)), ..Disk::default() },
+        disk: Disk {
+            sync_max: Span(rng.magnitude(200 * US, 5 * MS)),
+            checkpoint: Span(if swarm.kind == Kind::Losses { rng.magnitude(lease / 4, 10 * S) } else { S }),
+            ..Disk::default()
+        },
         workload: Workload {
             clients: 8 + nodes,
             think_max: Span(rng.magnitude(MS, 20 * MS)),
-            watchers: nodes,
+            loyal: nodes,
             ..Workload::default()
         },
         ..Scenario::quiet(format!("churn of seed {seed}"), Span(8 * S))
@@ -251,7 +260,7 @@ fn churn(seed: u64, nodes: u16, rng: &mut Rng) -> Scenario {
         let time = Span(rng.magnitude(lease / 8, 8 * lease));
         let node = victim(nodes, rng);
         let one = Whom::Some(vec![node]);
-        let act = match rng.below(6) {
+        let act = match rng.below(kinds_of_acts) {
             0 => Act::Cut { links: Links { from: one, to: Whom::Others, both: false }, time },
             1 => Act::Cut { links: Links { from: Whom::Others, to: one, both: false }, time },
             2 => {
@@ -260,7 +269,11 @@ fn churn(seed: u64, nodes: u16, rng: &mut Rng) -> Scenario {
             }
             3 => Act::KillAfter { node, actions: rng.magnitude(1, 32) - 1, down: time },
             4 => Act::Clog { links: Links { from: one, to: Whom::Others, both: rng.chance(0.5) }, time },
-            _ => Act::Pause { node, time },
+            5 => Act::Pause { node, time },
+            6 => Act::Damage { node, down: time },
+            7 => Act::LoseEnd { node, down: time },
+            8 => Act::PowerCut { nodes: one, down: time },
+            _ => Act::PowerCut { nodes: Whom::All, down: time },
         };
         scenario.steps.push(Step { at: Some(Span(at)), when: None, after: None, act, id: None });
         at += rng.magnitude(lease / 8, 4 * lease);
@@ -288,8 +301,8 @@ fn whole_nodes(seed: u64, swarm: &Swarm, rng: &mut Rng) -> Scenario {
     let mut unwanted = vec![Family::Pause];
     if swarm.kind == Kind::StackHarsh {
         scenario.disk.checkpoint = Span(rng.magnitude(10 * MS, 2 * S));
-        scenario.workload.clients += nodes;
-        scenario.workload.watchers = nodes;
+        scenario.workload.clients += 2 * nodes;
+        scenario.workload.loyal = 2 * nodes;
         // With long values a range is read in turns.
         scenario.workload.padding_max = if rng.chance(0.3) { 100_000 } else { 40 };
         unwanted = vec![if rng.chance(0.8) { Family::OneWay } else { Family::Pause }];
@@ -297,7 +310,13 @@ fn whole_nodes(seed: u64, swarm: &Swarm, rng: &mut Rng) -> Scenario {
     for (family, number) in FAMILIES.into_iter().zip(0..) {
         let is_played = !matches!(
             family,
-            Family::KillAfter | Family::Disconnect | Family::Damage | Family::LoseEnd | Family::Trim | Family::Clog
+            Family::KillAfter
+                | Family::Disconnect
+                | Family::Damage
+                | Family::LoseEnd
+                | Family::Trim
+                | Family::Clog
+                | Family::DropMaster
         );
         if is_played && !unwanted.contains(&family) {
             strikes(&mut scenario, family, swarm, &mut Rng::new(seed, stream::FAMILY + number));
@@ -332,16 +351,16 @@ pub fn operations(scenario: &Scenario, seed: u64) -> Vec<Op> {
             break;
         }
         let client = u16::try_from(client).unwrap_or(0);
-        let request = request(workload, client < workload.watchers, rng);
+        let request = request(workload, client < workload.loyal, rng);
         let first_at = if number < u64::from(workload.clients) { LEASE } else { 0 };
         ops.push(Op { client, at: Span(first_at), after: Span(after), request, id: Some((1 << 31) + number) });
     }
     ops
 }
 
-fn request(workload: &Workload, only_reads: bool, rng: &mut Rng) -> Request {
+fn request(workload: &Workload, is_loyal: bool, rng: &mut Rng) -> Request {
     let key = |rng: &mut Rng| format!("k{}", rng.below(workload.keys.max(1)));
-    let (verb, count) = match if only_reads { rng.between(12, 19) } else { rng.below(20) } {
+    let (verb, count) = match if is_loyal && rng.chance(0.8) { rng.between(12, 19) } else { rng.below(20) } {
         0..5 => (Verb::Set, 1),
         5..8 => (Verb::Cas, 1),
         8 => (Verb::Replace, 1),
@@ -350,7 +369,8 @@ fn request(workload: &Workload, only_reads: bool, rng: &mut Rng) -> Request {
         11 if rng.chance(0.2) => (Verb::Clear, 1),
         11..15 => (Verb::Get, 1),
         15..18 => (Verb::QuorumGet, 1),
-        18 => (Verb::RelaxedGet, 1),
+        18 if rng.chance(0.5) => (Verb::RelaxedGet, 1),
+        18 => (Verb::AtLeastGet, 1),
         _ if rng.chance(0.5) => (Verb::Range, 2),
         _ => (Verb::QuorumRange, 2),
     };
@@ -369,7 +389,8 @@ fn strikes(scenario: &mut Scenario, family: Family, swarm: &Swarm, rng: &mut Rng
     let mut mean = rng.magnitude(if rare { 2 * S } else { 300 * MS }, 10 * S);
     let mut strikes = rng.chance(0.5);
     if is_certain(family, swarm.kind) {
-        (strikes, mean) = (true, mean.min(3 * S));
+        let most = if swarm.kind == Kind::StackHarsh { S } else { 3 * S };
+        (strikes, mean) = (true, mean.min(most));
     }
     if family == Family::Clock {
         // Clocks are wrong from the start.
@@ -389,12 +410,11 @@ fn strikes(scenario: &mut Scenario, family: Family, swarm: &Swarm, rng: &mut Rng
 
 /// Whether this family strikes whatever the seed says, and often.
 fn is_certain(family: Family, kind: Kind) -> bool {
-    use Family::{Clock, Damage, Kill, LoseEnd, Partition, Pause, PowerCut, SlowDisk, Trim, Wipe};
+    use Family::{Clock, Kill, Partition, Pause, PowerCut, SlowDisk, Trim, Wipe};
     match kind {
         Kind::Harsh => matches!(family, Trim | Kill | PowerCut | Partition | Clock | Wipe),
-        Kind::Losses => matches!(family, Kill | PowerCut | Damage | LoseEnd),
         Kind::StackHarsh => matches!(family, PowerCut | Partition | Pause | SlowDisk),
-        Kind::Usual | Kind::Churn | Kind::Standard | Kind::Stack => false,
+        Kind::Usual | Kind::Churn | Kind::Losses | Kind::Standard | Kind::Stack => false,
     }
 }
 
@@ -408,7 +428,10 @@ fn acts(family: Family, nodes: u16, drift_ppm: u32, rng: &mut Rng) -> Vec<(u64, 
         Family::PowerCut => Act::PowerCut { nodes: Whom::Some(vec![node]), down },
         Family::MajorityPowerCut => Act::PowerCut { nodes: Whom::Majority, down },
         Family::TotalPowerCut => Act::PowerCut { nodes: Whom::All, down },
-        Family::Pause => Act::Pause { node, time: Span(rng.magnitude(MS, 4 * LEASE)) },
+        Family::Pause => {
+            let time = if rng.chance(0.5) { rng.magnitude(MS, LEASE) } else { rng.between(LEASE, 4 * LEASE) };
+            Act::Pause { node, time: Span(time) }
+        }
         Family::Partition => return partition(nodes, while_cut, rng),
         Family::OneWay => {
             let links = Links { from: Whom::Some(vec![node]), to: Whom::Others, both: false };
@@ -439,6 +462,7 @@ fn acts(family: Family, nodes: u16, drift_ppm: u32, rng: &mut Rng) -> Vec<(u64, 
             let stop = |turn: u16| Act::Stop { node: Who::Node(NodeId(turn + 1)), down: Span(down.0.min(LEASE)) };
             return (0..nodes).map(|turn| (u64::from(turn) * pause, stop(turn))).collect();
         }
+        Family::DropMaster => Act::DropMaster { node },
         Family::Wipe => Act::Wipe { node, down },
         Family::Damage => Act::Damage { node, down },
         Family::Trim => Act::Trim { node },

@@ -132,6 +132,9 @@ do = "set k1"
             ("set k1", "put k1", "line 36: `put` is nothing to ask for"),
             ("nodes = 5", "nodes = 9", "a cluster has 1 to 7 nodes, not 9"),
             ("n1 = 15000", "n6 = 15000", "there is no n6"),
+            ("fail:K7", "fail:K99", "line 5: `K99` is no checker that can fail"),
+            ("kills = 1", "kill = 1", "line 16: nothing is counted as `kill`"),
+            ("masters = 3", "mistresses = 3", "line 19: nothing is counted as `mistresses`"),
         ] {
             let error = parse(&TEXT.replacen(from, to, 1)).unwrap_err();
             assert!(error.contains(expected), "{expected}: {error}");

@@ -6,6 +6,7 @@
 
 pub mod act;
 pub mod condition;
+pub mod counters;
 pub mod draw;
 pub mod file;
 pub mod request;
@@ -24,6 +25,8 @@ pub use condition::Condition;
 pub use request::{Request, Verb};
 pub use span::{MS, S, Span, US};
 
+/// The checkers that can find something: the others are tests, or what several of these see.
+const CHECKERS: [&str; 12] = ["K1", "K2", "K3", "K4", "K5", "K6", "K7", "K8", "K9", "K10", "K11", "K13"];
 /// No scenario lasts longer.
 const HOUR: Span = Span(3_600 * S);
 /// No value is longer, in bytes.
@@ -36,13 +39,13 @@ pub struct Scenario {
     /// A sentence that says what must hold.
     pub title: String,
     /// Why it might not.
-    #[serde(default)]
+    #[serde(default, skip_serializing_if = "is_default")]
     pub why: String,
     /// Where it can be played.
     #[serde(default = "core_world")]
     pub worlds: Vec<WorldKind>,
     /// What is demanded.
-    #[serde(default)]
+    #[serde(default, skip_serializing_if = "is_default")]
     pub budget: Budget,
     /// How it must end.
     #[serde(default)]
@@ -51,7 +54,7 @@ pub struct Scenario {
     #[serde(default = "one")]
     pub seeds: u64,
     /// The first of them.
-    #[serde(default, skip_serializing_if = "is_none")]
+    #[serde(default, skip_serializing_if = "is_default")]
     pub first_seed: u64,
     /// The bug that is planted, if any. Those of engine and node are in a build with the feature `planted-bugs` only.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -59,16 +62,16 @@ pub struct Scenario {
     /// How long faults strike and clients ask. After it all is healed, and the cluster must go on.
     pub duration: Span,
     /// Whether a minority may stay broken when the rest is healed. The seed chooses how.
-    #[serde(default)]
+    #[serde(default, skip_serializing_if = "is_default")]
     pub leave_broken: bool,
     /// The nodes.
-    #[serde(default)]
+    #[serde(default, skip_serializing_if = "is_default")]
     pub cluster: Cluster,
     /// The network.
-    #[serde(default)]
+    #[serde(default, skip_serializing_if = "is_default")]
     pub network: Network,
     /// The disks.
-    #[serde(default)]
+    #[serde(default, skip_serializing_if = "is_default")]
     pub disk: Disk,
     /// By node's name: by how many millionths its clock runs too fast from the start.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
@@ -80,10 +83,10 @@ pub struct Scenario {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub limits: Option<LimitsPlan>,
     /// By counter's name: how often it must happen in every run, or the run does not show what the title says.
-    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty", deserialize_with = "counters::counts")]
     pub at_least: BTreeMap<String, u64>,
     /// By counter's name: how often it may happen in a run. More than that breaks K10.
-    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty", deserialize_with = "counters::counts")]
     pub at_most: BTreeMap<String, u64>,
     /// Faults, and what operators do.
     #[serde(default, rename = "step", skip_serializing_if = "Vec::is_empty")]
@@ -191,8 +194,8 @@ pub struct Workload {
     pub keys: u64,
     /// Bytes added to each value, at most.
     pub padding_max: u64,
-    /// How many of the clients only read, each at one node, whatever that says of itself.
-    pub watchers: u16,
+    /// How many of the clients stay with one node, whatever that says of itself, and mostly read.
+    pub loyal: u16,
 }
 
 /// The engine's limits: see [`Limits`] for what each means. What is left out is as usual.
@@ -240,10 +243,10 @@ pub struct Op {
     /// Which client: each makes its requests in the order of the file, one after the other.
     pub client: u16,
     /// Not before this time.
-    #[serde(default, skip_serializing_if = "is_zero")]
+    #[serde(default, skip_serializing_if = "is_default")]
     pub at: Span,
     /// So long after the response to this client's last one.
-    #[serde(default, skip_serializing_if = "is_zero")]
+    #[serde(default, skip_serializing_if = "is_default")]
     pub after: Span,
     /// What it asks for.
     #[serde(rename = "do")]
@@ -437,7 +440,7 @@ impl Default for LimitsPlan {
 
 impl Default for Workload {
     fn default() -> Self {
-        Self { clients: 4, think_max: Span(20 * MS), operations: 2_000, keys: 6, padding_max: 40, watchers: 0 }
+        Self { clients: 4, think_max: Span(20 * MS), operations: 2_000, keys: 6, padding_max: 40, loyal: 0 }
     }
 }
 
@@ -447,7 +450,8 @@ impl FromStr for Expect {
     fn from_str(text: &str) -> Result<Self, String> {
         match text.split_once(':') {
             None if text == "pass" => Ok(Self::Pass),
-            Some(("fail", checker)) if checker.starts_with('K') => Ok(Self::Fail(checker.to_owned())),
+            Some(("fail", checker)) if CHECKERS.contains(&checker) => Ok(Self::Fail(checker.to_owned())),
+            Some(("fail", checker)) => Err(format!("`{checker}` is no checker that can fail: {}", CHECKERS.join(", "))),
             _ => Err(format!("`{text}` is no way to end: write pass, or fail:K7 with the number of a checker")),
         }
     }
@@ -484,12 +488,7 @@ fn one() -> u64 {
     1
 }
 
-#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde passes references")]
-fn is_none(seed: &u64) -> bool {
-    *seed == 0
-}
-
-#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde passes references")]
-fn is_zero(span: &Span) -> bool {
-    span.0 == 0
+/// What goes without saying is not written.
+fn is_default<T: Default + PartialEq>(value: &T) -> bool {
+    *value == T::default()
 }

@@ -10,6 +10,7 @@
 //! get k1            a consistent read by the lease
 //! quorum-get k1     a consistent read by a quorum round
 //! relaxed-get k1    whatever the node has
+//! at-least-get k1   what a node has that is as far as the furthest one was just now, or nearly
 //! range k1 k4       all entries from one key to the other, both included, by the lease
 //! quorum-range k1 k4
 //! ```
@@ -19,7 +20,7 @@ use std::str::FromStr;
 
 use serde::{Deserialize, Serialize};
 
-const VERBS: [(&str, Verb, usize); 11] = [
+const VERBS: [(&str, Verb, usize); 12] = [
     ("set", Verb::Set, 1),
     ("cas", Verb::Cas, 1),
     ("replace", Verb::Replace, 1),
@@ -29,6 +30,7 @@ const VERBS: [(&str, Verb, usize); 11] = [
     ("get", Verb::Get, 1),
     ("quorum-get", Verb::QuorumGet, 1),
     ("relaxed-get", Verb::RelaxedGet, 1),
+    ("at-least-get", Verb::AtLeastGet, 1),
     ("range", Verb::Range, 2),
     ("quorum-range", Verb::QuorumRange, 2),
 ];
@@ -54,6 +56,8 @@ pub enum Verb {
     QuorumGet,
     /// A read of whatever the node has.
     RelaxedGet,
+    /// A read of what a node has that is as far as the furthest one was just now, or nearly.
+    AtLeastGet,
     /// All entries from one key to the other, by the lease.
     Range,
     /// The same by a quorum round.

@@ -8,12 +8,14 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use trialbay_engine::{Ballot, Record, Value};
+use trialbay_engine::{Ballot, Record, Slot, Value};
 
 use super::node::Machine;
 use crate::check::Violation;
 use crate::check::history::Certified;
-use crate::check::scrub::Scrub;
+use crate::check::kept::{self, Kept};
+use crate::check::outage::Left;
+use crate::check::scrub::{Found, Scrub, ScrubError};
 
 /// What the disks have told so far.
 pub(super) struct Certificate {
@@ -25,6 +27,7 @@ pub(super) struct Certificate {
 
 struct Reader {
     scrub: Scrub,
+    kept: Kept,
     /// Whether the log says that the node votes. It does from then on, unless its memory is taken from it.
     votes: bool,
     /// The disk's changes when it was looked at last.
@@ -53,16 +56,14 @@ impl Certificate {
             return Ok(());
         }
         reader.changes = changes;
-        let records = reader.scrub.advance(&machine.disk).map_err(|error| Violation {
-            checker: "K6",
-            story: format!("the log of {} cannot be read from its disk: {error}", machine.name),
-        })?;
+        let records = reader.scrub.advance(&machine.disk).map_err(|error| unreadable(machine, &error))?;
         if records.is_empty() {
             return Ok(());
         }
         let event = event();
+        reader.kept.learn(&records);
         let mut votes = reader.votes;
-        for (_, record) in records {
+        for Found { record, .. } in records {
             match record {
                 Record::Accepted(accepted) => {
                     let (slot, entry) = (accepted.slot.0, accepted.entry);
@@ -70,7 +71,7 @@ impl Certificate {
                 }
                 Record::MemoryBegan(_) if votes => {
                     let story = format!("{} gives up its vote, and nothing was taken from it", machine.name);
-                    return Err(Violation { checker: "K6", story });
+                    return Err(Violation { checker: "K6", story, event: None });
                 }
                 Record::VoteRegained { .. } => votes = true,
                 Record::Promised(_) | Record::Decided { .. } | Record::MemoryBegan(_) => {}
@@ -82,8 +83,22 @@ impl Certificate {
         Ok(())
     }
 
+    /// Reads a whole log anew, as whoever starts on it next will: all that was durable is there (K6). Here no disk is damaged.
+    pub(super) fn examine(&mut self, machine: &Machine) -> Result<(), Violation> {
+        let found = whole_log(machine)?;
+        let Some(reader) = self.readers.get_mut(&machine.id) else { return Ok(()) };
+        reader.kept.compare(&machine.name, &found).map(drop)
+    }
+
+    /// What is left on a disk whose machine has no power. Its store is not looked at: no log was ever shortened.
+    pub(super) fn left(&self, machine: &Machine) -> Result<Left, Violation> {
+        let found = whole_log(machine)?;
+        let is_void = !kept::votes(&found, &[]);
+        Ok(Left::of(machine.name.clone(), &found, Slot::ZERO, is_void))
+    }
+
     fn accepted(&mut self, node: u16, slot: u64, ballot: Ballot, value: Value, event: u64) -> Result<(), Violation> {
-        let broken = |story: String| Err(Violation { checker: "K1", story });
+        let broken = |story: String| Err(Violation { checker: "K1", story, event: None });
         let (known, nodes) =
             self.slots.entry(slot).or_default().entry(ballot).or_insert_with(|| (value.clone(), BTreeSet::new()));
         if *known != value {
@@ -108,6 +123,16 @@ impl Certificate {
 
 impl Reader {
     fn new(machine: &Machine) -> Self {
-        Self { scrub: Scrub::new(&machine.home(), machine.identity()), votes: false, changes: 0 }
+        let scrub = Scrub::new(&machine.home(), machine.identity());
+        Self { scrub, kept: Kept::default(), votes: false, changes: 0 }
     }
+}
+
+fn whole_log(machine: &Machine) -> Result<Vec<Found>, Violation> {
+    Scrub::new(&machine.home(), machine.identity()).advance(&machine.disk).map_err(|error| unreadable(machine, &error))
+}
+
+fn unreadable(machine: &Machine, error: &ScrubError) -> Violation {
+    let story = format!("the log of {} cannot be read from its disk: {error}", machine.name);
+    Violation { checker: "K6", story, event: None }
 }

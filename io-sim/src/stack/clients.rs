@@ -1,26 +1,25 @@
 //! The clients: they work through the real client library, and write down what they asked and what they were told.
 
 use std::cell::{Cell, RefCell};
-use std::ops::Bound;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
 use tokio::task::JoinSet;
-use trialbay::client::{Client, ClientError, ClientOptions, Happened, KeyRange, Sequence};
-use trialbay::config::Reads;
+use trialbay::client::{Client, ClientError, ClientOptions, Happened, Sequence};
 use trialbay::consistency::Consistency;
 use trialbay::update::{Failure, Outcome, Update, encode_command};
+use trialbay_engine::Slot;
 
 use super::home::now;
 use super::network::{SimNetwork, Sockets};
-use super::node::{CLUSTER, endpoint};
+use super::node::{CLUSTER, Machine, endpoint};
 use super::plan::StackPlan;
+use super::reads::Reading;
 use super::trace::Trace;
 use super::watch::{Watch, asked, outcome, told};
-use crate::check::history::{Ask, Freshness, Operation, Response};
-use crate::check::query::{Query, QueryResult, Scan};
+use crate::check::history::{Ask, Operation, Response};
 use crate::rng::Rng;
 use crate::trace::What;
 
@@ -28,10 +27,10 @@ use crate::trace::What;
 const STREAM: u64 = 500;
 
 /// Of a hundred calls the last ones read, from this one on.
-const READS_FROM: u64 = 67;
+const READS_FROM: u64 = 70;
 
-/// How long a watcher waits for an answer before it asks again.
-const WATCHER_CALL_MS: (u64, u64) = (100, 1_000);
+/// How long a client that stays with one node waits for an answer before it asks again.
+const LOYAL_CALL_MS: (u64, u64) = (100, 1_000);
 
 /// All keys that clients share begin with this,
 const KEY_PREFIX: &str = "k";
@@ -81,6 +80,11 @@ impl History {
         operations.len() - 1
     }
 
+    /// The node that served a relaxed read is this far.
+    fn was_served_at(&self, index: usize, applied: Option<Slot>) {
+        self.0.borrow_mut().operations[index].applied = applied;
+    }
+
     fn is_told(&self, index: usize, response: Response) {
         let event = self.event();
         let mut inner = self.0.borrow_mut();
@@ -94,29 +98,37 @@ impl History {
 }
 
 /// Runs all clients until they are told to stop; each ends with its last call.
-pub(super) async fn run(plan: StackPlan, history: History, trace: Trace, stop: Rc<Cell<bool>>) {
+pub(super) async fn run(
+    plan: StackPlan,
+    machines: Rc<[Arc<Machine>]>,
+    history: History,
+    trace: Trace,
+    stop: Rc<Cell<bool>>,
+) {
     let mut clients = JoinSet::new();
     for number in 0..u64::from(plan.clients) {
         let mut rng = Rng::new(plan.seed, STREAM + number);
-        let is_watcher = number < u64::from(plan.watchers);
-        let (nodes, timeout) = if is_watcher {
+        let is_loyal = number < u64::from(plan.loyal);
+        let (nodes, timeout) = if is_loyal {
             let node = u16::try_from(number).unwrap_or(0) % plan.nodes + 1;
-            (node..=node, Duration::from_millis(rng.magnitude(WATCHER_CALL_MS.0, WATCHER_CALL_MS.1)))
+            (node..=node, Duration::from_millis(rng.magnitude(LOYAL_CALL_MS.0, LOYAL_CALL_MS.1)))
         } else {
             (1..=plan.nodes, plan.call_max)
         };
-        let options = ClientOptions::new(CLUSTER, nodes.map(endpoint));
+        let options = ClientOptions::new(CLUSTER, nodes.clone().map(endpoint));
         let options = ClientOptions { timeout, ..options.expect("the endpoints are well-formed") };
         let dial = Arc::new(SimNetwork::new(Sockets::default(), trace.clone()));
         let user = User {
             number,
             client: Client::with_dial(options, dial).expect("the options make sense"),
-            is_watcher,
+            is_loyal,
             rng,
             plan: plan.clone(),
             history: history.clone(),
             trace: trace.clone(),
             calls: 0,
+            machines: machines.iter().filter(|machine| nodes.contains(&machine.id)).cloned().collect(),
+            seen: Slot::ZERO,
         };
         clients.spawn_local(user.work(stop.clone()));
     }
@@ -126,13 +138,17 @@ pub(super) async fn run(plan: StackPlan, history: History, trace: Trace, stop: R
 /// One client.
 struct User {
     number: u64,
-    is_watcher: bool,
+    is_loyal: bool,
     client: Client,
     rng: Rng,
     plan: StackPlan,
     history: History,
     trace: Trace,
     calls: u64,
+    /// The nodes that it knows of.
+    machines: Rc<[Arc<Machine>]>,
+    /// A slot that some master had applied.
+    seen: Slot,
 }
 
 impl User {
@@ -141,15 +157,16 @@ impl User {
             let (low, high) = self.plan.rest_ms;
             tokio::time::sleep(Duration::from_millis(self.rng.between(low, high))).await;
             self.calls += 1;
-            let wish = if self.is_watcher { self.rng.between(READS_FROM, 99) } else { self.rng.below(100) };
+            let reads = self.is_loyal && self.rng.chance(0.8);
+            let wish = if reads { self.rng.between(READS_FROM, 99) } else { self.rng.below(100) };
             match wish {
                 0..35 => self.set().await,
                 35..50 => self.test_and_set().await,
                 50..55 => self.set_two().await,
                 55..60 => self.move_one().await,
-                60..READS_FROM => self.delete().await,
-                READS_FROM..90 => self.get().await,
-                _ => self.range().await,
+                60..67 => self.delete().await,
+                67..READS_FROM => self.look_how_far_the_master_is().await,
+                READS_FROM.. => self.read().await,
             }
         }
     }
@@ -197,28 +214,20 @@ impl User {
         self.update(update, async move { client.sequence(sequence).await.map(|()| Outcome::Done) }).await;
     }
 
-    async fn get(&mut self) {
-        let key = self.key();
-        let (client, query) = (self.client.clone(), Query::Get { key: key.clone() });
-        let call = async move {
-            match client.get(key).await {
-                Ok(value) => Ok(QueryResult::Value(Some(value))),
-                Err(ClientError::NotFound { .. }) => Ok(QueryResult::Value(None)),
-                Err(error) => Err(error),
-            }
-        };
-        self.read(query, call).await;
+    /// For later reads, which must see at least as much, from whatever node.
+    async fn look_how_far_the_master_is(&mut self) {
+        if let Ok(Consistency::AtLeast(slot)) = self.client.get_txid().await {
+            self.seen = Slot(u64::try_from(slot).unwrap_or(0));
+        }
     }
 
-    async fn range(&mut self) {
-        let first = self.key();
-        let scan = Scan { first: Bound::Included(first.clone()), last: Bound::Unbounded, max: Some(10) };
-        let client = self.client.clone();
-        let call = async move {
-            let range = KeyRange::all().from(first).max(10);
-            client.range_entries(&range, Consistency::Consistent).await.map(QueryResult::Entries)
-        };
-        self.read(Query::RangeEntries(scan), call).await;
+    async fn read(&mut self) {
+        let keys = self.plan.keys;
+        let reading = Reading::any(&mut self.rng, &self.machines, self.plan.reads, self.seen, |rng| any_key(rng, keys));
+        let index = self.asks(Ask::Read { query: reading.query.clone(), freshness: reading.freshness });
+        let response = reading.make(&self.client).await.map_or(Response::Refused, Response::Read);
+        self.history.was_served_at(index, reading.applied());
+        self.is_told(index, response);
     }
 
     async fn update(&mut self, update: Update, call: impl Future<Output = Result<Outcome, ClientError>>) {
@@ -233,18 +242,11 @@ impl User {
         self.is_told(index, response);
     }
 
-    async fn read(&mut self, query: Query, call: impl Future<Output = Result<QueryResult, ClientError>>) {
-        let by_lease = matches!(self.plan.reads, Reads::Lease);
-        let index = self.asks(Ask::Read { query, freshness: Freshness::Consistent { by_lease } });
-        let response = call.await.map_or(Response::Refused, Response::Read);
-        self.is_told(index, response);
-    }
-
     fn asks(&self, ask: Ask) -> usize {
         let index = self.history.asks(self.number, ask.clone());
         let bytes = match ask {
             Ask::Update { command, .. } => command,
-            Ask::Read { query, .. } => format!("{query:?}").into(),
+            Ask::Read { query, freshness } => format!("{query:?} {freshness:?}").into(),
         };
         self.trace.note(now(), &format!("{index} asks"), &bytes);
         index
@@ -256,7 +258,7 @@ impl User {
     }
 
     fn key(&mut self) -> Bytes {
-        format!("{KEY_PREFIX}{:03}", self.rng.below(self.plan.keys)).into()
+        any_key(&mut self.rng, self.plan.keys)
     }
 
     /// A value that no other call writes.
@@ -264,6 +266,10 @@ impl User {
         let padding = usize::try_from(self.rng.below(self.plan.padding_max + 1)).unwrap_or(0);
         format!("{}.{} {}", self.number, self.calls, "x".repeat(padding)).into()
     }
+}
+
+fn any_key(rng: &mut Rng, keys: u64) -> Bytes {
+    format!("{KEY_PREFIX}{:03}", rng.below(keys)).into()
 }
 
 /// What the store said of an update that was decided and did not succeed; or else whether it happened.

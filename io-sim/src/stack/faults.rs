@@ -1,10 +1,18 @@
 //! Faults, done to the world between two of its steps.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use super::node::Machine;
 use super::plan::{StackFault, Who};
 use super::world::{CLIENTS_HOST, StackWorld};
+use crate::rng::Rng;
+
+/// How long a process that goes on may take until it has found all that waits for it, in milliseconds.
+const RESUME_MS: u64 = 4;
+
+/// In which order it finds it, from this stream on: one for each nanosecond.
+const RESUME_STREAM: u64 = 1 << 50;
 
 impl StackWorld<'_> {
     /// Does this to whom it concerns now.
@@ -125,10 +133,14 @@ impl StackWorld<'_> {
         }
     }
 
+    /// It finds the messages of one host after the other, in any order.
     fn resume(&mut self, machine: &Arc<Machine>) {
         machine.clock.go_on();
-        for other in self.hosts(Who::Everyone).iter().filter(|other| **other != machine.name) {
-            self.sim.release(machine.name.as_str(), other.as_str());
+        let mut rng = Rng::new(self.plan.seed, RESUME_STREAM.wrapping_add(self.now()));
+        let others = (1..=self.plan.nodes).filter(|other| *other != machine.id).map(Who::Node);
+        for other in others.chain([Who::Clients]) {
+            let at = self.sim.elapsed() + Duration::from_millis(rng.below(RESUME_MS));
+            self.later.push((at, StackFault::Mend(Who::Node(machine.id), other)));
         }
     }
 
@@ -140,6 +152,9 @@ impl StackWorld<'_> {
             machine.clock.with(|clock| clock.reboot(now));
             world.bury(machine);
         });
+        if self.machines.iter().all(|machine| machine.handle().is_none()) {
+            self.all_power_is_cut();
+        }
     }
 
     fn wipe(&mut self, machine: &Arc<Machine>) {
@@ -154,6 +169,7 @@ impl StackWorld<'_> {
         machine.clock.go_on();
         self.sim.crash(machine.name.as_str());
         machine.died();
+        self.examine(machine);
     }
 
     fn restart(&mut self, machine: &Arc<Machine>) {

@@ -80,8 +80,8 @@ impl WorkTime for DiskPace {
         let (low, high) = state.sync_ms;
         let millis = match work {
             Work::LogSync => state.rng.between(low, high),
-            // The store's file is written all over.
-            Work::StoreSync => 2 * state.rng.between(low, high),
+            // The store's file is written all over, or hardly at all.
+            Work::StoreSync => state.rng.between(low, 2 * high),
             Work::StoreApply => 0,
             Work::Other => 1,
         };

@@ -7,13 +7,14 @@
 //!   history                         trace                        certificate.rs reads what is durable
 //! ```
 //! Reading order: `plan` (what a run is), `world` (how it goes) and `faults`, `node` and `home` (what a node runs on),
-//! `clients`, `certificate` and `verdict` (what must hold).
+//! `clients` and `reads`, `certificate` and `verdict` (what must hold).
 //!
 //! What this world cannot do:
 //! * Time goes by in steps of one millisecond, and a message is under way for at least one.
 //! * turmoil sends a lost segment never again: a connection that loses one is of no more use, and breaks when whoever uses
 //!   it has waited long enough. Nothing is doubled, and nothing overtakes within a connection.
-//! * A host cannot be paused: its runtime can only run or be dropped.
+//! * A host cannot be paused: its runtime can only run or be dropped. Of a process that is to stand still nobody hears
+//!   anything until it goes on, and its clock stands still instead.
 //! * After a power cut the machine's connections end at once, as after a kill. Cut it off first to have its peers wait.
 
 mod certificate;
@@ -23,6 +24,7 @@ mod home;
 mod network;
 mod node;
 mod plan;
+mod reads;
 mod scenario;
 mod trace;
 mod verdict;

@@ -41,16 +41,29 @@ pub(super) struct Machine {
     life: Mutex<Life>,
 }
 
+/// How a process ended that nobody killed.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) enum Ended {
+    /// It was asked to stop.
+    AsAsked,
+    /// As if it had been asked, and nobody asked it.
+    Unasked,
+    /// It gave this reason.
+    Failed(String),
+}
+
 /// The process that runs on the machine, or ran last.
 struct Life {
+    /// Counts them.
+    number: u64,
     seeds: Rng,
     sockets: Sockets,
     /// While it runs.
     handle: Option<NodeHandle>,
     /// Asks it to stop.
     stop: Option<oneshot::Sender<()>>,
-    /// How it ended by itself, or as it was asked to.
-    ended: Option<Result<(), String>>,
+    /// How it ended, if it was not killed.
+    ended: Option<Ended>,
 }
 
 /// The name of a node, which is its host's.
@@ -76,6 +89,7 @@ impl Machine {
             trace: trace.clone(),
             options: options(plan, id),
             life: Mutex::new(Life {
+                number: 0,
                 seeds: stream(3),
                 sockets: Sockets::default(),
                 handle: None,
@@ -104,6 +118,7 @@ impl Machine {
         let sockets = Sockets::default();
         let seed = {
             let mut life = self.life();
+            life.number += 1;
             life.sockets = sockets.clone();
             life.stop = Some(stop);
             life.ended = None;
@@ -132,7 +147,11 @@ impl Machine {
         self.disk.kill();
         let mut life = self.life();
         life.handle = None;
-        life.ended = Some(ended.map_err(|error| error.to_string()));
+        life.ended = Some(match ended {
+            Ok(()) if life.stop.is_none() => Ended::AsAsked,
+            Ok(()) => Ended::Unasked,
+            Err(error) => Ended::Failed(error.to_string()),
+        });
     }
 
     /// The process is about to be taken from its host.
@@ -161,8 +180,13 @@ impl Machine {
     }
 
     /// How the process ended, once: `None` while it runs, or when it was killed.
-    pub(super) fn take_ended(&self) -> Option<Result<(), String>> {
+    pub(super) fn take_ended(&self) -> Option<Ended> {
         self.life().ended.take()
+    }
+
+    /// How many processes there were, the present one included.
+    pub(super) fn lives(&self) -> u64 {
+        self.life().number
     }
 
     /// Whether it takes itself for the master.
@@ -172,6 +196,17 @@ impl Machine {
 
     fn life(&self) -> MutexGuard<'_, Life> {
         self.life.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Ended {
+    /// Why it should not have ended so (K13). `may_fail`: its disk gives it a reason.
+    pub(super) fn wrong(self, may_fail: impl FnOnce() -> bool) -> Option<String> {
+        match self {
+            Self::AsAsked => None,
+            Self::Unasked => Some("it says that all is well, and nobody asked it to stop".to_owned()),
+            Self::Failed(why) => (!may_fail()).then_some(why),
+        }
     }
 }
 
@@ -201,5 +236,20 @@ fn options(plan: &StackPlan, id: u16) -> NodeOptions {
         planted: plan.bugs.in_node(),
         #[cfg(feature = "planted-bugs")]
         planted_in_engine: plan.bugs.in_engine(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_who_was_asked_or_has_a_failing_disk_may_end() {
+        assert_eq!(Ended::AsAsked.wrong(|| false), None);
+        assert_eq!(Ended::Failed("no room".to_owned()).wrong(|| true), None);
+        assert_eq!(Ended::Failed("no room".to_owned()).wrong(|| false), Some("no room".to_owned()));
+        for may_fail in [true, false] {
+            assert!(Ended::Unasked.wrong(|| may_fail).is_some(), "a disk is no reason to say that all is well");
+        }
     }
 }

@@ -16,8 +16,8 @@ pub struct StackPlan {
     pub nodes: u16,
     /// How many clients, each with one call at a time under way.
     pub clients: u16,
-    /// How many of them only read, each at one node, whatever that says of itself, and soon ask again.
-    pub watchers: u16,
+    /// How many of them stay with one node, whatever that says of itself, mostly read, and soon ask again.
+    pub loyal: u16,
     /// How many keys they share.
     pub keys: u64,
     /// Bytes added to each value, at most.
@@ -120,7 +120,7 @@ impl StackPlan {
             seed,
             nodes: 3,
             clients: 4,
-            watchers: 0,
+            loyal: 0,
             keys: 20,
             padding_max: 0,
             rest_ms: (0, 20),

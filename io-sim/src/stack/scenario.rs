@@ -57,7 +57,7 @@ pub fn plan(scenario: &Scenario, seed: u64, bugs: Bugs) -> Result<StackPlan, Str
     let mut plan = StackPlan {
         nodes: scenario.cluster.nodes,
         clients: workload.clients,
-        watchers: workload.watchers,
+        loyal: workload.loyal,
         keys: workload.keys,
         padding_max: workload.padding_max,
         rest_ms: (0, millis(workload.think_max)),
@@ -112,6 +112,7 @@ fn faults(act: &Act) -> Result<Vec<StackFault>, String> {
         Act::FullDisk { node, time } => vec![lasting(StackFault::FillDisk(who(*node)), time)],
         Act::Clock { node, ppm } => vec![StackFault::ClockRate(who(*node), *ppm)],
         Act::KillAfter { .. }
+        | Act::DropMaster { .. }
         | Act::Damage { .. }
         | Act::LoseEnd { .. }
         | Act::Disconnect { .. }
@@ -158,6 +159,7 @@ fn report(played: StackReport, scenario: &Scenario) -> Report {
         ("refusals", played.calls.refused),
         ("unknown responses", played.calls.unknown),
         ("slots", played.slots),
+        ("heads installed", played.heads.len() as u64),
     ]);
     let demanded = |checker: &str| scenario.budget == Budget::Tolerable || !matches!(checker, "K9" | "K11");
     let steps = scenario.steps.iter().filter_map(|step| Some((step.at?.0, step.act.to_string())));
@@ -170,5 +172,6 @@ fn report(played: StackReport, scenario: &Scenario) -> Report {
         faults: steps.collect(),
         steps_done: vec![true; scenario.steps.len()],
         ops_made: Vec::new(),
+        at_the_end: true,
     }
 }

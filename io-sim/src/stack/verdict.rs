@@ -20,6 +20,9 @@ type Contents = BTreeMap<Bytes, Bytes>;
 /// Waits until the cluster is at rest, stops it, and says what does not hold.
 pub(super) fn reach(world: &mut StackWorld<'_>) {
     let settled = settle(world);
+    for machine in world.machines.clone() {
+        world.examine(&machine);
+    }
     let log = world.certificate.log();
     let explained = history::check(&world.history.operations(), &log).map(drop);
     // Stores of nodes that were not at rest need not be equal.
@@ -69,6 +72,7 @@ fn check_stores(world: &StackWorld<'_>, log: &[Certified]) -> Result<(), Violati
         let held = contents(machine).map_err(|error| Violation {
             checker: "K11",
             story: format!("the store of {} cannot be read: {error}", machine.name),
+            event: None,
         })?;
         if let Some(key) = difference(&expected, &held) {
             let (wanted, found) = (expected.get(key), held.get(key));
@@ -122,5 +126,5 @@ pub(super) fn calls(operations: &[Operation]) -> Calls {
 }
 
 fn violation<T>(checker: &'static str, story: String) -> Result<T, Violation> {
-    Err(Violation { checker, story })
+    Err(Violation { checker, story, event: None })
 }

@@ -11,12 +11,13 @@ use turmoil::Sim;
 
 use super::certificate::Certificate;
 use super::clients::{self, History};
-use super::node::Machine;
+use super::node::{Ended, Machine};
 use super::plan::{StackFault, StackPlan, Who};
 use super::trace::Trace;
 use super::verdict;
 use super::watch::Watch;
 use crate::check::Violation;
+use crate::check::outage::Outage;
 use crate::rng::Rng;
 use crate::trace::{Recorder, What};
 
@@ -47,6 +48,8 @@ pub struct StackReport {
     pub calls: Calls,
     /// Slots of the decided log.
     pub slots: u64,
+    /// The heads that nodes took: who, and of which slot.
+    pub heads: BTreeSet<(u16, u64)>,
     /// The rules that were broken, in the order in which it was found out.
     pub violations: Vec<Violation>,
 }
@@ -69,6 +72,7 @@ pub(super) struct StackWorld<'a> {
     pub(super) machines: Vec<Arc<Machine>>,
     pub(super) certificate: Certificate,
     pub(super) history: History,
+    outage: Outage,
     pub(super) violations: Vec<Violation>,
     trace: Trace,
     watch: Watch,
@@ -79,6 +83,7 @@ pub(super) struct StackWorld<'a> {
     stop_clients: Rc<Cell<bool>>,
     /// The nodes that have a reason to end by themselves.
     may_fail: BTreeSet<u16>,
+    heads: BTreeSet<(u16, u64)>,
     panics: u64,
 }
 
@@ -137,7 +142,8 @@ impl<'a> StackWorld<'a> {
         }
         let stop_clients = Rc::new(Cell::new(false));
         let history = History::new(watch.clone());
-        let clients = clients::run(plan.clone(), history.clone(), trace.clone(), stop_clients.clone());
+        let clients =
+            clients::run(plan.clone(), machines.clone().into(), history.clone(), trace.clone(), stop_clients.clone());
         sim.client(CLIENTS_HOST, async move {
             clients.await;
             Ok(())
@@ -149,6 +155,7 @@ impl<'a> StackWorld<'a> {
             machines,
             certificate,
             history,
+            outage: Outage::default(),
             violations: Vec::new(),
             trace,
             watch,
@@ -156,6 +163,7 @@ impl<'a> StackWorld<'a> {
             restarts_all: false,
             stop_clients,
             may_fail: BTreeSet::new(),
+            heads: BTreeSet::new(),
             panics: PANICS.get(),
         }
     }
@@ -175,27 +183,48 @@ impl<'a> StackWorld<'a> {
             if let Err(violation) = self.certificate.look(machine, || self.history.event()) {
                 self.violations.push(violation);
             }
-            if let Some(Err(why)) = machine.take_ended() {
-                self.trace.note(self.now(), "ended", machine.name.as_bytes());
-                if !machine.disk.is_full() && !self.may_fail.remove(&machine.id) {
-                    let story = format!("{} ended by itself at {:?}: {why}", machine.name, self.sim.elapsed());
-                    self.violations.push(Violation { checker: "K13", story });
-                }
+            let head = machine.handle().and_then(|handle| handle.head());
+            self.heads.extend(head.map(|slot| (machine.id, slot.0)));
+            if let Some(handle) = machine.handle().filter(|_| machine.is_master()) {
+                self.violations.extend(self.outage.serves(&machine.name, handle.applied()).err());
+            }
+            let Some(ended) = machine.take_ended().filter(|ended| *ended != Ended::AsAsked) else { continue };
+            self.trace.note(self.now(), "ended", machine.name.as_bytes());
+            if let Some(why) = ended.wrong(|| machine.disk.is_full() || self.may_fail.remove(&machine.id)) {
+                let story = format!("{} ended by itself at {:?}: {why}", machine.name, self.sim.elapsed());
+                self.violations.push(Violation { checker: "K13", story, event: None });
             }
         }
         self.watch.look(self.now(), &self.machines);
         let panics = PANICS.get();
         if panics > std::mem::replace(&mut self.panics, panics) {
             let story = format!("something panicked at {:?} (see the output)", self.sim.elapsed());
-            self.violations.push(Violation { checker: "K13", story });
+            self.violations.push(Violation { checker: "K13", story, event: None });
         }
         match clients_ended {
             Ok(ended) => ended,
             Err(error) => {
-                self.violations.push(Violation { checker: "K13", story: format!("a host failed: {error}") });
+                self.violations.push(Violation {
+                    checker: "K13",
+                    story: format!("a host failed: {error}"),
+                    event: None,
+                });
                 true
             }
         }
+    }
+
+    /// Nothing that was durable is gone (K6).
+    pub(super) fn examine(&mut self, machine: &Machine) {
+        self.violations.extend(self.certificate.examine(machine).err());
+    }
+
+    /// No process is left: what is on the disks is all there is (K12).
+    pub(super) fn all_power_is_cut(&mut self) {
+        let disks: Result<Vec<_>, _> = self.machines.iter().map(|machine| self.certificate.left(machine)).collect();
+        let log = self.certificate.log();
+        let outcome = disks.and_then(|disks| self.outage.begins(&self.history.operations(), &log, &disks));
+        self.violations.extend(outcome.err());
     }
 
     /// This node may end by itself: its disk is about to fail.
@@ -220,7 +249,7 @@ impl<'a> StackWorld<'a> {
     }
 
     fn report(self) -> StackReport {
-        for Violation { checker, story } in &self.violations {
+        for Violation { checker, story, .. } in &self.violations {
             let (checker, story) = ((*checker).into(), story.clone());
             self.watch.tell(self.now(), || What::Violation { checker, story });
         }
@@ -234,6 +263,7 @@ impl<'a> StackWorld<'a> {
             acknowledged_at: self.history.acknowledged_at(),
             calls: verdict::calls(&self.history.operations()),
             slots: self.certificate.log().len() as u64,
+            heads: self.heads,
             violations: self.violations,
         }
     }

@@ -83,6 +83,11 @@ In brackets: what changed besides, or had no room in the cell.
         self.is_done
     }
 
+    /// Whether no entry has given a line so far.
+    pub fn is_empty(&self) -> bool {
+        self.shown == 0
+    }
+
     /// The lines for the next entry, preceded by the nodes' states where the listing begins, and by the names of the
     /// columns now and then. An entry without a line of its own, or one that is filtered out, still counts for the states.
     pub fn push(&mut self, entry: &Entry) -> Vec<String> {

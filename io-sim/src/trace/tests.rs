@@ -18,7 +18,7 @@ fn header(nodes: u16) -> Header {
         is_good: false,
         trace_hash: 0x7f3a_0000_1234_5678,
         nodes: (1..=nodes).map(NodeId).collect(),
-        commands: vec![("replay".to_owned(), "trialbay-sim replay storm --seed 0x5eed9c41".to_owned())],
+        commands: vec![("replay".to_owned(), "trialbay-sim replay storm --seed 1592630337".to_owned())],
     }
 }
 
@@ -67,7 +67,7 @@ fn the_page_contains_the_whole_trace_and_nothing_ends_its_scripts_early() {
     assert_eq!(serde_json::from_str::<Vec<Entry>>(script(&page, "run-entries")).unwrap(), entries);
     let shown: serde_json::Value = serde_json::from_str(script(&page, "run-header")).unwrap();
     assert_eq!(shown["title"], header(3).title);
-    assert_eq!((&shown["seed"], &shown["hash"]), (&"0x5eed9c41".into(), &"7f3a000012345678".into()));
+    assert_eq!((&shown["seed"], &shown["hash"]), (&"1592630337".into(), &"7f3a000012345678".into()));
     assert_eq!(page.matches("</script>").count(), 3, "one for the header, the entries and the code");
     assert_eq!(page.matches("</title>").count(), 1);
 }

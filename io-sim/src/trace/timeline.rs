@@ -45,7 +45,7 @@ pub struct Header {
 pub fn html(header: &Header, entries: &[Entry]) -> String {
     let data = json!({
         "title": header.title,
-        "seed": format!("{:#x}", header.seed),
+        "seed": header.seed.to_string(),
         "verdict": header.verdict,
         "good": header.is_good,
         "hash": format!("{:016x}", header.trace_hash),

@@ -27,6 +27,12 @@ pub(crate) enum ClusterCommand {
     /// Exit code 1 when there is none now.
     #[command(after_help = "Example:\n  trialbay cluster who-master")]
     WhoMaster,
+    /// Have another node become master, and print its name.
+    ///
+    /// The master finishes what it has begun, hands over to the most up-to-date of the others, and goes on as a slave.
+    /// Exit code 5 when none of the others can take over; the message says why.
+    #[command(after_help = "Example:\n  trialbay cluster drop-master")]
+    DropMaster,
     /// Show what each node has measured of the requests that it served since it started.
     ///
     /// Times are from a request that has arrived to its reply. SIZE is the mean of the values (set, get) in bytes, or of the keys in a
@@ -53,6 +59,19 @@ pub(crate) async fn run(
             Ok(overview.exit())
         }
         ClusterCommand::Statistics => statistics::run(&client, global.timeout, global.output, out).await,
+        ClusterCommand::DropMaster => {
+            client.drop_master().await?;
+            // The old master has heard of the new one; a consistent read waits until that serves.
+            client.exists("").await?;
+            let master = client.find_master().await?.map(|master| master.name);
+            let line = match (global.output, &master) {
+                (Output::Text, Some(master)) => master.clone(),
+                (Output::Text, None) => "the new master is gone already".to_owned(),
+                (Output::Json, master) => json!({ "master": master }).to_string(),
+            };
+            writeln!(out, "{line}").expect("memory can be written");
+            Ok(ExitCode::Ok)
+        }
         ClusterCommand::WhoMaster => {
             let master = client.find_master().await?;
             let exit = if master.is_some() { ExitCode::Ok } else { ExitCode::Other };

@@ -320,6 +320,15 @@ impl Client {
         self.call(&Builder::new(Command::Nop).update(Shape::Unit)?, unit).await
     }
 
+    /// Has another node become master, and waits until it has: some milliseconds in a cluster where all is well, four
+    /// leases at the most. The one that was master goes on as a slave, and does not take mastership back for two leases.
+    ///
+    /// # Errors
+    /// [`ClientError::Refused`] when no other node could take over, with what kept each of them, and in a cluster of one.
+    pub async fn drop_master(&self) -> Result<(), ClientError> {
+        self.call(&request::drop_master(), unit).await
+    }
+
     /// How far the master is, to be given to later reads from any node: they see at least all that it has applied now.
     pub async fn get_txid(&self) -> Result<Consistency, ClientError> {
         self.call(&Request::plain(Command::GetTxid, Shape::Txid, Target::Master), Payload::consistency).await

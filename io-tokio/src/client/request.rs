@@ -75,6 +75,7 @@ pub(crate) enum Command {
     DeletePrefix = 0x27,
     Version = 0x28,
     AssertExists = 0x29,
+    DropMaster = 0x30,
     MultiGetOption = 0x31,
     CurrentState = 0x32,
     Replace = 0x33,
@@ -231,6 +232,11 @@ pub(crate) fn sequence_body(updates: &Update) -> Result<Vec<u8>, ClientError> {
 /// What every node answers at once: whom it takes for the master.
 pub(crate) fn who_master() -> Request {
     Request::plain(Command::WhoMaster, Shape::OptionText, Target::Any)
+}
+
+/// Not sent twice: the second one might meet the next master.
+pub(crate) fn drop_master() -> Request {
+    Request { is_update: true, ..Request::plain(Command::DropMaster, Shape::Unit, Target::Master) }
 }
 
 /// What only Trialbay's nodes know: everything about themselves.

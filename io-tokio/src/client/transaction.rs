@@ -53,7 +53,7 @@ enum End {
 
 impl Client {
     /// Runs `body`, which reads and writes through its [`Transaction`], and commits what it wrote if nothing of what it
-    /// read has changed by then. Otherwise `body` runs again, for as long as this client's timeout allows.
+    /// read has changed by then. Otherwise `body` runs again, until half of this client's timeout has passed.
     ///
     /// ```no_run
     /// # async fn example(client: trialbay::client::Client) -> Result<(), trialbay::client::ClientError> {
@@ -77,12 +77,23 @@ impl Client {
     /// What `body` gives, if what it had read was true of one moment; nothing was written then.
     /// [`ClientError::DidNotHappen`] when others were faster at each attempt. [`ClientError::OutcomeUnknown`] when the answer
     /// to the commit was lost: the attempt may have been committed, so it is not tried again.
-    pub async fn transact<T, E, B>(&self, mut body: impl FnMut(Transaction) -> B) -> Result<T, E>
+    pub async fn transact<T, E, B>(&self, body: impl FnMut(Transaction) -> B) -> Result<T, E>
     where
         B: Future<Output = Result<T, E>>,
         E: From<ClientError>,
     {
-        let deadline = Instant::now() + self.timeout;
+        // An attempt that is begun has time to end: to run into the deadline with a commit is not to know its outcome.
+        self.transact_for(self.timeout / 2, body).await
+    }
+
+    /// Begins attempts for as long as `patience`. Their calls have all of the timeout.
+    async fn transact_for<T, E, B>(&self, patience: Duration, mut body: impl FnMut(Transaction) -> B) -> Result<T, E>
+    where
+        B: Future<Output = Result<T, E>>,
+        E: From<ClientError>,
+    {
+        let began = Instant::now();
+        let deadline = began + self.timeout;
         let mut pause = Duration::ZERO;
         for attempt in 1.. {
             let transaction = Transaction { client: self.clone(), deadline, footprint: Arc::default() };
@@ -94,10 +105,9 @@ impl Client {
             if let End::Committed = end {
                 return result;
             }
-            if Instant::now() + pause >= deadline {
-                let within = self.timeout;
+            if began.elapsed() + pause >= patience {
                 let why =
-                    format!("what the transaction read was changed under each of {attempt} attempts in {within:?}");
+                    format!("what the transaction read was changed under each of {attempt} attempts in {patience:?}");
                 return Err(ClientError::DidNotHappen { why }.into());
             }
             tokio::time::sleep(pause).await;
@@ -340,7 +350,13 @@ mod tests {
     #[tokio::test]
     async fn a_transaction_that_never_wins_did_not_happen() {
         let node = master(|_| conflict()).await;
-        let error = rewrite(&client(&node, Duration::from_millis(40))).await.unwrap_err();
+        let client = client(&node, Duration::from_secs(60));
+        let attempt = |transaction: Transaction| async move {
+            transaction.get("k").await?;
+            transaction.set("k", "w");
+            Ok::<_, ClientError>(())
+        };
+        let error = client.transact_for(Duration::ZERO, attempt).await.unwrap_err();
         assert_eq!(error.happened(), Happened::No);
         assert!(error.to_string().contains("was changed under each of"), "{error}");
     }

@@ -141,13 +141,13 @@ impl Giver {
         }
         let Some(giving) = place else { return Err(NotGiven::OutOfTurn) };
         let head = giving.head;
-        say(&mut stream, &Letter::Head { head, resumed }, &mut patience).await?;
+        let admin = giving.snapshot.admin().record();
+        say(&mut stream, &Letter::Head { head, resumed, admin }, &mut patience).await?;
         while let Some(chunk) = self.next_chunk(giving).await? {
             say(&mut stream, &chunk, &mut patience).await?;
         }
         let (entries, digest) = giving.sent();
-        let admin = giving.snapshot.admin().record();
-        say(&mut stream, &Letter::End { entries, digest, admin }, &mut patience).await?;
+        say(&mut stream, &Letter::End { entries, digest }, &mut patience).await?;
         match hear(&mut stream, &mut patience).await? {
             Letter::Taken => Ok(head),
             _ => Err(NotGiven::OutOfTurn),

@@ -2,13 +2,14 @@
 
 use std::time::Duration;
 
+use bytes::Bytes;
 use tokio::task::JoinHandle;
 use trialbay_engine::{NodeId, Slot};
 
 use super::patience::Patience;
 use super::wire::{Letter, Resume, Unheard, hear, say};
 use crate::peer::{HeadDialler, HeadStream};
-use crate::store::{Head, HeadError, HeadFile, Leftover, NotInstalled, StoreError, StorePlace};
+use crate::store::{self, Head, HeadError, HeadFile, Leftover, NotInstalled, StoreError, StorePlace};
 use crate::watched;
 use crate::workers::{Workers, caught};
 
@@ -183,13 +184,13 @@ impl Run {
         let ask = Letter::Ask(resume);
         self.unless_stopped(say(&mut stream, &ask, &mut patience)).await?.map_err(unheard)?;
         match self.hear(&mut stream, &mut patience).await? {
-            Letter::Head { head, resumed: true } => {
+            Letter::Head { head, resumed: true, .. } => {
                 // That what is there already is the same is for the digest to prove.
                 if self.part.as_ref().is_none_or(|part| part.progress().head != head || part.progress().entries == 0) {
                     return Err(NotTaken::Broken("it goes on with a head that was not begun"));
                 }
             }
-            Letter::Head { head, resumed: false } => self.begin(head).await?,
+            Letter::Head { head, resumed: false, admin } => self.begin(head, admin).await?,
             Letter::Refused(why) => return Err(NotTaken::Refused(why)),
             _ => return Err(NotTaken::Broken("it said something else than was its turn to say")),
         }
@@ -201,9 +202,9 @@ impl Run {
                     let part = self.blocking(put).await?;
                     self.keep(part);
                 }
-                Letter::End { entries, digest, admin } => {
+                Letter::End { entries, digest } => {
                     let part = self.part()?;
-                    let head = self.blocking(move || part.finish(entries, digest, &admin).map_err(not_written)).await?;
+                    let head = self.blocking(move || part.finish(entries, digest).map_err(not_written)).await?;
                     // The giver finds out anyway, a little later.
                     let _ = self.unless_stopped(say(&mut stream, &Letter::Taken, &mut patience)).await;
                     return Ok(head);
@@ -213,14 +214,17 @@ impl Run {
         }
     }
 
-    async fn begin(&mut self, head: Head) -> Result<(), NotTaken> {
+    async fn begin(&mut self, head: Head, admin: Bytes) -> Result<(), NotTaken> {
         if head.slot <= self.applied {
             return Err(NotTaken::Behind(head.slot));
+        }
+        if !store::is_admin(&admin) {
+            return Err(NotTaken::Broken("what a head keeps beside the keys makes no sense"));
         }
         // An open file could not be removed everywhere.
         self.part = None;
         let (place, from) = (self.taker.place.clone(), self.from);
-        let part = self.blocking(move || place.begin_head(head, from).map_err(NotTaken::Store)).await?;
+        let part = self.blocking(move || place.begin_head(head, &admin, from).map_err(NotTaken::Store)).await?;
         self.keep(part);
         Ok(())
     }

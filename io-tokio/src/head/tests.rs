@@ -16,7 +16,7 @@ use crate::disk::RealDisk;
 use crate::identity::Identity;
 use crate::peer::{HeadDialler, HeadStream};
 use crate::store::{Decided, Direction, Head, KeyRange, Options, Store, StorePlace, StoreReader};
-use crate::update::{Failure, Interval, NurseryUpdate, Update, encode_command};
+use crate::update::{NurseryUpdate, Update, encode_command};
 use crate::workers::Workers;
 
 use std::sync::Arc;
@@ -157,23 +157,6 @@ async fn a_head_is_the_givers_store_at_one_slot_whatever_is_written_meanwhile() 
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_head_brings_what_is_kept_beside_the_keys() {
-    let mut giving = Home::empty(GIVER);
-    let interval = Interval { public: (Some(Bytes::from("b")), None), ..Interval::default() };
-    let command = encode_command(&Update::Nursery(NurseryUpdate::SetInterval(interval.clone())));
-    let value = Value::batch([&command[..]]);
-    giving.store.apply(&[Decided { slot: Slot(1), hash: HistoryHash(100), value }], false).unwrap();
-    let mut home = Home::empty(TAKER);
-    take(&home, dialler(&giving.giver(), TAKER, vec![])).await.unwrap();
-    home.store.install(&home.place).unwrap();
-    assert_eq!(home.store.reader().snapshot().unwrap().admin().interval(), &interval);
-    let set = Update::Set { key: Bytes::from("a"), value: Bytes::new() };
-    let value = Value::batch([&encode_command(&set)[..]]);
-    let results = home.store.apply(&[Decided { slot: Slot(2), hash: HistoryHash(200), value }], false).unwrap();
-    assert_eq!(results[0], [Err(Failure::OutsideInterval { key: Bytes::from("a") })]);
-}
-
-#[tokio::test(start_paused = true)]
 async fn an_empty_store_gives_an_empty_head() {
     let mut giving = Home::empty(GIVER);
     giving.apply(1, []);
@@ -182,6 +165,24 @@ async fn an_empty_store_gives_an_empty_head() {
     assert_eq!(head.entries, 0);
     home.store.install(&home.place).unwrap();
     assert_eq!(home.store.applied().0, Slot(1));
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_is_kept_beside_the_keys_comes_with_a_head() {
+    let admin = |home: &Home| home.store.reader().snapshot().unwrap().admin().clone();
+    let mut giving = Home::empty(GIVER);
+    let update = NurseryUpdate::AdminSet { key: "k".into(), value: Some("v".into()) };
+    let command = encode_command(&Update::Nursery(update));
+    let value = Value::batch([command.as_ref()]);
+    giving.store.apply(&[Decided { slot: Slot(1), hash: HistoryHash(100), value }], false).unwrap();
+    let mut home = Home::empty(TAKER);
+    take(&home, dialler(&giving.giver(), TAKER, vec![])).await.unwrap();
+    home.store.install(&home.place).unwrap();
+    assert_ne!(admin(&home), admin(&Home::empty(TAKER)));
+    assert_eq!(admin(&home), admin(&giving));
+    // The next update goes on from it.
+    home.apply(2, [(1, b"v".to_vec())]);
+    assert_eq!(admin(&home), admin(&giving));
 }
 
 #[tokio::test(start_paused = true)]
@@ -265,6 +266,18 @@ async fn a_head_that_was_whole_before_is_not_got_again() {
     let head = take(&home, dialler(&giving.giver(), TAKER, vec![])).await.unwrap();
     let nobody = HeadDialler::new(|_| std::future::ready(Err("nobody is asked".to_owned())));
     assert_eq!(take(&home, nobody).await.unwrap(), head);
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_is_left_of_a_head_goes_when_the_store_has_got_there_otherwise() {
+    let giving = Home::full();
+    let home = Home::empty(TAKER);
+    take(&home, dialler(&giving.giver(), TAKER, vec![])).await.unwrap();
+    home.place.tidy_head(Slot(1)).unwrap();
+    assert!(!is_tidy(&home));
+    home.place.tidy_head(Slot(2)).unwrap();
+    assert!(is_tidy(&home));
+    home.place.tidy_head(Slot(2)).unwrap();
 }
 
 #[tokio::test(start_paused = true)]
@@ -364,14 +377,15 @@ fn chunk(first: u64, keys: &[&str]) -> Letter {
 #[tokio::test(start_paused = true)]
 async fn a_giver_that_sends_what_is_no_head_is_blamed_and_nothing_is_left_of_it() {
     let head = Head { slot: Slot(9), hash: HistoryHash(9), entries: 3 };
-    let begin = || Letter::Head { head, resumed: false };
-    let end = |entries| Letter::End { entries, digest: 7, admin: Bytes::new() };
+    let begin = || Letter::Head { head, resumed: false, admin: Bytes::new() };
+    let end = |entries| Letter::End { entries, digest: 7 };
     let cut = Letter::Chunk { first: 0, bytes: Bytes::from_static(&[1, 0, 0, 0]) };
     let empty = Letter::Chunk { first: 0, bytes: Bytes::new() };
     let cases = [
         (vec![chunk(0, &["a"])], "said something else"),
         (vec![end(0)], "said something else"),
-        (vec![Letter::Head { head, resumed: true }], "was not begun"),
+        (vec![Letter::Head { head, resumed: true, admin: Bytes::new() }], "was not begun"),
+        (vec![Letter::Head { head, resumed: false, admin: Bytes::from_static(b"?") }], "beside the keys"),
         (vec![begin(), begin()], "said something else"),
         (vec![begin(), chunk(1, &["a"])], "does not follow"),
         (vec![begin(), chunk(0, &["a"]), chunk(0, &["b"])], "does not follow"),
@@ -422,7 +436,9 @@ async fn a_giver_that_trickles_is_given_up() {
         let head = Head { slot: Slot(9), hash: HistoryHash(9), entries: u64::MAX };
         let script = move |mut stream: DuplexStream| async move {
             hear(&mut stream, &mut Patience::new()).await.unwrap();
-            say(&mut stream, &Letter::Head { head, resumed: false }, &mut Patience::new()).await.unwrap();
+            say(&mut stream, &Letter::Head { head, resumed: false, admin: Bytes::new() }, &mut Patience::new())
+                .await
+                .unwrap();
             for entry in 0.. {
                 tokio::time::sleep(pause).await;
                 let letter = chunk(entry, &[&format!("{entry:09}")]);

@@ -6,9 +6,9 @@
 //! | kind | letter | from | body |
 //! |---|---|---|---|
 //! | 1 | ask | taker | nothing; or, to go on with a head: slot, history hash, entries of all of it, entries so far, digest so far, last key (to the end) |
-//! | 2 | head | giver | 1 if it goes on as asked, 0 if it begins (1 byte), slot, history hash, entries |
+//! | 2 | head | giver | 1 if it goes on as asked, 0 if it begins (1 byte), slot, history hash, entries; what is kept beside the keys (to the end; nothing if nothing is) |
 //! | 3 | chunk | giver | number of its first entry (from 0), entries as in `store/chunk.rs` |
-//! | 4 | end | giver | entries, digest, what is kept beside the keys as in the store (to the end; nothing when there is nothing) |
+//! | 4 | end | giver | entries, digest |
 //! | 5 | refused | giver | why, as text |
 //! | 6 | taken | taker | nothing: the head is whole and durable |
 //!
@@ -41,9 +41,9 @@ const TAKEN: u8 = 6;
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum Letter {
     Ask(Option<Resume>),
-    Head { head: Head, resumed: bool },
+    Head { head: Head, resumed: bool, admin: Bytes },
     Chunk { first: u64, bytes: Bytes },
-    End { entries: u64, digest: u64, admin: Bytes },
+    End { entries: u64, digest: u64 },
     Refused(String),
     Taken,
 }
@@ -130,13 +130,13 @@ impl Letter {
             Self::Ask(Some(Resume { head, entries, digest, last_key })) => {
                 (numbers(ASK, &[head.slot.0, head.hash.0, head.entries, *entries, *digest]), last_key.clone())
             }
-            Self::Head { head, resumed } => {
+            Self::Head { head, resumed, admin } => {
                 let mut bytes = vec![HEAD, u8::from(*resumed)];
                 bytes.extend_from_slice(&numbers(0, &[head.slot.0, head.hash.0, head.entries])[1..]);
-                (bytes, Bytes::new())
+                (bytes, admin.clone())
             }
             Self::Chunk { first, bytes } => (numbers(CHUNK, &[*first]), bytes.clone()),
-            Self::End { entries, digest, admin } => (numbers(END, &[*entries, *digest]), admin.clone()),
+            Self::End { entries, digest } => (numbers(END, &[*entries, *digest]), Bytes::new()),
             Self::Refused(why) => (vec![REFUSED], Bytes::copy_from_slice(why.as_bytes())),
             Self::Taken => (vec![TAKEN], Bytes::new()),
         }
@@ -157,13 +157,10 @@ impl Letter {
                     1 => true,
                     _ => return None,
                 };
-                Self::Head { head: decode_head(&mut body)?, resumed }
+                Self::Head { head: decode_head(&mut body)?, resumed, admin: body.split_off(0) }
             }
             CHUNK => Self::Chunk { first: body.try_get_u64_le().ok()?, bytes: body.split_off(0) },
-            END => {
-                let (entries, digest) = (body.try_get_u64_le().ok()?, body.try_get_u64_le().ok()?);
-                Self::End { entries, digest, admin: body.split_off(0) }
-            }
+            END => Self::End { entries: body.try_get_u64_le().ok()?, digest: body.try_get_u64_le().ok()? },
             // Somebody else's words end up in a log: no line breaks, no terminal codes.
             REFUSED => Self::Refused(String::from_utf8_lossy(&body.split_off(0)).escape_debug().take(1_000).collect()),
             TAKEN => Self::Taken,
@@ -190,10 +187,10 @@ mod tests {
         vec![
             Letter::Ask(None),
             Letter::Ask(Some(Resume { head, entries: 3, digest: 4, last_key: Bytes::from_static(b"key") })),
-            Letter::Head { head, resumed: true },
+            Letter::Head { head, resumed: true, admin: Bytes::new() },
+            Letter::Head { head, resumed: false, admin: Bytes::from_static(b"admin") },
             Letter::Chunk { first: 3, bytes: Bytes::from_static(b"entries") },
-            Letter::End { entries: 9, digest: 5, admin: Bytes::new() },
-            Letter::End { entries: 9, digest: 5, admin: Bytes::from_static(b"admin") },
+            Letter::End { entries: 9, digest: 5 },
             Letter::Refused("busy".to_owned()),
             Letter::Taken,
         ]
@@ -221,9 +218,9 @@ mod tests {
         010000009a9a088f01
         2c000000439a27b401070000000000000008000000000000000900000000000000030000000000000004000000000000006b6579
         1a0000002613a8ee0201070000000000000008000000000000000900000000000000
+        1f000000e50118de020007000000000000000800000000000000090000000000000061646d696e
         10000000760b7618030300000000000000656e7472696573
         11000000b219407a0409000000000000000500000000000000
-        16000000d9000bfa040900000000000000050000000000000061646d696e
         05000000d5062c650562757379
         0100000071fec25b06
         ");

@@ -10,11 +10,11 @@ use std::time::Duration;
 use bytes::Bytes;
 use tokio::sync::{mpsc, oneshot};
 use trialbay_engine::{
-    Action, Actions, Engine, Event, HaltReason, NodeId, PeerStatus, PersistId, ReadId, Record, Refusal, Request,
-    RequestId, Role, Slot, SlotEntry,
+    Action, Actions, Dropped, Engine, Event, HaltReason, NodeId, PeerStatus, PersistId, ReadId, Record, Refusal,
+    Request, RequestId, Role, Slot, SlotEntry,
 };
 
-use super::handle::{Ask, NodeStatus, PeerView, Shared, UpdateRefused};
+use super::handle::{Ask, DropRefused, NodeStatus, PeerView, Shared, UpdateRefused};
 use super::heads::Heads;
 use super::standing::Standing;
 use crate::head::NotTaken;
@@ -81,6 +81,8 @@ pub(super) struct Waiting {
     requests_asked: u64,
     reads: HashMap<ReadId, oneshot::Sender<Result<Slot, Refusal>>>,
     reads_asked: u64,
+    /// Who waits for another node to be master.
+    drops: Vec<oneshot::Sender<Result<(), DropRefused>>>,
     /// Slots that were accepted in this run and not decided yet: the batch of records that has each one's entry.
     accepted_in: BTreeMap<Slot, PersistId>,
     /// Slots that were decided in this round.
@@ -213,6 +215,10 @@ impl Driver {
                     let read = self.waiting.read(reply);
                     self.step(Event::ReadRequested(read));
                 }
+                Ask::Drop { reply } => {
+                    self.waiting.drops.push(reply);
+                    self.step(Event::DropRequested);
+                }
                 Ask::Status { reply } => {
                     // Whoever asked may be gone.
                     let _ = reply.send(self.status());
@@ -275,9 +281,40 @@ impl Driver {
             Action::ReadLog { peer, from, upto, bytes_max } => self.read_log(peer, from, upto, bytes_max),
             Action::InstallHead { from } => self.heads.take(from, self.engine.decided_upto()),
             Action::Blame { peer, offence } => self.blame(peer, &format!("{offence:?}")),
+            Action::Dropped(dropped) => self.answer_drops(dropped),
             Action::Halt(reason) => return Some(reason),
         }
         None
+    }
+
+    fn answer_drops(&mut self, dropped: Dropped) {
+        let answer = match dropped {
+            Dropped::Done => Ok(()),
+            Dropped::Alone => Err(DropRefused::Alone),
+            Dropped::NobodyAble => Err(DropRefused::NobodyAble { why: self.why_nobody_is_able() }),
+            Dropped::NobodyTookOver => Err(DropRefused::NobodyTookOver),
+        };
+        for reply in self.waiting.drops.drain(..) {
+            // The client may have gone away.
+            let _ = reply.send(answer.clone());
+        }
+    }
+
+    /// What keeps each of the others from being master, as far as the master knows.
+    fn why_nobody_is_able(&self) -> String {
+        let (status, now) = (self.engine.status(), self.shared.clock.now());
+        let why = |peer: &PeerStatus| {
+            let lacks = peer.accepted_upto.distance_to(status.accepted_upto);
+            let is_silent = peer.granted_at.is_none_or(|at| now.since(at) >= self.lease);
+            let why = match peer {
+                PeerStatus { connected: false, .. } => "is not connected".to_owned(),
+                PeerStatus { votes: false, .. } => "has no vote".to_owned(),
+                _ if is_silent => "does not answer".to_owned(),
+                _ => format!("lacks {lacks} slots"),
+            };
+            format!("{} {why}", self.name(peer.node))
+        };
+        status.peers.iter().map(why).collect::<Vec<_>>().join(", ")
     }
 
     /// Hands decided slots to the store, in order, as far as its queue has room.

@@ -94,6 +94,26 @@ pub enum ReadRefused {
     Store(#[from] StoreError),
 }
 
+/// Why another node did not become master when it was asked for.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum DropRefused {
+    /// This node is the only voter.
+    #[error("drop master not supported for singletons")]
+    Alone,
+    /// The others are not in a state to take over. This node is the master still.
+    #[error("no other node can take over, and this one serves on: {why}")]
+    NobodyAble {
+        /// What keeps each of them.
+        why: String,
+    },
+    /// This node is no master any more, and nobody else is yet.
+    #[error("this node has handed over, and has not heard of another master yet; see the status of the others")]
+    NobodyTookOver,
+    /// The node is stopping.
+    #[error("the node is stopping")]
+    Stopping,
+}
+
 /// Why nothing was done for the store.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum MaintenanceRefused {
@@ -114,6 +134,8 @@ pub(crate) enum Ask {
     Update { command: Bytes, reply: oneshot::Sender<Result<UpdateResult, UpdateRefused>> },
     /// From which slot on may a `Consistent` read be served?
     QuorumRead { reply: oneshot::Sender<Result<Slot, Refusal>> },
+    /// Let another node be master.
+    Drop { reply: oneshot::Sender<Result<(), DropRefused>> },
     /// How are you?
     Status { reply: oneshot::Sender<NodeStatus> },
     /// Do this for the store.
@@ -250,6 +272,11 @@ impl NodeHandle {
         self.0.harvest.totals()
     }
 
+    /// The slot of the head that this node took last, if it took one since it started.
+    pub fn head(&self) -> Option<Slot> {
+        self.0.store.head()
+    }
+
     /// How the node is; `None` when its driver does not answer in time.
     pub async fn status(&self) -> Option<NodeStatus> {
         let (reply, status) = oneshot::channel();
@@ -260,6 +287,16 @@ impl NodeHandle {
         .await
         .ok()
         .flatten()
+    }
+
+    /// Has another node become master, if this one is; waits until it has. The wait is bounded, by four leases.
+    ///
+    /// # Errors
+    /// When no other node could, with what kept it.
+    pub async fn drop_master(&self) -> Result<(), DropRefused> {
+        let (reply, outcome) = oneshot::channel();
+        self.0.asks.send(Ask::Drop { reply }).await.map_err(|_| DropRefused::Stopping)?;
+        outcome.await.unwrap_or(Err(DropRefused::Stopping))
     }
 
     /// Makes durable all that the store has applied, which lets the node remove log that it keeps for the store.

@@ -58,7 +58,7 @@ impl Heads {
         }));
     }
 
-    /// Has the log know of the head that was got. Without a word of it there, a store that is ahead of its log would pass
+    /// Has the log know of the head that was got (rule F3). Without a word of it there, a store that is ahead of its log would pass
     /// for one whose log was lost.
     pub(super) fn announce(&self, head: Head, tlog: &LogWriter) {
         let reports = self.reports.clone();

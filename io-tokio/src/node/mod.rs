@@ -19,7 +19,9 @@ mod start;
 mod surroundings;
 
 pub use error::NodeError;
-pub use handle::{HeadView, MaintenanceRefused, NodeHandle, NodeStatus, PeerView, ReadRefused, UpdateRefused};
+pub use handle::{
+    DropRefused, HeadView, MaintenanceRefused, NodeHandle, NodeStatus, PeerView, ReadRefused, UpdateRefused,
+};
 pub use options::NodeOptions;
 pub use start::{RunningNode, run};
 pub use surroundings::Surroundings;

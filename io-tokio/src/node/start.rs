@@ -266,13 +266,15 @@ fn open_files(disk: Arc<dyn HomeDisk>, options: &NodeOptions) -> Result<Files, N
     let tlog_options = TlogOptions {
         segment_bytes: options.log_segment_bytes,
         retention_bytes: options.log_retention_bytes,
-        #[cfg(feature = "planted-bugs")]
-        planted: options.planted,
+        ..TlogOptions::default()
     };
     #[cfg(feature = "planted-bugs")]
     let store_options = store::Options { planted: options.planted, ..store_options };
+    #[cfg(feature = "planted-bugs")]
+    let tlog_options = TlogOptions { planted: options.planted, ..tlog_options };
     let place = StorePlace::new(disk.clone(), path, identity.clone(), store_options);
     let mut store = place.open()?.with_extensions(options.extensions.clone());
+    place.tidy_head(store.applied().0)?;
     let (tlog, log) = Tlog::open(disk, home.path(), identity, tlog_options, store.applied())?;
     let RecoveredLog { recovered, damage, notes } = log;
     for note in notes {

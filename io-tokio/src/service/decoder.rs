@@ -318,6 +318,7 @@ fn command(word: u32) -> Result<Command, Unreadable> {
         0x27 => ("DELETE_PREFIX", &[Key]),
         0x28 => ("VERSION", &[]),
         0x29 => ("ASSERT_EXISTS", &[Consistency, Key]),
+        0x30 => ("DROP_MASTER", &[]),
         0x31 => ("MULTI_GET_OPTION", &[Consistency, Keys]),
         0x32 => ("CURRENT_STATE", &[]),
         0x33 => ("REPLACE", &[Key, OptionValue]),
@@ -336,7 +337,6 @@ fn command(word: u32) -> Result<Command, Unreadable> {
 fn not_offered(code: u16) -> Unreadable {
     Unreadable::NotSupported(match code {
         0x0e => "LAST_ENTRIES",
-        0x30 => "DROP_MASTER",
         0x40 => "LAST_ENTRIES2",
         0x46 => "LAST_ENTRIES3",
         unknown => return Unreadable::UnknownCommand(unknown),
@@ -493,7 +493,7 @@ mod tests {
         let known = |code: u32| command(MAGIC | code);
         let served = (0..=0xffff).filter(|code| known(*code).is_ok()).count();
         let by_name = (0..=0xffff).filter(|code| matches!(known(*code), Err(Unreadable::NotSupported(_)))).count();
-        assert_eq!((served, by_name), (45, 4));
+        assert_eq!((served, by_name), (46, 3));
         assert_eq!(command(0x08).unwrap_err(), Unreadable::NoMagic);
         assert_eq!(command(0xf1ff_0008).unwrap().name, "GET");
     }

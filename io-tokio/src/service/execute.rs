@@ -103,6 +103,9 @@ pub(crate) fn begin(request: Request, code: u16, session: &Arc<Session>) -> (Com
             };
             (company, Box::pin(async move { session.context.answer(question).await }))
         }
+        Request::DropMaster => {
+            (Company::Nobody, Box::pin(async move { Reply::of_drop(session.context.handle.drop_master().await) }))
+        }
         Request::Refused(refused) => (Company::Reads, Box::pin(ready(refused.reply()))),
     }
 }

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 use crate::backup::Backup;
-use crate::node::{MaintenanceRefused, ReadRefused, UpdateRefused};
+use crate::node::{DropRefused, MaintenanceRefused, ReadRefused, UpdateRefused};
 use crate::store::StoreError;
 use crate::update::{Failure, Outcome};
 use crate::wire::Writer;
@@ -30,6 +30,8 @@ pub(crate) mod code {
     pub(crate) const OVERLOADED: i32 = 0x90;
     /// Ours: the disk is nearly full. It did not happen.
     pub(crate) const DISK_FULL: i32 = 0x91;
+    /// Ours: no other node could become master.
+    pub(crate) const NO_SUCCESSOR: i32 = 0x92;
     pub(crate) const MAX_CONNECTIONS: i32 = 0xfe;
     pub(crate) const UNKNOWN_FAILURE: i32 = 0xff;
 }
@@ -180,6 +182,18 @@ impl Reply {
             ReadRefused::Stopping => Self::going_down(),
             ReadRefused::Store(StoreError::Compacting) => Self::error(code::OVERLOADED, refused.to_string()),
             ReadRefused::Store(_) => Self::error(code::UNKNOWN_FAILURE, refused.to_string()).and_close(),
+        }
+    }
+
+    /// What became of a wish for another master.
+    pub(crate) fn of_drop(result: Result<(), DropRefused>) -> Self {
+        match result {
+            Ok(()) => Self::unit(),
+            Err(refused @ DropRefused::Alone) => Self::error(code::NOT_SUPPORTED, refused.to_string()).and_close(),
+            Err(refused @ (DropRefused::NobodyAble { .. } | DropRefused::NobodyTookOver)) => {
+                Self::error(code::NO_SUCCESSOR, refused.to_string())
+            }
+            Err(DropRefused::Stopping) => Self::going_down(),
         }
     }
 

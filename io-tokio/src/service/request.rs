@@ -32,6 +32,8 @@ pub(crate) enum Request {
         key: Bytes,
         value: Bytes,
     },
+    /// Another node is to be master, if this one is.
+    DropMaster,
     /// Refused by this node alone, without a look at the store or at mastership.
     Refused(Refused),
 }
@@ -175,6 +177,7 @@ impl Request {
             0x27 => update(&Update::DeletePrefix { prefix: from.string()? }, limits),
             0x25 | 0x26 => Self::Question(Question::CompactStore),
             0x28 => Self::Question(Question::Version),
+            0x30 => Self::DropMaster,
             0x32 => Self::Question(Question::CurrentState),
             0x33 => update(&Update::Replace { key: from.string()?, wanted: from.option_string()? }, limits),
             0x41 => update(&Update::Nop, limits),

@@ -27,7 +27,7 @@ use crate::identity::Identity;
 use crate::node::handle::{Ask, Shared};
 use crate::node::room::Room;
 use crate::node::serving::Serving;
-use crate::node::{NodeHandle, NodeStatus};
+use crate::node::{DropRefused, NodeHandle, NodeStatus};
 use crate::store::{Decided, Maintenance, NotMaintained, Options, Store};
 use crate::update::{ClusterConfig, Interval, Limits, NodeAddress, Routing, Update};
 use crate::watched;
@@ -64,6 +64,7 @@ impl Driver {
             match ask {
                 Ask::Update { command, reply } => waiting.push((command, reply)),
                 Ask::QuorumRead { reply } => drop(reply.send(Ok(self.store.applied().0))),
+                Ask::Drop { reply } => drop(reply.send(Err(DropRefused::Alone))),
                 Ask::Status { reply } => drop(reply.send(status(self.store.applied().0))),
                 Ask::Maintain { what, reply } => {
                     self.store.flush().unwrap();

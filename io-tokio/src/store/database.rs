@@ -28,7 +28,7 @@ use crate::extensions::Extensions;
 use crate::identity::Identity;
 #[cfg(feature = "planted-bugs")]
 use crate::planted::PlantedBug;
-use crate::update::{Admin, Outcome, UpdateResult};
+use crate::update::{ADMIN_BYTES_MAX, Admin, Outcome, UpdateResult};
 use crate::wire::{Reader, Writer as _};
 
 /// The format of the tables. Another number is refused.
@@ -62,8 +62,6 @@ pub struct Store {
     reader: StoreReader,
     applied: (Slot, HistoryHash),
     admin: Arc<Admin>,
-    /// The slot of the head that was installed last, if one was.
-    head_upto: Slot,
     old_values: OldValues,
     extensions: Extensions,
     has_undurable: bool,
@@ -98,7 +96,6 @@ impl Store {
             reader,
             applied,
             admin: Arc::new(admin),
-            head_upto: Slot::ZERO,
             old_values,
             extensions: Extensions::default(),
             has_undurable: false,
@@ -127,11 +124,6 @@ impl Store {
     /// The last applied slot and the history hash there.
     pub fn applied(&self) -> (Slot, HistoryHash) {
         self.applied
-    }
-
-    /// The last slot that a head brought since the store was opened.
-    pub(super) fn head_upto(&self) -> Slot {
-        self.head_upto
     }
 
     /// Has `listener` told after each durable commit up to which slot everything is durable.
@@ -245,7 +237,7 @@ impl Store {
             },
         };
         self.has_failed |= compacted.is_err();
-        self.reader.go_over_to(self.database.clone());
+        self.reader.resume(self.database.clone());
         compacted
     }
 
@@ -273,8 +265,8 @@ impl Store {
         let Self { database, applied, admin, .. } = new;
         new.reader.close();
         let old = std::mem::replace(&mut self.database, database);
-        self.reader.go_over_to(self.database.clone());
-        (self.applied, self.head_upto, self.admin) = (applied, applied.0, admin);
+        self.reader.go_over_to(self.database.clone(), applied.0);
+        (self.applied, self.admin) = (applied, admin);
         (self.has_undurable, self.has_failed) = (false, false);
         // Nobody else has it: its file has no name any more, and its space is free once it is closed.
         drop(old);
@@ -453,6 +445,11 @@ pub(super) fn decode_applied(bytes: &[u8]) -> Result<(Slot, HistoryHash), StoreE
 pub(super) fn decode_admin(bytes: Option<&[u8]>) -> Result<Admin, StoreError> {
     let illegible = |_| damaged("it does not say legibly what is kept beside the keys");
     bytes.map_or(Ok(Admin::default()), |bytes| Admin::decode(bytes).map_err(illegible))
+}
+
+/// Whether bytes from elsewhere are what is kept beside the keys, or nothing.
+pub fn is_admin(bytes: &[u8]) -> bool {
+    bytes.is_empty() || bytes.len() <= ADMIN_BYTES_MAX && decode_admin(Some(bytes)).is_ok()
 }
 
 /// The clients' keys, as updates change them.

@@ -28,7 +28,6 @@ use super::open::{Backend, Options, builder, named, sync_dir};
 use super::reader::Snapshot;
 use crate::home_disk::HomeDisk;
 use crate::identity::Identity;
-use crate::update::Admin;
 
 const HEAD: &str = "head";
 
@@ -162,6 +161,19 @@ impl StorePlace {
         }
     }
 
+    /// Removes what is left of a head that a store which has applied this much does not need any more.
+    ///
+    /// # Errors
+    /// When the disk does not let it be removed.
+    pub fn tidy_head(&self, applied: Slot) -> Result<(), StoreError> {
+        let slot = match self.leftover_head()? {
+            Leftover::None => return Ok(()),
+            Leftover::Part(part) => part.progress().head.slot,
+            Leftover::Whole(head) => head.slot,
+        };
+        if slot <= applied { self.remove_head() } else { Ok(()) }
+    }
+
     /// Removes a head that is not installed, if there is one.
     ///
     /// # Errors
@@ -173,11 +185,11 @@ impl StorePlace {
         }
     }
 
-    /// Begins a head, in the place of any other.
+    /// Begins a head, in the place of any other. `admin` is what is kept beside its keys, if anything is.
     ///
     /// # Errors
     /// When its file cannot be made.
-    pub fn begin_head(&self, head: Head, giver: NodeId) -> Result<HeadFile, StoreError> {
+    pub fn begin_head(&self, head: Head, admin: &[u8], giver: NodeId) -> Result<HeadFile, StoreError> {
         self.remove_head()?;
         self.disk.create(&self.head_path()).map_err(StoreError::Io)?;
         guarded(|| {
@@ -185,6 +197,9 @@ impl StorePlace {
             let mut file = self.head_file(self.open_head()?, progress);
             file.write(true, |_, meta| {
                 meta.insert(IDENTITY, encode_identity(&self.identity).as_slice())?;
+                if !admin.is_empty() {
+                    meta.insert(ADMIN, admin)?;
+                }
                 Ok(())
             })?;
             self.sync_dir()?;
@@ -277,11 +292,11 @@ impl HeadFile {
         })?)
     }
 
-    /// Says that there is no more but what is kept beside the keys (nothing: nothing), makes the head whole and durable, and closes its file.
+    /// Says that there is no more, makes the head whole and durable, and closes its file.
     ///
     /// # Errors
     /// When it is not all, or not what was sent, or the file cannot be written.
-    pub fn finish(mut self, entries: u64, digest: u64, admin: &[u8]) -> Result<Head, HeadError> {
+    pub fn finish(mut self, entries: u64, digest: u64) -> Result<Head, HeadError> {
         let Progress { head, entries: found, digest: computed, .. } = self.progress;
         if found != entries || found != head.entries {
             return Err(HeadError::Broken("a head ends too early"));
@@ -289,16 +304,10 @@ impl HeadFile {
         if computed != digest {
             return Err(HeadError::Broken("the digest of a head is another one than that of its chunks"));
         }
-        if !admin.is_empty() && Admin::decode(admin).is_err() {
-            return Err(HeadError::Broken("what a head keeps beside its keys makes no sense"));
-        }
         let applied = encode_applied((head.slot, head.hash));
         guarded(|| {
             self.write(true, |_, meta| {
                 meta.remove(HEAD)?;
-                if !admin.is_empty() {
-                    meta.insert(ADMIN, admin)?;
-                }
                 meta.insert(APPLIED, applied.as_slice())?;
                 Ok(())
             })?;

@@ -28,7 +28,7 @@ mod tests;
 pub use apply::{KeyValue, NotApplied, apply, apply_command};
 pub(crate) use chunk::entries;
 pub use chunk::{CHUNK_BYTES, CHUNK_BYTES_MAX, Chunk, digest};
-pub use database::{Decided, Store};
+pub use database::{Decided, Store, is_admin};
 pub use error::StoreError;
 pub use head::{Head, HeadError, HeadFile, Leftover, NotInstalled, Progress, StorePlace};
 pub use open::Options;

@@ -24,6 +24,8 @@ struct Reading {
     is_compacting: bool,
     /// The view after the last commit, made by the first who asked for it.
     view: Option<Arc<View>>,
+    /// The slot of the head that came last.
+    head: Option<Slot>,
     #[cfg(feature = "planted-bugs")]
     planted: Option<PlantedBug>,
 }
@@ -64,6 +66,7 @@ impl StoreReader {
             database: Some(database),
             is_compacting: false,
             view: None,
+            head: None,
             #[cfg(feature = "planted-bugs")]
             planted: None,
         })))
@@ -102,8 +105,19 @@ impl StoreReader {
         drop(forgotten);
     }
 
-    /// From here on snapshots show another database.
-    pub(super) fn go_over_to(&self, database: Arc<Database>) {
+    /// The slot of the head that the store took last, if it took one since it was opened.
+    pub fn head(&self) -> Option<Slot> {
+        self.lock().head
+    }
+
+    /// From here on snapshots show another database, which came as the head of this slot.
+    pub(super) fn go_over_to(&self, database: Arc<Database>, head: Slot) {
+        self.lock().head = Some(head);
+        self.resume(database);
+    }
+
+    /// From here on snapshots show this database.
+    pub(super) fn resume(&self, database: Arc<Database>) {
         let old = {
             let mut reading = self.lock();
             reading.is_compacting = false;

@@ -139,6 +139,7 @@ impl<T: Send + 'static> StoreWriter<T> {
             clock,
             is_durable: Box::new(is_durable),
             logged_by: PersistId::default(),
+            head_upto: None,
             waiting_bytes: waiting_bytes.clone(),
             report,
         };
@@ -204,6 +205,8 @@ struct Writer<R> {
     is_durable: Box<dyn Fn(PersistId) -> bool + Send>,
     /// The last batch of log records that anything applied here rests on.
     logged_by: PersistId,
+    /// The slot of the head that was installed last.
+    head_upto: Option<Slot>,
     waiting_bytes: Arc<AtomicUsize>,
     report: R,
 }
@@ -309,7 +312,7 @@ impl<R> Writer<R> {
                     None
                 }
             };
-            if job.decided.slot <= self.store.head_upto() {
+            if self.head_upto.is_some_and(|head| job.decided.slot <= head) {
                 // A head brought it already.
                 continue;
             }
@@ -346,8 +349,9 @@ impl<R> Writer<R> {
         match self.store.install(place) {
             Err(NotInstalled::Failed(error)) => return Err(error),
             installed => {
-                if installed.is_ok() {
+                if let Ok(head) = &installed {
                     self.policy.flushed();
+                    self.head_upto = Some(head.slot);
                 }
                 tell(installed);
             }

@@ -121,6 +121,14 @@ pub enum TlogError {
         /// Where in the segment.
         offset: u64,
     },
+    /// A closed segment cannot be compressed; it stays as it is.
+    #[error(
+        "{path} cannot be compressed: it changed, or the disk gave back something else than was written; check the disk"
+    )]
+    NotArchived {
+        /// The segment.
+        path: PathBuf,
+    },
     /// A bug in the log's code: a thread of it panicked.
     #[error("a thread of the log panicked (see above): start the node again, and report it")]
     Panicked,

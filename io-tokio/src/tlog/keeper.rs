@@ -1,11 +1,15 @@
 //! The worker that keeps a log small, beside the one that writes it.
 
 use std::io;
+use std::time::Duration;
 
 use trialbay_engine::Slot;
 
-use super::{TlogError, Upkeep};
-use crate::workers::{Orders, Queue, Work, Worker, Workers, caught};
+use super::{Compressed, TlogError, Upkeep};
+use crate::workers::{Next, Orders, Queue, Work, Worker, Workers, caught};
+
+/// How long it rests after each piece of about a MiB, so that those who write hardly notice.
+const REST: Duration = Duration::from_millis(20);
 
 /// What a [`LogKeeper`] reports.
 #[derive(Debug)]
@@ -67,14 +71,35 @@ async fn run(
     mut queue: Queue<Slot>,
     on_event: &mut impl FnMut(KeeperEvent),
 ) -> Result<(), TlogError> {
-    while let Some(mut stored) = queue.next().await {
-        while let Some(later) = queue.next_now() {
-            stored = later;
+    let mut has_more = false;
+    loop {
+        let next =
+            if has_more { queue.next_within(REST).await } else { queue.next().await.map_or(Next::HungUp, Next::Order) };
+        match next {
+            Next::Order(mut stored) => {
+                while let Some(later) = queue.next_now() {
+                    stored = later;
+                }
+                queue.pass(Work::Other).await;
+                if let Some(log_start) = upkeep.collapse(stored)? {
+                    on_event(KeeperEvent::Shortened(log_start));
+                }
+            }
+            Next::Nothing => {}
+            Next::HungUp => return Ok(()),
         }
         queue.pass(Work::Other).await;
-        if let Some(log_start) = upkeep.collapse(stored)? {
-            on_event(KeeperEvent::Shortened(log_start));
-        }
+        has_more = match upkeep.compress_some()? {
+            Compressed::Nothing => false,
+            Compressed::Piece => true,
+            Compressed::Segment(segment) => {
+                tracing::debug!(segment, "compressed a segment of the log");
+                true
+            }
+            Compressed::GivenUp(segment, why) => {
+                tracing::warn!(segment, %why, "a segment of the log was not compressed: the next start tries again");
+                true
+            }
+        };
     }
-    Ok(())
 }

@@ -7,10 +7,12 @@
 //! engine --Persist--> LogWriter --group--> Tlog --> Disk
 //!        <-Persisted-             (index)
 //! peers, store  <--entries-- LogReader
-//!        store --stored--> LogKeeper --> Upkeep: old segments go
+//!        store --stored--> LogKeeper --> Upkeep: old segments go, closed ones are compressed
 //! ```
 
+mod archive;
 mod checkpoint;
+mod compression;
 mod error;
 mod index;
 mod keeper;
@@ -37,7 +39,7 @@ pub use self::keeper::{KeeperEvent, LogKeeper};
 pub use self::reader::{Entries, LogReader, LogUsage};
 pub use self::recovery::{Damage, Note, RecoveredLog};
 pub use self::scan::BadFrame;
-pub use self::upkeep::Upkeep;
+pub use self::upkeep::{Compressed, Upkeep};
 pub use self::writer::{LogEvent, LogWriter, OnLogEvent};
 
 use self::checkpoint::Checkpoint;
@@ -62,6 +64,8 @@ pub struct TlogOptions {
     pub segment_bytes: u64,
     /// How many bytes of segments that the store has passed are kept, for peers that are behind.
     pub retention_bytes: u64,
+    /// Whether closed segments are compressed.
+    pub compress: bool,
     /// The planted bug that it has.
     #[cfg(feature = "planted-bugs")]
     pub planted: Option<crate::planted::PlantedBug>,
@@ -91,6 +95,7 @@ impl Default for TlogOptions {
         Self {
             segment_bytes: 64 << 20,
             retention_bytes: 1 << 30,
+            compress: true,
             #[cfg(feature = "planted-bugs")]
             planted: None,
         }
@@ -131,8 +136,9 @@ impl Tlog {
 
         let mut survey = recovery::survey(&place, store_applied)?;
         let reader = LogReader::new(Arc::clone(&place), survey.take_index(), survey.take_segments());
-        let tail = survey.tail;
+        let (tail, leftovers) = (survey.tail, survey.take_leftovers());
         let Conclusion { log, checkpoint, took_head } = survey.conclude(&reader)?;
+        leftovers.iter().try_for_each(|path| place.disk.remove(path).map_err(io_error("remove", path)))?;
         let (segment, sealed) = open_tail(&place, tail, &checkpoint, &mut reader.state().segments)?;
         let mut tlog = Self {
             place,
@@ -223,7 +229,7 @@ impl Tlog {
 
     /// What keeps this log small. Only one must be used.
     pub fn upkeep(&self) -> Upkeep {
-        Upkeep::new(Arc::clone(&self.place), self.reader(), self.options.retention_bytes)
+        Upkeep::new(Arc::clone(&self.place), self.reader(), self.options)
     }
 
     /// Reads what is durable.
@@ -296,10 +302,10 @@ impl Tlog {
         self.segment = Segment::create(&self.place, next, &header)?;
         let mut state = self.reader.state();
         if let Some(closed) = state.segments.get_mut(&number) {
-            (closed.bytes, closed.len) = (bytes, bytes);
+            (closed.bytes, closed.len) = (bytes, Some(bytes));
         }
         let reserved = self.segment.reserved();
-        state.segments.insert(next, Held { bytes: reserved, len: reserved, accepted_before });
+        state.segments.insert(next, Held { bytes: reserved, len: Some(reserved), is_archived: false, accepted_before });
         Ok(())
     }
 }
@@ -314,7 +320,7 @@ fn open_tail(
     let (segment, sealed) = match tail {
         Tail::Continue { number, end, cut, sealed } => {
             let is_left = cut && planted!(place.planted, TornTailLeft);
-            let end = if is_left { segments.get(&number).map_or(end, |held| held.len) } else { end };
+            let end = if is_left { segments.get(&number).and_then(|held| held.len).unwrap_or(end) } else { end };
             (Segment::reopen(place, number, end, cut && !is_left)?, sealed)
         }
         Tail::Fresh { number, last } => {
@@ -338,15 +344,16 @@ fn open_tail(
 
 /// Notes the length of a segment that has a new one, or is new and begins after `accepted_before`.
 fn hold(segments: &mut BTreeMap<u32, Held>, number: u32, bytes: u64, accepted_before: Option<Slot>) {
-    let held = segments.entry(number).or_insert(Held { bytes, len: bytes, accepted_before });
-    (held.bytes, held.len) = (bytes, bytes);
+    let held = Held { bytes, len: Some(bytes), is_archived: false, accepted_before };
+    let held = segments.entry(number).or_insert(held);
+    (held.bytes, held.len) = (bytes, Some(bytes));
     held.accepted_before = held.accepted_before.or(accepted_before);
 }
 
 /// The header of a segment that comes after all of these.
 fn header(number: u32, checkpoint: &Checkpoint, segments: &BTreeMap<u32, Held>) -> Header {
     let before = number.checked_sub(1).and_then(|before| segments.get(&before));
-    Header { previous_bytes: before.map_or(0, |held| held.len), checkpoint: checkpoint.clone() }
+    Header { previous_bytes: before.and_then(|held| held.len).unwrap_or(0), checkpoint: checkpoint.clone() }
 }
 
 fn offset_in_segment(bytes: u64) -> u32 {

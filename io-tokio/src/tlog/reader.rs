@@ -6,6 +6,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use trialbay_engine::{Record, Slot, SlotEntry};
 
+use super::archive::{Archive, LogFile};
 use super::error::{TlogError, io_error};
 use super::index::{Index, Location};
 use super::record::{self, Content, HEAD_BYTES, Head, Salt};
@@ -26,8 +27,10 @@ pub struct LogReader(Arc<Shared>);
 /// What a log takes of the disk.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct LogUsage {
-    /// How many files.
+    /// How many segments.
     pub segments: usize,
+    /// How many of them are compressed.
+    pub compressed: usize,
     /// How many bytes, the open segment's reserve included.
     pub bytes: u64,
 }
@@ -58,8 +61,9 @@ pub(super) struct State {
 pub(super) struct Held {
     /// What it takes of the disk.
     pub(super) bytes: u64,
-    /// Its length.
-    pub(super) len: u64,
+    /// Its length; `None` when it is compressed, and its archive cannot be read.
+    pub(super) len: Option<u64>,
+    pub(super) is_archived: bool,
     /// The last slot in which the segments before it accepted anything; `None` when its header is damaged.
     pub(super) accepted_before: Option<Slot>,
 }
@@ -119,7 +123,11 @@ impl LogReader {
     /// What the log takes of the disk.
     pub fn usage(&self) -> LogUsage {
         let state = self.state();
-        LogUsage { segments: state.segments.len(), bytes: state.segments.values().map(|held| held.bytes).sum() }
+        LogUsage {
+            segments: state.segments.len(),
+            compressed: state.segments.values().filter(|held| held.is_archived).count(),
+            bytes: state.segments.values().map(|held| held.bytes).sum(),
+        }
     }
 
     pub(super) fn stretch_start(&self, slot: Slot) -> Option<Slot> {
@@ -171,13 +179,26 @@ impl LogReader {
     /// Opens the segment in which `slot` was found a moment ago; it may have been removed meanwhile.
     fn open(&self, number: u32, slot: Slot) -> Result<OpenSegment, TlogError> {
         let place = &self.0.place;
-        let path = place.path(number);
-        let file = match place.disk.open_to_read(&path) {
-            Err(_) if !self.state().segments.contains_key(&number) => return Err(self.not_in_log(slot)),
-            outcome => outcome.map_err(io_error("open", &path))?,
-        };
-        let window = Window::new(file, CHUNK_BYTES).map_err(io_error("read", &path))?;
-        Ok(OpenSegment { window, salt: place.salt(number), path })
+        let mut is_archived = None;
+        loop {
+            let held = self.state().segments.get(&number).copied().ok_or_else(|| self.not_in_log(slot))?;
+            let before = is_archived.replace(held.is_archived);
+            let path = if held.is_archived { place.archive_path(number) } else { place.path(number) };
+            let file = match place.disk.open_to_read(&path) {
+                // It may have been compressed meanwhile, or removed.
+                Err(_) if before != is_archived => continue,
+                outcome => outcome.map_err(io_error("open", &path))?,
+            };
+            let salt = place.salt(number);
+            let file = if held.is_archived {
+                let damaged = || TlogError::Damaged { slot, path: path.clone(), offset: 0 };
+                LogFile::Archive(Archive::open(file, salt, &path)?.ok_or_else(damaged)?.into())
+            } else {
+                LogFile::Segment(file)
+            };
+            let window = Window::new(file, CHUNK_BYTES).map_err(io_error("read", &path))?;
+            return Ok(OpenSegment { window, salt, path });
+        }
     }
 }
 

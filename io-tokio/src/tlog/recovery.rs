@@ -16,17 +16,18 @@
 //! * entries behind a gap in the slots are of no use to the engine. Dropping them is forgetting them: no memory.
 
 use std::collections::BTreeMap;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use trialbay_engine::{HistoryHash, Record, Recovered, Slot};
 
+use super::archive::{Archive, LogFile};
 use super::checkpoint::Checkpoint;
 use super::error::{TlogError, io_error};
 use super::index::{Index, Location};
 use super::reader::{Held, LogReader};
 use super::record::Content;
 use super::scan::{BadFrame, Ending, Scan, Scanned, Visitor};
-use super::segment::{HEADER_BYTES, Header, Place, number_in};
+use super::segment::{ARCHIVE, HEADER_BYTES, Header, NEW_ARCHIVE, Place, SEGMENT, number_in};
 
 /// How many damaged places are told one by one.
 const DAMAGE_LISTED_MAX: usize = 256;
@@ -62,6 +63,20 @@ pub enum Damage {
     Header {
         /// The segment.
         segment: u32,
+    },
+    /// What tells where an archive has what is damaged: all records in it are lost.
+    #[error("tlog segment {segment:03}: its archive is damaged and cannot be read")]
+    Archive {
+        /// The segment.
+        segment: u32,
+    },
+    /// A block of an archive is damaged; the records that are lost with it are listed as well.
+    #[error("tlog segment {segment:03}, byte {offset}: this block of its archive is damaged")]
+    Block {
+        /// The segment.
+        segment: u32,
+        /// Where in the segment the block begins.
+        offset: u64,
     },
     /// Segments are missing.
     #[error("tlog segments {first:03} to {last:03} are missing")]
@@ -162,6 +177,15 @@ pub(super) struct Survey {
     segments: BTreeMap<u32, Held>,
     pub(super) tail: Tail,
     findings: Findings,
+    leftovers: Vec<PathBuf>,
+}
+
+/// The files of a log.
+struct Files {
+    /// Which segments there are, and whether each is compressed.
+    forms: BTreeMap<u32, bool>,
+    /// Archives that were not finished, or whose segments are still there.
+    leftovers: Vec<PathBuf>,
 }
 
 /// The conclusions.
@@ -200,20 +224,71 @@ struct Listener<'a> {
 
 /// Reads and checks every segment; changes nothing.
 pub(super) fn survey(place: &Place, store: (Slot, HistoryHash)) -> Result<Survey, TlogError> {
-    let numbers = numbers_in(place)?;
+    let Files { forms, leftovers } = files_in(place)?;
     let mut findings = Findings::new(store);
     #[cfg(feature = "planted-bugs")]
     (findings.planted = place.planted);
     let mut segments = BTreeMap::new();
     let mut tail = Tail::Fresh { number: 0, last: None };
-    for number in &numbers {
+    let last = forms.last_key_value().map(|(number, _)| *number);
+    for (number, is_archived) in forms {
         let before = segments.last_key_value().map(|(number, held)| (*number, *held));
-        let is_last = numbers.last() == Some(number);
-        let (held, next) = survey_segment(place, *number, before, is_last, &mut findings)?;
-        segments.insert(*number, held);
+        let (held, next) = if is_archived {
+            survey_archive(place, number, before, &mut findings)?
+        } else {
+            survey_segment(place, number, before, Some(number) == last, &mut findings)?
+        };
+        segments.insert(number, held);
         tail = next;
+        if is_archived && Some(number) == last {
+            // It was closed, so another one came behind it.
+            findings.missing(number + 1, number + 2);
+        }
     }
-    Ok(Survey { segments, tail, findings })
+    Ok(Survey { segments, tail, findings, leftovers })
+}
+
+/// Reads and checks one segment that is compressed; says as well how the log goes on if it is the last one.
+fn survey_archive(
+    place: &Place,
+    number: u32,
+    before: Option<(u32, Held)>,
+    findings: &mut Findings,
+) -> Result<(Held, Tail), TlogError> {
+    let path = place.archive_path(number);
+    let file = place.disk.open_to_read(&path).map_err(io_error("open", &path))?;
+    let bytes = file.size().map_err(io_error("read", &path))?;
+    let salt = place.salt(number);
+    let lost = number.checked_add(1).ok_or(TlogError::OutOfNumbers(number))?;
+    let fresh = lost.checked_add(1).ok_or(TlogError::OutOfNumbers(lost))?;
+    let mut held = Held { bytes, len: None, is_archived: true, accepted_before: None };
+    // The one that has to be between them is missing then, and stays so.
+    let tail = Tail::Fresh { number: fresh, last: None };
+    let Some(archive) = Archive::open(file, salt, &path)? else {
+        findings.segment_begins(number, None, before);
+        findings.damage_at((number, 0), Damage::Archive { segment: number });
+        return Ok((held, tail));
+    };
+    let mut scan = Scan::new(LogFile::Archive(archive.into()), &path, salt)?;
+    held.len = Some(scan.file_bytes());
+    let header = place.identity.check_header(scan.header_bytes()?, number, &path)?;
+    findings.segment_begins(number, header.as_ref(), before);
+    match header {
+        None => findings.damage_at((number, 0), Damage::Header { segment: number }),
+        Some(header) => {
+            held.accepted_before = Some(header.checkpoint.accepted_upto);
+            findings.go_on_from(number, header.checkpoint);
+        }
+    }
+    let mut listener = Listener { findings, segment: number, path: &path, damaged: false };
+    let Scanned { end, ending, .. } = scan.run(false, &mut listener)?;
+    for offset in scan.damaged_blocks() {
+        findings.damage_at((number, offset), Damage::Block { segment: number, offset });
+    }
+    if ending == Ending::Unsearched {
+        findings.damage_at((number, end), Damage::Unsearched { segment: number, offset: end });
+    }
+    Ok((held, tail))
 }
 
 /// Reads and checks one segment; says what it takes of the disk, and how the log would go on if it is the last one.
@@ -231,7 +306,7 @@ fn survey_segment(
         // not the last was closed, and its sync succeeded.
         file.settle().map_err(io_error("sync", &path))?;
     }
-    let scan = Scan::new(file, &path, place.salt(number))?;
+    let scan = Scan::new(LogFile::Segment(file), &path, place.salt(number))?;
     #[cfg(feature = "planted-bugs")]
     let scan = scan.with_planted(place.planted);
     let mut scan = scan;
@@ -239,8 +314,12 @@ fn survey_segment(
     let header = place.identity.check_header(scan.header_bytes()?, number, &path)?;
     findings.segment_begins(number, header.as_ref(), before);
     let has_header = header.is_some();
-    let held =
-        Held { bytes, len: bytes, accepted_before: header.as_ref().map(|header| header.checkpoint.accepted_upto) };
+    let held = Held {
+        bytes,
+        len: Some(bytes),
+        is_archived: false,
+        accepted_before: header.as_ref().map(|header| header.checkpoint.accepted_upto),
+    };
     match header {
         None if is_last && scan.is_zero_from(HEADER_BYTES)? => {
             findings.notes.push(Note::Recreated { segment: number });
@@ -277,22 +356,30 @@ fn survey_segment(
     Ok((held, tail))
 }
 
-/// The numbers of all segments, in order.
-fn numbers_in(place: &Place) -> Result<Vec<u32>, TlogError> {
+/// What is in the log's directory.
+fn files_in(place: &Place) -> Result<Files, TlogError> {
     let names = place.disk.list(&place.dir).map_err(io_error("list", &place.dir))?;
-    // Closed segments are to be compressed one day. Not to see them would be to take them for lost.
-    if let Some(name) = names.iter().find(|name| name.ends_with(".tlx")) {
-        return Err(TlogError::NewerFormat { path: place.dir.join(name) });
+    let numbers = |form| names.iter().filter_map(move |name| number_in(name, form));
+    let mut forms: BTreeMap<u32, bool> = numbers(SEGMENT).map(|number| (number, false)).collect();
+    let mut leftovers: Vec<PathBuf> = numbers(NEW_ARCHIVE).map(|number| place.new_archive_path(number)).collect();
+    for number in numbers(ARCHIVE) {
+        // The segment goes once its archive is whole and has its name. Where both are, nothing else was written in between.
+        if !*forms.entry(number).or_insert(true) {
+            leftovers.push(place.archive_path(number));
+        }
     }
-    let mut numbers: Vec<u32> = names.iter().filter_map(|name| number_in(name)).collect();
-    numbers.sort_unstable();
-    Ok(numbers)
+    Ok(Files { forms, leftovers })
 }
 
 impl Survey {
     /// Hands the segments over to who keeps them.
     pub(super) fn take_segments(&mut self) -> BTreeMap<u32, Held> {
         std::mem::take(&mut self.segments)
+    }
+
+    /// Hands over the files that are of no use.
+    pub(super) fn take_leftovers(&mut self) -> Vec<PathBuf> {
+        std::mem::take(&mut self.leftovers)
     }
 
     /// Hands the index over to the log's reader.
@@ -306,7 +393,7 @@ impl Survey {
         let store = findings.store;
         let (decided, (head, _)) = (findings.checkpoint.decided, findings.checkpoint.head);
         if store.0 >= head {
-            // What was accepted up to a head need not be what was decided: neither peers nor the store may get it.
+            // Rule F2: what was accepted up to a head need not be what was decided. Neither peers nor the store may get it.
             reader.forget_upto(head);
         }
         let log_end = reader.log_end().unwrap_or(Slot::ZERO).max(decided.0);
@@ -398,10 +485,11 @@ impl Findings {
     fn segment_begins(&mut self, number: u32, header: Option<&Header>, before: Option<(u32, Held)>) {
         match (before, header) {
             (Some((before, held)), _) if before + 1 == number => {
-                let expected = header.map_or(held.len, |header| header.previous_bytes);
-                if held.len != expected {
-                    let damage = Damage::Length { segment: before, expected, found: held.len };
-                    self.damage_at((before, held.len.min(expected)), damage);
+                let expected = header.map(|header| header.previous_bytes);
+                if let (Some(expected), Some(found)) = (expected, held.len)
+                    && expected != found
+                {
+                    self.damage_at((before, found.min(expected)), Damage::Length { segment: before, expected, found });
                 }
             }
             (Some((before, _)), _) => self.missing(before + 1, number),

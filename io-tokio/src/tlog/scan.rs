@@ -21,10 +21,10 @@
 use std::io;
 use std::path::Path;
 
+use super::archive::LogFile;
 use super::error::{TlogError, io_error};
 use super::record::{self, Content, HEAD_BYTES, Head, Salt};
 use super::segment::HEADER_BYTES;
-use crate::disk::DiskFile;
 
 /// How much is read from the disk at once.
 const CHUNK_BYTES: usize = 1 << 20;
@@ -33,7 +33,7 @@ const SEARCH_BYTES_MAX: u64 = 4 << 30;
 
 /// A part of a file in memory.
 pub(super) struct Window {
-    file: Box<dyn DiskFile>,
+    file: LogFile,
     file_bytes: u64,
     chunk_bytes: usize,
     start: u64,
@@ -116,8 +116,8 @@ struct Behind {
 }
 
 impl Window {
-    pub(super) fn new(file: Box<dyn DiskFile>, chunk_bytes: usize) -> io::Result<Self> {
-        let file_bytes = file.size()?;
+    pub(super) fn new(file: LogFile, chunk_bytes: usize) -> io::Result<Self> {
+        let file_bytes = file.len()?;
         Ok(Self { file, file_bytes, chunk_bytes, start: 0, bytes: Vec::new() })
     }
 
@@ -175,7 +175,7 @@ impl Window {
 }
 
 impl<'a> Scan<'a> {
-    pub(super) fn new(file: Box<dyn DiskFile>, path: &'a Path, salt: Salt) -> Result<Self, TlogError> {
+    pub(super) fn new(file: LogFile, path: &'a Path, salt: Salt) -> Result<Self, TlogError> {
         let window = Window::new(file, CHUNK_BYTES).map_err(io_error("read", path))?;
         Ok(Self {
             path,
@@ -195,6 +195,14 @@ impl<'a> Scan<'a> {
 
     pub(super) fn file_bytes(&self) -> u64 {
         self.window.file_bytes()
+    }
+
+    /// Where in the segment the damaged blocks of its archive begin, if that is what was read.
+    pub(super) fn damaged_blocks(&self) -> Vec<u64> {
+        match &self.window.file {
+            LogFile::Segment(_) => Vec::new(),
+            LogFile::Archive(archive) => archive.damaged().collect(),
+        }
     }
 
     /// The first bytes, as many of a header as there are.
@@ -370,7 +378,7 @@ mod tests {
         let path = Path::new("home/tlogs/000.tlog");
         let disk = MemDisk::from_image(&[("000.tlog".to_owned(), bytes)].into());
         for (search_bytes_left, ending) in [(SEARCH_BYTES_MAX, Ending::Torn), (10_000, Ending::Unsearched)] {
-            let mut scan = Scan::new(disk.open(path).unwrap(), path, Salt(0)).unwrap();
+            let mut scan = Scan::new(LogFile::Segment(disk.open(path).unwrap()), path, Salt(0)).unwrap();
             scan.search_bytes_left = search_bytes_left;
             let scanned = scan.run(true, &mut Nobody).unwrap();
             assert_eq!(scanned, Scanned { end: HEADER_BYTES, ending, sealed: false });
@@ -382,7 +390,7 @@ mod tests {
         let path = Path::new("home/tlogs/000.tlog");
         let bytes: Vec<u8> = (0..5000).map(|at| at as u8).collect();
         let disk = MemDisk::from_image(&[("000.tlog".to_owned(), bytes.clone())].into());
-        let mut window = Window::new(disk.open(path).unwrap(), 300).unwrap();
+        let mut window = Window::new(LogFile::Segment(disk.open(path).unwrap()), 300).unwrap();
         for (at, len) in [(0, 10), (290, 20), (4990, 10), (4990, 11), (5000, 0), (5001, 0), (10, 4000), (3000, 5)] {
             assert_eq!(window.bytes(at as u64, len).unwrap(), bytes.get(at..at + len), "{at} {len}");
         }

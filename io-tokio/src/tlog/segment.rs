@@ -40,6 +40,13 @@ use crate::identity::Identity;
 /// Where the first frame begins.
 pub(super) const HEADER_BYTES: u64 = 512;
 
+/// How the names of files end: of a segment,
+pub(super) const SEGMENT: &str = ".tlog";
+/// of one that is compressed,
+pub(super) const ARCHIVE: &str = ".tlx";
+/// and of one that was to be.
+pub(super) const NEW_ARCHIVE: &str = ".tlx.new";
+
 const HEADER_LEN: usize = HEADER_BYTES as usize;
 const MAGIC: [u8; 8] = *b"TBALtlog";
 const FORMAT_VERSION: u16 = 2;
@@ -157,7 +164,23 @@ impl Identity {
 
 impl Place {
     pub(super) fn path(&self, segment: u32) -> PathBuf {
-        self.dir.join(file_name(segment))
+        self.dir.join(file_name(segment, SEGMENT))
+    }
+
+    /// The path of a segment's archive,
+    pub(super) fn archive_path(&self, segment: u32) -> PathBuf {
+        self.dir.join(file_name(segment, ARCHIVE))
+    }
+
+    /// and that of one that is being made.
+    pub(super) fn new_archive_path(&self, segment: u32) -> PathBuf {
+        self.dir.join(file_name(segment, NEW_ARCHIVE))
+    }
+
+    /// Removes a file, durably.
+    pub(super) fn remove(&self, path: &Path) -> Result<(), TlogError> {
+        self.disk.remove(path).map_err(io_error("remove", path))?;
+        self.sync_names()
     }
 
     pub(super) fn salt(&self, segment: u32) -> Salt {
@@ -264,15 +287,15 @@ impl Segment {
     }
 }
 
-/// The name of a segment's file.
-fn file_name(number: u32) -> String {
-    format!("{number:03}.tlog")
+/// The name of a segment's file, in one of its forms.
+fn file_name(number: u32, form: &str) -> String {
+    format!("{number:03}{form}")
 }
 
-/// The number of the segment with this file name, if it is one.
-pub(super) fn number_in(name: &str) -> Option<u32> {
-    let number = name.strip_suffix(".tlog")?.parse().ok()?;
-    (file_name(number) == name).then_some(number)
+/// The number of the segment with a file of this name in this form, if it is one.
+pub(super) fn number_in(name: &str, form: &str) -> Option<u32> {
+    let number = name.strip_suffix(form)?.parse().ok()?;
+    (file_name(number, form) == name).then_some(number)
 }
 
 #[cfg(test)]
@@ -364,8 +387,8 @@ mod tests {
     #[test]
     fn a_segment_has_exactly_one_name() {
         for (number, name) in [(0, "000.tlog"), (42, "042.tlog"), (1000, "1000.tlog"), (u32::MAX, "4294967295.tlog")] {
-            assert_eq!(file_name(number), name);
-            assert_eq!(number_in(name), Some(number));
+            assert_eq!(file_name(number, SEGMENT), name);
+            assert_eq!(number_in(name, SEGMENT), Some(number));
         }
         for name in [
             "0.tlog",
@@ -378,7 +401,7 @@ mod tests {
             "x000.tlog",
             "0x0.tlog",
         ] {
-            assert_eq!(number_in(name), None, "{name}");
+            assert_eq!(number_in(name, SEGMENT), None, "{name}");
         }
     }
 }

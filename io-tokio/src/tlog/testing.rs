@@ -321,6 +321,7 @@ pub(super) fn options(segment_bytes: u64, retention_bytes: u64) -> TlogOptions {
     TlogOptions {
         segment_bytes,
         retention_bytes,
+        compress: true,
         #[cfg(feature = "planted-bugs")]
         planted: None,
     }

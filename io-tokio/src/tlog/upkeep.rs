@@ -1,4 +1,4 @@
-//! Keeps a log small while it is written: removes what the store has passed.
+//! Keeps a log small while it is written: compresses closed segments, and removes what the store has passed.
 //!
 //! # What may be removed
 //! Whole segments, from the old end only, and only behind a segment whose header says that all before it accepted
@@ -10,11 +10,14 @@
 //! How much is kept beyond that is a budget of bytes. It does not matter who else might need the old entries: a node that
 //! is down for long must not keep the logs of the others for ever, and takes a head instead.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use trialbay_engine::Slot;
 
-use super::error::{TlogError, io_error};
+use super::TlogOptions;
+use super::compression::{Compression, Step};
+use super::error::TlogError;
 use super::reader::{LogReader, State};
 use super::segment::Place;
 
@@ -22,13 +25,29 @@ use super::segment::Place;
 pub struct Upkeep {
     place: Arc<Place>,
     reader: LogReader,
-    retention_bytes: u64,
+    options: TlogOptions,
+    compression: Option<Compression>,
+    /// Segments that could not be compressed. The next run tries again.
+    given_up: BTreeSet<u32>,
     failed: bool,
 }
 
+/// What [`Upkeep::compress_some`] did.
+#[derive(Debug)]
+pub enum Compressed {
+    /// There is nothing to compress.
+    Nothing,
+    /// A piece of a segment; there is more.
+    Piece,
+    /// The end of this segment.
+    Segment(u32),
+    /// This segment stays as it is, for this reason.
+    GivenUp(u32, TlogError),
+}
+
 impl Upkeep {
-    pub(super) fn new(place: Arc<Place>, reader: LogReader, retention_bytes: u64) -> Self {
-        Self { place, reader, retention_bytes, failed: false }
+    pub(super) fn new(place: Arc<Place>, reader: LogReader, options: TlogOptions) -> Self {
+        Self { place, reader, options, compression: None, given_up: BTreeSet::new(), failed: false }
     }
 
     /// Removes old segments beyond the budget, as far as the store, which has everything up to `stored` durable, has
@@ -37,27 +56,96 @@ impl Upkeep {
     /// # Errors
     /// When the disk fails. An error is final: nothing is removed after it.
     pub fn collapse(&mut self, stored: Slot) -> Result<Option<Slot>, TlogError> {
+        self.guarded(|upkeep| {
+            let retention_bytes = upkeep.options.retention_bytes;
+            let found = first_kept(&upkeep.reader.state(), stored, retention_bytes);
+            let Some((first, accepted_before)) = found else { return Ok(None) };
+            if let Some(compression) = upkeep.compression.take_if(|compression| compression.number() < first) {
+                compression.abandon(&upkeep.place)?;
+            }
+            let removed = {
+                let mut state = upkeep.reader.state();
+                state.index.forget_upto(accepted_before);
+                let kept = state.segments.split_off(&first);
+                std::mem::replace(&mut state.segments, kept)
+            };
+            for (number, held) in removed {
+                let place = &upkeep.place;
+                place.remove(&if held.is_archived { place.archive_path(number) } else { place.path(number) })?;
+            }
+            Ok(Some(accepted_before.next()))
+        })
+    }
+
+    /// Does a little of what there is to compress: about a block of the oldest closed segment, or a file's last sync.
+    ///
+    /// # Errors
+    /// When the disk fails, or the upkeep failed before. An error is final.
+    pub fn compress_some(&mut self) -> Result<Compressed, TlogError> {
+        self.guarded(|upkeep| {
+            let Some((number, len)) = upkeep.to_compress() else { return Ok(Compressed::Nothing) };
+            match upkeep.compress(number, len) {
+                Ok(Step::More) => Ok(Compressed::Piece),
+                Ok(Step::Installed { bytes }) => {
+                    upkeep.compression = None;
+                    // Readers look into the archive from now on; those that are at the segment hold it open.
+                    if let Some(held) = upkeep.reader.state().segments.get_mut(&number) {
+                        (held.bytes, held.is_archived) = (bytes, true);
+                    }
+                    upkeep.place.remove(&upkeep.place.path(number))?;
+                    Ok(Compressed::Segment(number))
+                }
+                Err(error) if is_final(&error) => Err(error),
+                Err(error) => {
+                    upkeep.given_up.insert(number);
+                    if let Some(compression) = upkeep.compression.take() {
+                        compression.abandon(&upkeep.place)?;
+                    }
+                    Ok(Compressed::GivenUp(number, error))
+                }
+            }
+        })
+    }
+
+    /// The segment that is compressed now or next, and its length.
+    fn to_compress(&self) -> Option<(u32, u64)> {
+        if !self.options.compress {
+            return None;
+        }
+        let state = self.reader.state();
+        let (open, _) = state.segments.last_key_value()?;
+        let mut closed = state.segments.range(..open);
+        closed.find_map(|(number, held)| {
+            let is_sound = held.accepted_before.is_some() && !self.given_up.contains(number);
+            held.len.filter(|_| is_sound && !held.is_archived).map(|len| (*number, len))
+        })
+    }
+
+    fn compress(&mut self, number: u32, len: u64) -> Result<Step, TlogError> {
+        match &mut self.compression {
+            Some(compression) => compression.step(&self.place),
+            none => {
+                *none = Some(Compression::begin(&self.place, number, len)?);
+                Ok(Step::More)
+            }
+        }
+    }
+
+    /// After a failure nobody knows what is on the disk.
+    fn guarded<R>(&mut self, act: impl FnOnce(&mut Self) -> Result<R, TlogError>) -> Result<R, TlogError> {
         if self.failed {
             return Err(TlogError::Failed);
         }
-        let Some((first, accepted_before)) = first_kept(&self.reader.state(), stored, self.retention_bytes) else {
-            return Ok(None);
-        };
-        let removed: Vec<u32> = {
-            let mut state = self.reader.state();
-            state.index.forget_upto(accepted_before);
-            let kept = state.segments.split_off(&first);
-            std::mem::replace(&mut state.segments, kept).into_keys().collect()
-        };
-        self.failed = true;
-        for number in removed {
-            let path = self.place.path(number);
-            self.place.disk.remove(&path).map_err(io_error("remove", &path))?;
-            self.place.sync_names()?;
-        }
-        self.failed = false;
-        Ok(Some(accepted_before.next()))
+        let outcome = act(self);
+        self.failed = outcome.is_err();
+        outcome
     }
+}
+
+/// Whether the disk failed in a way that other files may suffer from. A disk that is full, or one that cannot read what is
+/// to be compressed, harms nothing: the segment stays.
+fn is_final(error: &TlogError) -> bool {
+    matches!(error, TlogError::Io { what: "sync", .. })
 }
 
 /// The first segment to keep, and the last slot in which those before it accepted anything; `None` to keep them all.

@@ -13,6 +13,7 @@ mod mistakes;
 mod pauses;
 mod power;
 mod recorder;
+mod roles;
 mod sizes;
 mod transactions;
 

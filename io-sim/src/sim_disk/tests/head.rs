@@ -78,7 +78,7 @@ fn take(disk: &SimDisk, store: &mut Store) -> Result<(bool, usize), HeadError> {
             assert_eq!((part.progress().head, part.progress().giver), (HEAD, GIVER));
             (part, true)
         }
-        Leftover::None => (place.begin_head(HEAD, GIVER)?, false),
+        Leftover::None => (place.begin_head(HEAD, &[], GIVER)?, false),
     };
     let (mut part, mut came) = (part, 0);
     let all = chunks().iter().fold(0, |before, (_, bytes)| digest(before, bytes));
@@ -88,7 +88,7 @@ fn take(disk: &SimDisk, store: &mut Store) -> Result<(bool, usize), HeadError> {
             came += 1;
         }
     }
-    part.finish(HEAD.entries, all, &[])?;
+    part.finish(HEAD.entries, all)?;
     install(store, &place)?;
     Ok((goes_on, came))
 }
@@ -161,14 +161,14 @@ fn a_full_or_failing_disk_costs_the_head_and_not_the_store() {
         let disk = disk(seed);
         filled(&disk);
         let mut store = place(&disk).open().unwrap();
-        let mut part = place(&disk).begin_head(HEAD, GIVER).unwrap();
+        let mut part = place(&disk).begin_head(HEAD, &[], GIVER).unwrap();
         match seed % 3 {
             0 => disk.fail_next_sync(Path::new("home")),
             1 => disk.set_writes_fail(true),
             _ => disk.set_full(true),
         }
         let failed = chunks().iter().map(|(first, bytes)| part.put(*first, bytes)).find(Result::is_err);
-        let finished = if failed.is_some() { Ok(()) } else { part.finish(HEAD.entries, 0, &[]).map(drop) };
+        let finished = if failed.is_some() { Ok(()) } else { part.finish(HEAD.entries, 0).map(drop) };
         disk.mend();
         disk.set_full(false);
         assert!(failed.is_some() || finished.is_err(), "seed {seed}");

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use trialbay::identity::Identity;
-use trialbay::tlog::{self, RecoveredLog, Tlog, TlogOptions};
+use trialbay::tlog::{self, Compressed, RecoveredLog, Tlog, TlogOptions};
 use trialbay_engine::{Ballot, Entry, HistoryHash, Incarnation, Memory, NodeId, Record, Slot, SlotEntry, Value};
 
 use super::*;
@@ -86,8 +86,8 @@ fn scrub() -> Scrub {
 fn read_all(disk: &SimDisk) -> (Vec<Record>, Scrub) {
     let mut scrub = scrub();
     let found = scrub.advance(disk).unwrap();
-    assert!(found.is_sorted_by_key(|(place, _)| *place));
-    (found.into_iter().map(|(_, record)| record).collect(), scrub)
+    assert!(found.is_sorted_by_key(|found| found.place));
+    (found.into_iter().map(|found| found.record).collect(), scrub)
 }
 
 /// Checks that the log says what these records say.
@@ -155,7 +155,7 @@ fn through_power_cuts_log_and_reader_find_everything_that_was_synced_and_the_sam
         for _ in 0..4 {
             disk.power_fails_after(writer.rng.below(60));
             let synced = write(&mut tlog, &mut writer, 20, |given| {
-                followed.extend(follower.advance(&disk).unwrap().into_iter().map(|(_, record)| record));
+                followed.extend(follower.advance(&disk).unwrap().into_iter().map(|found| found.record));
                 assert_eq!(followed, given, "after a sync the reader has all, and no more");
             });
             if writer.rng.chance(0.7) {
@@ -169,7 +169,7 @@ fn through_power_cuts_log_and_reader_find_everything_that_was_synced_and_the_sam
             let (left, _) = read_all(&disk);
             assert!(left.len() >= synced && writer.given.starts_with(&left));
             if writer.rng.chance(0.5) {
-                followed.extend(follower.advance(&disk).unwrap().into_iter().map(|(_, record)| record));
+                followed.extend(follower.advance(&disk).unwrap().into_iter().map(|found| found.record));
                 assert_eq!((&followed, follower.damage()), (&left, &[][..]));
             }
             let (tlog_again, found) = open(&disk);
@@ -180,7 +180,7 @@ fn through_power_cuts_log_and_reader_find_everything_that_was_synced_and_the_sam
             assert_eq!((reader.damage(), reader.torn()), (&[][..], None));
             assert_agrees(&found, &records);
 
-            followed.extend(follower.advance(&disk).unwrap().into_iter().map(|(_, record)| record));
+            followed.extend(follower.advance(&disk).unwrap().into_iter().map(|found| found.record));
             assert_eq!(followed, records);
             assert_eq!((follower.damage(), follower.end()), (&[][..], reader.end()));
             torn += u64::from(!found.notes.is_empty());
@@ -255,6 +255,10 @@ fn log_and_reader_find_the_same_damage() {
         let mut tlog = begin(&disk);
         write(&mut tlog, &mut writer, 12, |_| {});
         tlog.seal().unwrap();
+        if writer.rng.chance(0.5) {
+            let mut upkeep = tlog.upkeep();
+            while !matches!(upkeep.compress_some().unwrap(), Compressed::Nothing) {}
+        }
         disk.kill();
         for file in disk.files() {
             disk.open(&file).unwrap().sync_data().unwrap();
@@ -304,8 +308,10 @@ fn damage_of(found: &RecoveredLog) -> Vec<Damage> {
         tlog::Damage::Length { segment, expected, found } => {
             Some(Damage::Length { segment: *segment, expected: *expected, found: *found })
         }
+        tlog::Damage::Archive { segment } => Some(Damage::Archive { segment: *segment }),
         // What looks torn behind a damaged header the log does not trust.
-        tlog::Damage::Unsearched { .. }
+        tlog::Damage::Block { .. }
+        | tlog::Damage::Unsearched { .. }
         | tlog::Damage::LogBehindStore { .. }
         | tlog::Damage::StoreBehindLog { .. }
         | tlog::Damage::Gap { .. } => None,

@@ -56,7 +56,7 @@ fn a_segment_is_closed_for_good_before_the_next_one_exists() {
         "sync 001.tlog",
     ];
     assert_eq!(disk.take_calls(), calls);
-    assert_eq!(tlog.reader().usage(), LogUsage { segments: 2, bytes: 845 + 1024 });
+    assert_eq!(tlog.reader().usage(), LogUsage { segments: 2, compressed: 0, bytes: 845 + 1024 });
     // Exactly full is not too full.
     write(&mut tlog, &[accepted(3, 1, &[3; 146])]);
     assert_eq!(tlog.reader().usage().segments, 2);

@@ -1,0 +1,248 @@
+//! What was durable in a log stays there, at its place, but for the records that were damaged (K6).
+
+use std::collections::BTreeMap;
+
+use trialbay_engine::Record;
+
+use super::scrub::{Damage, Found, Place};
+use super::{Checked, violation};
+
+/// What is known to be durable in one log.
+#[derive(Clone, Debug, Default)]
+pub struct Kept {
+    /// By place: where the record ends, and the record.
+    records: BTreeMap<Place, (u64, Record)>,
+    /// Those that damage took. Whoever damages the same bit once more brings one back.
+    lost: BTreeMap<Place, (u64, Record)>,
+    /// The bytes that were damaged since the log was compared last, each with the place from which on the log then looked
+    /// like a write that was never finished.
+    damaged: Vec<(Place, Option<Place>)>,
+    /// Where the log was cut short. What was behind is gone, and others can come to stand there.
+    cut: Option<Place>,
+}
+
+impl Kept {
+    /// These became durable.
+    pub fn learn(&mut self, found: &[Found]) {
+        self.records.extend(found.iter().map(|found| (found.place, (found.end, found.record.clone()))));
+    }
+
+    /// This byte was damaged, and from `torn` on the log looks like a write that was never finished.
+    pub fn damaged(&mut self, byte: Place, torn: Option<Place>) {
+        self.damaged.push((byte, torn));
+    }
+
+    /// The log was cut off here, between two records.
+    pub fn cut_short(&mut self, place: Place) {
+        self.records.retain(|kept, _| *kept < place);
+        self.lost.retain(|lost, _| *lost < place);
+        self.cut = Some(self.cut.map_or(place, |earlier| earlier.min(place)));
+    }
+
+    /// Whether the owner of a log with these records and this damage may vote: see [`votes`]. What was cut off is lost, too.
+    pub fn may_vote(&self, found: &[Found], damage: &[Damage]) -> bool {
+        let cut = self.cut.map(Damage::Record);
+        votes(found, &damage.iter().copied().chain(cut).collect::<Vec<_>>())
+    }
+
+    /// Compares with all that is in the log now. Gives what is new.
+    ///
+    /// # Errors
+    /// K6, with the name of the log's owner: something is gone that nobody damaged, or appeared before what was known.
+    pub fn compare<'a>(&mut self, owner: &str, found: &'a [Found]) -> Result<&'a [Found], super::Violation> {
+        let now: BTreeMap<Place, (u64, Record)> =
+            found.iter().map(|found| (found.place, (found.end, found.record.clone()))).collect();
+        for (place, noted) in &self.records {
+            if now.get(place) == Some(noted) {
+                continue;
+            }
+            if !self.is_taken(*place, noted.0) {
+                let (record, is) = (&noted.1, now.get(place));
+                return violation("K6", format!("{owner} had {record:?} durable at {place:?}, and there is {is:?}"));
+            }
+            self.lost.insert(*place, noted.clone());
+        }
+        let end = self.records.keys().chain(self.lost.keys()).max().copied();
+        let is_new = |found: &&Found| !self.records.contains_key(&found.place) && !self.lost.contains_key(&found.place);
+        if let Some(early) = found.iter().filter(is_new).find(|found| Some(found.place) < end) {
+            return violation("K6", format!("{owner} has {early:?}, which was not there when {end:?} was written"));
+        }
+        let new = end.map_or(0, |end| found.partition_point(|found| found.place <= end));
+        self.lost.retain(|place, _| !now.contains_key(place));
+        (self.records, self.damaged) = (now, Vec::new());
+        Ok(&found[new..])
+    }
+
+    /// Whether damage took the record from here to `end`: it hit its bytes, or those of one before it in the last group,
+    /// which then looks like a write that was never finished.
+    fn is_taken(&self, place: Place, end: u64) -> bool {
+        self.damaged.iter().any(|(byte, torn)| {
+            let hits =
+                |place: Place, end: u64| byte.segment == place.segment && (place.offset..end).contains(&byte.offset);
+            let torn = torn.filter(|torn| torn.segment == place.segment && *torn <= place);
+            // What stands there is a record, or a seal before one.
+            let first = torn.and_then(|torn| {
+                let (next, (end, _)) = self.records.range(torn..).next()?;
+                Some((torn, if *next == torn { *end } else { next.offset }))
+            });
+            hits(place, end) || first.is_some_and(|(torn, end)| hits(torn, end))
+        })
+    }
+}
+
+/// Whether the owner of a log with these records and this damage votes: in the life that began last, nothing may be lost
+/// since it began, for that may have been a promise (rule V1).
+pub fn votes(found: &[Found], damage: &[Damage]) -> bool {
+    let (mut began, mut votes) = (None, false);
+    for Found { place, record, .. } in found {
+        match record {
+            Record::MemoryBegan(_) => (began, votes) = (Some(*place), false),
+            Record::VoteRegained { .. } => votes = true,
+            Record::Promised(_) | Record::Accepted(_) | Record::Decided { .. } => {}
+        }
+    }
+    votes && damage.iter().all(|damage| Some(damage.place()) <= began)
+}
+
+/// K6: whoever lost what may have bound it gives up its vote, and nobody gives it up for nothing.
+///
+/// # Errors
+/// K6.
+pub fn votes_as_it_may(owner: &str, now: bool, before: bool, was_harmed: bool, may: bool) -> Checked {
+    match (now, before) {
+        (true, _) if !may => violation(
+            "K6",
+            format!("{owner} votes, and its disk lacks what may have been a promise of its present life"),
+        ),
+        (false, true) if !was_harmed => {
+            violation("K6", format!("{owner} gives up its vote, and nothing was taken from it"))
+        }
+        _ => Ok(()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use trialbay_engine::{Ballot, Incarnation, NodeId};
+
+    use super::*;
+
+    const LIFE: Incarnation = Incarnation(7);
+
+    fn place(segment: u32, offset: u64) -> Place {
+        Place { segment, offset }
+    }
+
+    fn promised(round: u64) -> Record {
+        Record::Promised(Ballot { round, node: NodeId(1) })
+    }
+
+    /// Four records of 20 bytes, two in each segment, the last two in one group.
+    fn log() -> Vec<Found> {
+        let vote = Record::VoteRegained { incarnation: LIFE, genesis: Vec::new() };
+        let records = [Record::MemoryBegan(LIFE), vote, promised(1), promised(2)];
+        let places = [place(0, 512), place(0, 532), place(1, 512), place(1, 532)];
+        let found = places.into_iter().zip(records);
+        found.map(|(place, record)| Found { place, end: place.offset + 20, record }).collect()
+    }
+
+    /// What is said when `n1` had the whole log, this byte was damaged, and this is left.
+    fn compared(damaged: Option<Place>, torn: Option<Place>, left: impl Fn(&mut Vec<Found>)) -> Option<String> {
+        let (mut kept, mut now) = (Kept::default(), log());
+        kept.learn(&log());
+        damaged.into_iter().for_each(|byte| kept.damaged(byte, torn));
+        left(&mut now);
+        kept.compare("n1", &now).err().map(|broken| format!("{}: {}", broken.checker, broken.story))
+    }
+
+    #[test]
+    fn a_log_that_only_grew_is_kept_and_what_is_new_is_told() {
+        let (mut kept, log) = (Kept::default(), log());
+        assert_eq!(kept.compare("n1", &log[..2]), Ok(&log[..2]));
+        assert_eq!(kept.compare("n1", &log), Ok(&log[2..]));
+        assert_eq!(kept.compare("n1", &log), Ok(&[][..]));
+    }
+
+    #[test]
+    fn nothing_is_missing_but_what_was_damaged() {
+        assert_eq!(compared(None, None, |_| ()), None);
+        for missing in 0..4 {
+            let gone = |left: &mut Vec<Found>| drop(left.remove(missing));
+            let found = &log()[missing];
+            let (first, last) = (found.place, place(found.place.segment, found.end - 1));
+            assert_eq!(compared(Some(first), None, gone), None);
+            assert_eq!(compared(Some(last), None, gone), None);
+            let beside =
+                [place(first.segment, first.offset - 1), place(first.segment, found.end), place(2, first.offset)];
+            for byte in beside.into_iter().map(Some).chain([None]) {
+                let story = compared(byte, None, gone).expect("that was not damaged");
+                assert!(story.starts_with("K6: n1 had"), "{story}");
+            }
+        }
+    }
+
+    #[test]
+    fn another_record_in_its_place_is_no_record_kept() {
+        assert!(compared(None, None, |left| left[2].record = promised(3)).is_some());
+    }
+
+    #[test]
+    fn the_rest_of_a_last_group_goes_with_its_first_damaged_record_and_with_no_other() {
+        let rest = |left: &mut Vec<Found>| left.truncate(2);
+        assert_eq!(compared(Some(place(1, 515)), Some(place(1, 512)), rest), None);
+        assert!(compared(Some(place(1, 515)), None, rest).is_some());
+        assert!(compared(Some(place(0, 515)), Some(place(1, 512)), rest).is_some());
+        let last = |left: &mut Vec<Found>| left.truncate(3);
+        assert_eq!(compared(Some(place(1, 532)), Some(place(1, 532)), last), None);
+        // Two records and a seal between them.
+        let (mut kept, mut apart) = (Kept::default(), log());
+        (apart[3].place.offset, apart[3].end) = (546, 566);
+        kept.learn(&apart);
+        kept.damaged(place(1, 540), Some(place(1, 532)));
+        assert_eq!(kept.compare("n1", &apart[..3]), Ok(&[][..]));
+    }
+
+    #[test]
+    fn nothing_appears_where_something_was_written_behind_it() {
+        let (mut kept, log) = (Kept::default(), log());
+        kept.learn(&[log[0].clone(), log[3].clone()]);
+        assert!(kept.compare("n1", &log).unwrap_err().story.contains("was not there"));
+    }
+
+    #[test]
+    fn what_damage_took_comes_back_when_the_same_bit_flips_again() {
+        let (mut kept, log) = (Kept::default(), log());
+        kept.learn(&log);
+        kept.damaged(log[1].place, None);
+        let left = [&log[..1], &log[2..]].concat();
+        assert_eq!(kept.compare("n1", &left), Ok(&[][..]));
+        assert_eq!(kept.compare("n1", &log), Ok(&[][..]));
+        kept.compare("n1", &left).expect_err("it is known again");
+    }
+
+    #[test]
+    fn a_vote_ends_with_what_was_lost_of_its_life() {
+        let log = log();
+        assert!(votes(&log, &[]));
+        assert!(!votes(&log[..1], &[]), "it never had it");
+        assert!(!votes(&log, &[Damage::Record(place(1, 552))]));
+        assert!(!votes(&log, &[Damage::Header { segment: 1 }]));
+        assert!(votes(&log, &[Damage::Header { segment: 0 }]));
+        assert!(!votes(&log[1..], &[Damage::Record(place(0, 512))]), "the life itself");
+        assert!(!votes(&[&log[..], &log[..1]].concat(), &[]), "another life began");
+    }
+
+    #[test]
+    fn a_vote_is_kept_exactly_when_it_may_be() {
+        for (now, before, was_harmed, may) in
+            [(true, true, false, true), (true, true, true, true), (false, true, true, false)]
+        {
+            assert_eq!(votes_as_it_may("n1", now, before, was_harmed, may), Ok(()));
+        }
+        for (now, before, was_harmed, may) in
+            [(true, true, true, false), (true, false, false, false), (false, true, false, true)]
+        {
+            assert_eq!(votes_as_it_may("n1", now, before, was_harmed, may).unwrap_err().checker, "K6");
+        }
+    }
+}
