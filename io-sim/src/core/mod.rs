@@ -134,7 +134,7 @@ impl World {
         let mut world = Self {
             nodes: ids.iter().map(|id| Node::new(*id, seed)).collect(),
             network: Network::new(scenario.cluster.nodes, &scenario.network, seed),
-            ledger: Ledger::new(scenario.cluster.nodes, lease_min),
+            ledger: Ledger::new(scenario.cluster.nodes - scenario.cluster.learners, lease_min),
             operations: Vec::new(),
             clients: Vec::new(),
             pending: Pending::of(&scenario),

@@ -28,13 +28,14 @@ pub(super) const UPDATE_BYTES_MAX: Number =
 pub(super) const CONNECTIONS_MAX: Number = number("connections_max", "connections", 1, 100_000, 1_000);
 
 /// What can be set outside `[[node]]`, and so be overridden.
-pub(super) const SETTINGS: [&str; 10] = [
+pub(super) const SETTINGS: [&str; 11] = [
     "cluster_id",
     LEASE_MS.key,
     CLOCK_DRIFT_PPM.key,
     "reads",
     "recorder",
     RECORDER_MIB.key,
+    "read_only",
     KEY_BYTES_MAX.key,
     VALUE_BYTES_MAX.key,
     UPDATE_BYTES_MAX.key,

@@ -15,9 +15,10 @@ pub(crate) mod serving;
 mod standing;
 mod start;
 mod surroundings;
+mod voters;
 
 pub use error::NodeError;
 pub use handle::{DropRefused, NodeHandle, NodeStatus, PeerView, ReadRefused, UpdateRefused};
-pub use options::NodeOptions;
+pub use options::{NodeOptions, Roles};
 pub use start::{RunningNode, run};
 pub use surroundings::Surroundings;

@@ -16,6 +16,7 @@ pub(crate) mod code {
     pub(crate) const NOT_FOUND: i32 = 0x05;
     pub(crate) const WRONG_CLUSTER: i32 = 0x06;
     pub(crate) const ASSERTION_FAILED: i32 = 0x07;
+    pub(crate) const READ_ONLY: i32 = 0x08;
     pub(crate) const GOING_DOWN: i32 = 0x10;
     pub(crate) const NOT_SUPPORTED: i32 = 0x20;
     pub(crate) const NO_LONGER_MASTER: i32 = 0x21;
@@ -129,6 +130,8 @@ impl Reply {
             Ok(Err(Failure::AssertionFailed { message })) => Self::error(code::ASSERTION_FAILED, message),
             Ok(Err(Failure::Undecodable { why })) => Self::error(code::UNKNOWN_FAILURE, why),
             Err(UpdateRefused::NotMaster { master }) => Self::not_master(master.as_deref()),
+            // Clients know what it means, and expect a node's name.
+            Err(UpdateRefused::ReadOnly { node }) => Self::error(code::READ_ONLY, node).and_close(),
             Err(refused @ UpdateRefused::Overloaded) => Self::error(code::OVERLOADED, refused.to_string()),
             Err(UpdateRefused::Stopping) => Self::going_down(),
             Err(refused @ UpdateRefused::OutcomeUnknown) => Self::error(code::NO_LONGER_MASTER, refused.to_string()),
@@ -140,6 +143,7 @@ impl Reply {
         match refused {
             ReadRefused::NotMaster { master } => Self::not_master(master.as_deref()),
             ReadRefused::NotFreshEnough => Self::error(code::INCONSISTENT_READ, refused.to_string()),
+            ReadRefused::Witness { .. } => Self::error(code::NOT_SUPPORTED, refused.to_string()).and_close(),
             ReadRefused::Overloaded => Self::error(code::OVERLOADED, refused.to_string()),
             ReadRefused::Stopping => Self::going_down(),
             ReadRefused::Store(_) => Self::error(code::UNKNOWN_FAILURE, refused.to_string()).and_close(),

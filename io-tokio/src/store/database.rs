@@ -58,6 +58,8 @@ pub struct Store {
     old_values: OldValues,
     has_undurable: bool,
     has_failed: bool,
+    /// Whether it keeps what the values do.
+    pub(super) keeps_data: bool,
     #[cfg(feature = "planted-bugs")]
     pub(super) planted: Option<PlantedBug>,
 }
@@ -88,6 +90,7 @@ impl Store {
             old_values,
             has_undurable: false,
             has_failed: false,
+            keeps_data: true,
             #[cfg(feature = "planted-bugs")]
             planted: None,
         })
@@ -150,6 +153,7 @@ impl Store {
         let apart = planted!(self.planted, AppliedApart);
         #[cfg(feature = "planted-bugs")]
         let planted = self.planted;
+        let keeps_data = self.keeps_data;
         let results = self.write(durable || apart, |transaction| {
             let mut data = DataTable {
                 table: transaction.open_table(DATA)?,
@@ -159,7 +163,7 @@ impl Store {
             let mut results = Vec::with_capacity(batch.len());
             for (index, decided) in batch.iter().enumerate() {
                 let old_values = is_awaited(index).then_some(&mut old_values);
-                results.push(apply_value(&decided.value, &mut data, old_values)?);
+                results.push(if keeps_data { apply_value(&decided.value, &mut data, old_values)? } else { Vec::new() });
             }
             if !apart {
                 write_applied(transaction, applied)?;
