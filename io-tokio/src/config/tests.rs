@@ -305,7 +305,7 @@ fn mistakes_in_overrides_name_the_variable_or_the_flag() {
     overrides.set("update_bytes_max", "1024", "--set update_bytes_max");
     insta::assert_snapshot!(parse_with(GOOD, &overrides).unwrap_err(), @r#"
     --set laese_ms: unknown key `laese_ms`: did you mean `lease_ms`?
-    --set name: unknown key `name`: one of cluster_id, lease_ms, clock_drift_ppm, reads, recorder, recorder_mib, key_bytes_max, value_bytes_max, update_bytes_max, connections_max can be set here
+    --set name: unknown key `name`: one of cluster_id, lease_ms, clock_drift_ppm, reads, recorder, recorder_mib, read_only, key_bytes_max, value_bytes_max, update_bytes_max, connections_max can be set here
     --set reads: `reads` cannot be "never": write "lease" or "quorum"
     --set recorder: `recorder` cannot be yes: write true or false
     --set update_bytes_max: `update_bytes_max` = 1024 has no room for the largest key and value: write at least 8454208

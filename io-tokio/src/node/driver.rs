@@ -161,7 +161,7 @@ impl Driver {
         if self.engine.known_master().is_some()
             && let Some(change) = self.voters_change.take()
         {
-            change.is_done(&self.workers);
+            change.finish(&self.workers);
         }
         let mut actions = std::mem::take(&mut self.actions);
         let halted = actions.drain().fold(None, |halted, action| halted.or(self.perform(action)));

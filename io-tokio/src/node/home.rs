@@ -431,6 +431,20 @@ mod tests {
     }
 
     #[test]
+    fn the_voters_are_kept_and_what_names_none_is_refused() {
+        let temp = temp();
+        let home = open(temp.path(), &identity()).unwrap();
+        assert_eq!(home.voters(&identity()).unwrap(), None);
+        note_voters(&RealDisk, temp.path(), &[NodeId(1), NodeId(30)]).unwrap();
+        assert_eq!(home.voters(&identity()).unwrap(), Some(vec![NodeId(1), NodeId(30)]));
+        for damaged in [&b""[..], b"x", b"1 -2", b"70000", b"\xff"] {
+            std::fs::write(temp.path().join(VOTERS), damaged).unwrap();
+            let error = home.voters(&identity()).unwrap_err();
+            assert!(matches!(error, HomeError::Damaged { .. }), "{damaged:?}: {error}");
+        }
+    }
+
+    #[test]
     fn a_second_opener_is_refused_and_told_the_first_ones_process() {
         let temp = temp();
         let first = open(temp.path(), &identity()).unwrap();

@@ -43,7 +43,7 @@ pub(super) fn check(
 
 impl VotersChange {
     /// There is a master, so a majority of these voters has met.
-    pub(super) fn is_done(self, workers: &Workers) {
+    pub(super) fn finish(self, workers: &Workers) {
         workers.spawn(move || match home::note_voters(&*self.disk, &self.home, &self.voters) {
             Ok(()) => tracing::info!(voters = ids(&self.voters), "the voters have changed"),
             Err(error) => tracing::warn!(%error, "that the voters have changed could not be noted"),
