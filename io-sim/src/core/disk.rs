@@ -45,10 +45,12 @@ impl World {
         let segment_bytes = self.scenario.disk.segment_bytes;
         let bugs = self.bugs;
         let replays = self.mutant != Some(Mutant::ReplaySkipped);
+        let only_counts = self.scenario.is_witness(id);
         let node = self.node(id);
         let lost_upto = node.lost_upto;
         let mut store = node.durable_store.clone();
         store.map.bugs = bugs;
+        store.only_counts = only_counts;
         let options = TlogOptions {
             segment_bytes,
             retention_bytes: u64::MAX,
@@ -261,12 +263,18 @@ impl World {
         let head = self.node(from).process.as_ref().map(|peer| peer.store.clone());
         let in_part = self.mutant == Some(Mutant::HeadInPart);
         // The log does not know of heads yet, so that one costs a vote at the next start: one memory less at a time.
-        let is_tolerable = self.calm || self.ids().iter().all(|other| *other == id || self.remembers(*other));
+        let voters = self.scenario.voters();
+        let is_tolerable = self.calm || voters.iter().all(|other| *other == id || self.remembers(*other));
+        let only_counts = self.scenario.is_witness(id);
         let reachable = is_tolerable && !self.network.is_cut(from, id) && !self.network.is_cut(id, from);
         let node = self.node(id);
         let Some(process) = &mut node.process else { return Ok(()) };
         let is_idle = process.apply_queue.is_empty();
         let head = head.map(|mut head| {
+            head.only_counts = only_counts;
+            if only_counts {
+                head.map.keys.clear();
+            }
             if in_part {
                 head.map.keys.pop_last();
             }

@@ -110,10 +110,11 @@ impl World {
 
     /// Memory is lost by one node at a time, and only while all others remember everything: more is not tolerable.
     fn may_lose_memory(&self, id: NodeId) -> bool {
-        let remembering: Vec<NodeId> = self.ids().into_iter().filter(|other| self.remembers(*other)).collect();
+        let voters = self.scenario.voters();
+        let remembering: Vec<NodeId> = voters.iter().copied().filter(|other| self.remembers(*other)).collect();
         let others = remembering.iter().filter(|other| **other != id).count();
-        let tolerable = self.nodes.len() >= 3 && remembering.len() == self.nodes.len();
-        tolerable || self.scenario.budget != Budget::Tolerable && others > 0
+        let tolerable = voters.len() >= 3 && remembering.len() == voters.len();
+        !voters.contains(&id) || tolerable || self.scenario.budget != Budget::Tolerable && others > 0
     }
 
     /// Whether this node's votes count, and will when it starts again.
