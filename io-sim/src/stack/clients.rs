@@ -106,7 +106,13 @@ pub(super) async fn run(plan: StackPlan, history: History, trace: Trace, stop: R
             (1..=plan.nodes, plan.call_max)
         };
         let options = ClientOptions::new(CLUSTER, nodes.map(endpoint));
-        let options = ClientOptions { timeout, ..options.expect("the endpoints are well-formed") };
+        let options = ClientOptions {
+            timeout,
+            // Or all would wait for a master that stands still until another one's time is over as well.
+            connect_timeout: plan.lease / 2,
+            silence_max: plan.lease / 2,
+            ..options.expect("the endpoints are well-formed")
+        };
         let dial = Arc::new(SimNetwork::new(Sockets::default(), trace.clone()));
         let user = User {
             number,
@@ -141,7 +147,7 @@ impl User {
             let (low, high) = self.plan.rest_ms;
             tokio::time::sleep(Duration::from_millis(self.rng.between(low, high))).await;
             self.calls += 1;
-            let reads = self.is_loyal && self.rng.chance(0.8);
+            let reads = self.is_loyal && self.rng.chance(0.6);
             let wish = if reads { self.rng.between(READS_FROM, 99) } else { self.rng.below(100) };
             match wish {
                 0..35 => self.set().await,
