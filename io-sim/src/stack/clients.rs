@@ -106,13 +106,11 @@ pub(super) async fn run(plan: StackPlan, history: History, trace: Trace, stop: R
             (1..=plan.nodes, plan.call_max)
         };
         let options = ClientOptions::new(CLUSTER, nodes.map(endpoint));
-        let options = ClientOptions {
-            timeout,
+        let mut options = ClientOptions { timeout, ..options.expect("the endpoints are well-formed") };
+        if !is_loyal {
             // Or all would wait for a master that stands still until another one's time is over as well.
-            connect_timeout: plan.lease / 2,
-            silence_max: plan.lease / 2,
-            ..options.expect("the endpoints are well-formed")
-        };
+            (options.connect_timeout, options.silence_max) = (plan.lease / 2, plan.lease / 2);
+        }
         let dial = Arc::new(SimNetwork::new(Sockets::default(), trace.clone()));
         let user = User {
             number,
