@@ -141,8 +141,7 @@ pub enum Kind {
     Standard,
     /// What the stack world can play.
     Stack,
-    /// The same with power cuts, partitions, masters that stand still and slow disks, clients that stay with one node, and
-    /// long values.
+    /// The same with power cuts, masters that stand still, clients that stay with one node, and long values.
     StackHarsh,
 }
 
@@ -409,7 +408,7 @@ fn strikes(scenario: &mut Scenario, family: Family, swarm: &Swarm, rng: &mut Rng
     let mut mean = rng.magnitude(if rare { 2 * S } else { 300 * MS }, 10 * S);
     let mut strikes = rng.chance(0.5);
     if is_certain(family, swarm.kind) {
-        let most = if swarm.kind == Kind::StackHarsh { S } else { 3 * S };
+        let most = if family == Family::Pause { S } else { 3 * S };
         (strikes, mean) = (true, mean.min(most));
     }
     if family == Family::Clock {
@@ -430,10 +429,10 @@ fn strikes(scenario: &mut Scenario, family: Family, swarm: &Swarm, rng: &mut Rng
 
 /// Whether this family strikes whatever the seed says, and often.
 fn is_certain(family: Family, kind: Kind) -> bool {
-    use Family::{Clock, Kill, Partition, Pause, PowerCut, SlowDisk, Trim, Wipe};
+    use Family::{Clock, Kill, Partition, Pause, PowerCut, Trim, Wipe};
     match kind {
         Kind::Harsh => matches!(family, Trim | Kill | PowerCut | Partition | Clock | Wipe),
-        Kind::StackHarsh => matches!(family, PowerCut | Partition | Pause | SlowDisk),
+        Kind::StackHarsh => matches!(family, PowerCut | Pause),
         Kind::Usual | Kind::Churn | Kind::Losses | Kind::Standard | Kind::Stack => false,
     }
 }
