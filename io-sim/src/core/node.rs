@@ -33,8 +33,6 @@ pub(crate) struct Node {
     pub(crate) known: Known,
     /// Something was done to its disk: what is gone was taken from it, not lost by it.
     pub(crate) disk_was_harmed: bool,
-    /// The slot of the last head that was installed in its store, of which its log knows nothing.
-    pub(crate) head_upto: Slot,
     /// It was made to fail, or is full: the log need not open.
     pub(crate) disk_is_troubled: bool,
     pub(crate) disk_is_full: bool,
@@ -112,7 +110,6 @@ impl Node {
             scrub: new_scrub(id),
             known: Known::default(),
             disk_was_harmed: false,
-            head_upto: Slot::ZERO,
             disk_is_troubled: false,
             disk_is_full: false,
             slow_until: 0,
