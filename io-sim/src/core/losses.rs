@@ -25,7 +25,6 @@ impl World {
         node.disk.wipe();
         (node.kept, node.logged) = (Kept::default(), Logged::default());
         node.durable_store = super::store::Store::default();
-        node.head_upto = Slot::ZERO;
         node.trimmed_upto = Slot::ZERO;
         node.disk_was_harmed = true;
         self.fault(vec![id], Some(down), format!("{id} loses its disk"));
@@ -120,8 +119,7 @@ impl World {
     /// Whether this node's votes count, and will when it starts again.
     pub(super) fn remembers(&self, id: NodeId) -> bool {
         let node = &self.nodes[usize::from(id.0) - 1];
-        let is_behind = self.ledger.durable_upto(id) < node.head_upto;
-        self.ledger.votes(id) && !node.disk_was_harmed && !is_behind
+        self.ledger.votes(id) && !node.disk_was_harmed
     }
 }
 

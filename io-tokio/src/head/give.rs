@@ -23,6 +23,9 @@ const GIVINGS_MAX: usize = 2;
 /// A snapshot is kept for so long after its taker was cut off, so that it can go on where it was.
 const KEPT_MAX: Duration = Duration::from_secs(60);
 
+/// So long at least the log behind a head is kept once the head is there.
+const LOG_KEPT_MIN: Duration = Duration::from_secs(15);
+
 /// Gives heads of this node's store. Cheap to clone.
 #[derive(Clone)]
 pub struct Giver(Arc<Shared>);
@@ -123,7 +126,7 @@ impl Giver {
                 Ok(head) => {
                     tracing::info!(peer = name, slot = head.slot.0, entries = head.entries, "gave a head");
                     // To get what was written meanwhile takes no longer than to get the head, or it would never end.
-                    giving.take().map(|giving| (giving.hold, giving.began.elapsed().max(KEPT_MAX)))
+                    giving.take().map(|giving| (giving.hold, giving.began.elapsed().max(LOG_KEPT_MIN)))
                 }
                 Err(why) => {
                     tracing::warn!(peer = name, %why, "a head was not given");
