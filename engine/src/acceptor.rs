@@ -167,10 +167,8 @@ impl Engine {
         }
         self.canvasses = 0;
         self.acceptor.gap_told = None;
-        if self.franchise.votes {
-            // Rule L1: a whole lease from now, on our clock.
-            self.grant.give(from, self.now + self.config.lease);
-        }
+        // Rule L1: a whole lease from now, on our clock. Without a vote it only tells who is master.
+        self.grant.give(from, self.now + self.config.lease);
         self.wait_for_master();
         self.follows_another();
         self.learn_decided(decided_upto, decided_hash);
@@ -193,6 +191,9 @@ impl Engine {
         let missing = self.acceptor.received_upto < sent_upto.max(decided_upto);
         if missing && self.acceptor.received_upto.next() < stream_start {
             self.fetch_from(from, decided_upto);
+        }
+        if !missing {
+            self.claim_if_preferred(ballot);
         }
     }
 

@@ -130,6 +130,8 @@ pub enum Offence {
     OutOfBounds,
     /// It answered with entries that are not consecutive or not what was asked for.
     WrongEntries,
+    /// It campaigned, or acted as master, and is a learner or a witness (rule E2).
+    NoCandidate,
 }
 
 /// Why a node stops itself.

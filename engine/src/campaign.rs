@@ -68,14 +68,24 @@ impl Engine {
     /// Sets the time at which this node tries to become master itself: after the grant it gave, or soon when it knows
     /// of no master; jittered, so that nodes do not all try at once.
     pub(crate) fn wait_for_master(&mut self) {
+        if !self.may_campaign() {
+            return;
+        }
         let lease = self.config.lease;
         let at = self.grant.until().max(self.now + lease / 8) + self.jitter(lease / 8);
+        let at = if self.yields_to_preferred() { at + lease / 2 } else { at };
         let at = at.max(self.hand_over.abstains_until);
         self.timers.set(Timer::Canvass, at);
     }
 
+    /// Rule E2: only a voter that has the data does.
+    fn may_campaign(&self) -> bool {
+        let is_voter = self.quorum.contains(self.config.node);
+        self.config.may_be_master(self.config.node) || is_voter && planted!(self.config, WitnessCampaigns)
+    }
+
     pub(crate) fn start_canvass(&mut self) {
-        if !matches!(self.mastership, Mastership::Slave) {
+        if !matches!(self.mastership, Mastership::Slave) || !self.may_campaign() {
             return;
         }
         let abstains = self.now < self.hand_over.abstains_until;
@@ -92,7 +102,8 @@ impl Engine {
 
     /// Answers a canvass with what a `Prepare` would get now, and changes nothing.
     pub(crate) fn on_canvass(&mut self, from: NodeId, ballot: Ballot, candidate_decided: Slot) {
-        let willing = self.franchise.votes && !self.grant_forbids(from) && !self.is_behind(candidate_decided);
+        let may = self.franchise.votes && (self.config.may_be_master(from) || planted!(self.config, WitnessCampaigns));
+        let willing = may && !self.grant_forbids(from) && !self.is_behind(candidate_decided);
         let (incarnation, promised) = (self.franchise.incarnation, self.acceptor.promised);
         let decided_upto = self.log.decided_upto();
         self.send(from, Message::Canvassed { ballot, willing, incarnation, promised, decided_upto });

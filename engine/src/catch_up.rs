@@ -138,7 +138,10 @@ impl Engine {
             return;
         }
         self.timers.clear(Timer::Fetch);
-        self.catch_up.ahead.insert(from);
+        // Rule E3: what a witness lacks nobody asks it for.
+        if !self.config.is_witness(from) || planted!(self.config, WitnessGivesHead) {
+            self.catch_up.ahead.insert(from);
+        }
         self.cannot_help(from);
     }
 

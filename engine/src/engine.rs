@@ -75,7 +75,7 @@ impl Engine {
     /// `seed` feeds the jitter of timers and, on a first start, this node's incarnation; it must differ from run to run.
     ///
     /// # Panics
-    /// When the configuration does not name this node as a voter, or `recovered` is not well-formed.
+    /// When the configuration is not sound ([`Config::is_sound`]), or `recovered` is not well-formed.
     pub fn new(now: Instant, config: Config, mut recovered: Recovered, seed: u64) -> Self {
         assert!(recovered.is_well_formed(), "what was recovered is not well-formed: {recovered:?}");
         if planted!(config, BallotReusedAfterRestart) && recovered.promised.node == config.node {
@@ -85,7 +85,7 @@ impl Engine {
         let quorum = Quorum::new(config.voters.clone());
         #[cfg(feature = "planted-bugs")]
         let quorum = if planted!(config, HalfIsQuorum) { quorum.of_half() } else { quorum };
-        assert!(quorum.contains(config.node), "{} is not a voter", config.node);
+        assert!(config.is_sound(), "{} is no member, or has roles that exclude each other: {config:?}", config.node);
         let mut rng = ChaCha8Rng::seed_from_u64(seed);
         // A node that is its own only voter has granted nothing to others.
         let alone = quorum.voters().len() == 1;
@@ -97,7 +97,10 @@ impl Engine {
         let recorded = if recovered.memory.is_some() { recovered.decided_upto } else { Slot::ZERO };
         let mut disk = DiskQueue::new(recovered.decided_upto, recorded);
         let mut franchise = Franchise::new(&recovered, &mut rng, &mut disk);
-        if planted!(config, WipedNodeVotes) {
+        if !quorum.contains(config.node) {
+            // Rule E1. Its memory is as good as any should it be a voter in a later run.
+            (franchise.votes, franchise.remembers) = (false, false);
+        } else if planted!(config, WipedNodeVotes) {
             (franchise.votes, franchise.remembers) = (true, true);
         }
         let mut engine = Self {
@@ -168,6 +171,7 @@ impl Engine {
             serves_until: self.serves_until(),
             incarnation: self.franchise.incarnation,
             votes: self.franchise.votes,
+            vote_is_lent: self.franchise.votes && !self.franchise.remembers,
             catching_up: self.catch_up.is_running(),
             queued_requests: self.queued().0,
             peers: self.peer_status(),
@@ -190,6 +194,11 @@ impl Engine {
             queued_bytes,
             queued_reads,
         }
+    }
+
+    /// What it was told at its creation.
+    pub fn config(&self) -> &Config {
+        &self.config
     }
 
     /// Whether this node's votes count.
@@ -243,6 +252,7 @@ impl Engine {
                 self.connected.remove(&peer);
                 self.catch_up_lost_peer(peer);
                 self.give_up_vain_canvass();
+                self.lost_preferred(peer);
             }
             Event::Received { from, message } => self.on_received(from, message),
             Event::Requested(requests) => self.on_requested(requests),
@@ -277,7 +287,7 @@ impl Engine {
     }
 
     fn on_received(&mut self, from: NodeId, message: Message) {
-        if !self.quorum.contains(from) || from == self.config.node {
+        if !self.config.is_member(from) || from == self.config.node {
             return self.blame(from, Offence::Stranger);
         }
         match message {
@@ -310,6 +320,7 @@ impl Engine {
             Message::Granted { ballot, asked_at, incarnation, votes, received_upto, applied_upto } => {
                 self.on_granted(from, ballot, asked_at, incarnation, votes, received_upto, applied_upto);
             }
+            Message::Claim { ballot } => self.on_claim(from, ballot),
             Message::Gap { ballot, received_upto } => self.on_gap(from, ballot, received_upto),
             Message::Nak { ballot, promised, decided_upto } => {
                 self.saw_ballot(promised);
@@ -367,12 +378,12 @@ impl Engine {
     }
 
     fn on_connected(&mut self, peer: NodeId) {
-        if !self.quorum.contains(peer) {
+        if !self.config.is_member(peer) {
             return self.blame(peer, Offence::Stranger);
         }
         self.connected.insert(peer);
         self.rewind_stream(peer);
-        if !self.franchise.remembers && self.franchise.born {
+        if self.lacks_its_vote() && self.franchise.born && self.quorum.contains(peer) {
             self.send(peer, Message::Recall { incarnation: self.franchise.incarnation });
         }
     }
@@ -381,6 +392,10 @@ impl Engine {
     fn is_ballot_of(&mut self, from: NodeId, ballot: Ballot) -> bool {
         if ballot.node != from {
             self.blame(from, Offence::ForeignBallot);
+            return false;
+        }
+        if !self.config.may_be_master(from) && !planted!(self.config, WitnessCampaigns) {
+            self.blame(from, Offence::NoCandidate);
             return false;
         }
         if ballot.round == 0 || ballot.round > ROUND_MAX {
@@ -400,6 +415,7 @@ impl Engine {
         self.out.push(Action::Send { to, message });
     }
 
+    /// To all other voters.
     pub(crate) fn send_to_others(&mut self, message: &Message) {
         for index in 0..self.quorum.voters().len() {
             let to = self.quorum.voters()[index];

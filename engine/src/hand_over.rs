@@ -1,19 +1,26 @@
 //! How a master hands over to another node: because it stops (rule M6), or because its operator wants another master
-//! (rule H1). It takes nothing new, finishes what is in flight, and resigns in favour of one slave.
+//! (rule H1), or because a preferred node claims mastership (rule H3). It takes nothing new, finishes what is in flight,
+//! and resigns in favour of one slave.
 
+use alloc::vec::Vec;
 use core::hash::{Hash as _, Hasher};
 
 use bincode::{Decode, Encode};
 
 use crate::action::{Action, Dropped, HaltReason};
 use crate::engine::{Engine, Mastership};
-use crate::ids::NodeId;
+use crate::ids::{Ballot, NodeId};
+use crate::master::Slave;
 use crate::message::Message;
 use crate::time::Instant;
 use crate::timers::Timer;
 
 /// For so many leases a node that handed over leaves the mastership to others (rule H2).
 const LEASES_ABSTAINED: u32 = 2;
+
+/// So long, in leases, preference does not change masters after a preferred node lost its mastership, or a master could
+/// not hand over to it: what cannot keep it must not take it again and again (rule H3).
+const LEASES_BETWEEN_CLAIMS: u32 = 8;
 
 /// Why a master hands over.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Encode, Decode)]
@@ -31,12 +38,17 @@ pub(crate) struct HandOver {
     pub(crate) awaited: Option<Instant>,
     /// This node does not campaign before (rule H2).
     pub(crate) abstains_until: Instant,
+    /// An operator dropped this preferred node: until it is master again it claims nothing (rule H3).
+    pub(crate) declines: bool,
+    /// A preferred node claims nothing before, and a master takes no claim before.
+    claims_after: Instant,
 }
 
 impl HandOver {
     /// Hashes this; the time by how far off it is.
     pub(crate) fn digest(&self, now: Instant, hasher: &mut impl Hasher) {
         (self.awaited.map(|since| now.since(since)), self.abstains_until.since(now)).hash(hasher);
+        (self.declines, self.claims_after.since(now)).hash(hasher);
     }
 }
 
@@ -76,7 +88,8 @@ impl Engine {
             return;
         }
         let able = master.slaves.iter().filter(|(node, _)| self.is_able(**node, since));
-        let successor = able.max_by_key(|(_, slave)| slave.accepted_upto).map(|(node, _)| *node);
+        let wanted = |(node, slave): &(&NodeId, &Slave)| (self.config.is_preferred(**node), slave.accepted_upto);
+        let successor = able.max_by_key(wanted).map(|(node, _)| *node);
         if let Some(successor) = successor {
             self.leave_for(successor);
         }
@@ -110,7 +123,8 @@ impl Engine {
             None => {}
             Some(Leaving::Stops) => self.resign_and_halt(),
             Some(Leaving::For(successor)) => {
-                if master.slaves.get(&successor).is_some_and(|slave| slave.accepted_upto >= last) {
+                let is_level = master.slaves.get(&successor).is_some_and(|slave| slave.accepted_upto >= last);
+                if is_level {
                     self.resign_and_abstain();
                 }
             }
@@ -124,6 +138,7 @@ impl Engine {
             Mastership::Master(master) => {
                 // Nobody has heard of a resignation, so this node may as well serve on.
                 master.leaving = None;
+                self.hand_over.claims_after = self.now + self.config.lease * LEASES_BETWEEN_CLAIMS;
                 self.answer_drop(Dropped::NobodyAble);
             }
             Mastership::Slave | Mastership::Campaigning(_) => self.answer_drop(Dropped::NobodyTookOver),
@@ -138,11 +153,48 @@ impl Engine {
         }
     }
 
+    /// Rule H3: this node follows `ballot`, and has all that its master has sent. If it is preferred and the master is
+    /// not, it says that it could take over. It never takes mastership by itself.
+    pub(crate) fn claim_if_preferred(&mut self, ballot: Ballot) {
+        let (me, master) = (self.config.node, ballot.node);
+        let wants = self.config.is_preferred(me) && !self.config.is_preferred(master) && !self.hand_over.declines;
+        let waits = self.now < self.hand_over.claims_after || self.grant.forbids_all(self.now);
+        if wants && !waits && self.franchise.votes && !self.is_catching_up() {
+            self.hand_over.claims_after = self.now + self.config.lease;
+            self.send(master, Message::Claim { ballot });
+        }
+    }
+
+    /// Rule H3: a master that is not preferred hands over to a preferred node that is able to take over.
+    pub(crate) fn on_claim(&mut self, from: NodeId, ballot: Ballot) {
+        let Mastership::Master(master) = &self.mastership else { return };
+        let is_ours = master.ballot == ballot && master.leaving.is_none();
+        let is_due = self.now >= self.hand_over.claims_after && self.serves_until().is_some_and(|at| self.now < at);
+        let is_wanted = self.config.is_preferred(from) && !self.config.is_preferred(self.config.node);
+        if is_ours && is_due && is_wanted && self.is_able(from, self.now - self.config.lease) {
+            self.leave_for(from);
+        }
+    }
+
+    /// Whether a preferred node is there to be master before this one.
+    pub(crate) fn yields_to_preferred(&self) -> bool {
+        let is_there = |node: &NodeId| self.connected.contains(node);
+        !self.config.is_preferred(self.config.node) && self.config.preferred.iter().any(is_there)
+    }
+
+    /// A preferred node is gone: if it was the last one, there is nobody to wait for.
+    pub(crate) fn lost_preferred(&mut self, peer: NodeId) {
+        if self.config.is_preferred(peer) && matches!(self.mastership, Mastership::Slave) {
+            self.wait_for_master();
+        }
+    }
+
     /// A mastership ended; whoever waits for another master waits on.
     pub(crate) fn lost_mastership(&mut self, leaving: Option<Leaving>) {
         if leaving == Some(Leaving::Stops) {
             self.halt(HaltReason::Stopped);
         }
+        self.hand_over.claims_after = self.now + self.config.lease * LEASES_BETWEEN_CLAIMS;
         if self.hand_over.awaited.is_none() {
             self.timers.clear(Timer::HandOver);
         }
@@ -163,9 +215,16 @@ impl Engine {
     /// Rule H2: a node that just handed over does not campaign while another can.
     fn resign_and_abstain(&mut self) {
         self.resign();
+        if planted!(self.config, DropKeepsLease)
+            && let Mastership::Master(master) = &mut self.mastership
+        {
+            master.leaving = None;
+            return;
+        }
         self.hand_over.abstains_until = self.now + self.config.lease * LEASES_ABSTAINED;
         self.become_slave();
         if self.hand_over.awaited.is_some() {
+            self.hand_over.declines = true;
             self.timers.set(Timer::HandOver, self.hand_over.abstains_until);
         }
     }
@@ -173,13 +232,16 @@ impl Engine {
     fn resign(&mut self) {
         let Mastership::Master(master) = &self.mastership else { return };
         let furthest = (master.slaves.iter())
-            .filter(|(node, slave)| slave.votes && self.connected.contains(*node))
-            .max_by_key(|(_, slave)| slave.accepted_upto)
+            .filter(|(node, slave)| slave.votes && self.connected.contains(*node) && self.config.may_be_master(**node))
+            .max_by_key(|(node, slave)| (slave.accepted_upto, self.config.is_preferred(**node)))
             .map(|(node, _)| *node);
         let successor = if let Some(Leaving::For(chosen)) = master.leaving { Some(chosen) } else { furthest };
         let ballot = master.ballot;
         let (decided_upto, decided_hash) = (self.log.decided_upto(), self.log.decided_hash());
-        self.send_to_others(&Message::Resign { ballot, successor, decided_upto, decided_hash });
+        let slaves: Vec<NodeId> = master.slaves.keys().copied().collect();
+        for node in slaves {
+            self.send(node, Message::Resign { ballot, successor, decided_upto, decided_hash });
+        }
     }
 
     /// Whether this slave could be master at once: it votes, answered since then, and lacks no more than is in flight.
@@ -187,7 +249,8 @@ impl Engine {
         let Mastership::Master(master) = &self.mastership else { return false };
         let Some(slave) = master.slaves.get(&node) else { return false };
         let behind = slave.accepted_upto.distance_to(self.log.accepted_upto());
-        self.connected.contains(&node)
+        self.config.may_be_master(node)
+            && self.connected.contains(&node)
             && slave.votes
             && slave.granted_at.is_some_and(|at| at >= since)
             && behind <= self.config.limits.in_flight_slots_max

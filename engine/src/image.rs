@@ -154,10 +154,8 @@ impl Engine {
     /// When another version of the program made the image, or it is none.
     pub fn from_image(bytes: &[u8]) -> Result<Self, ImageError> {
         let image: Image = codec::decode(check_build(bytes)?).ok_or(ImageError::Malformed)?;
-        let mut voters = image.config.voters.clone();
-        voters.sort_unstable();
-        voters.dedup();
-        if voters.len() != image.config.voters.len() || !voters.contains(&image.config.node) {
+        let voters = image.config.voters.clone();
+        if !image.config.is_sound() {
             return Err(ImageError::Malformed);
         }
         let mut rng = ChaCha8Rng::from_seed(image.rng.seed);

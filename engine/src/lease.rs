@@ -52,6 +52,11 @@ impl Grant {
         now < self.nobody_before || (now < self.until && self.to != Some(candidate))
     }
 
+    /// Whether everyone is refused, as after a restart.
+    pub(crate) fn forbids_all(&self, now: Instant) -> bool {
+        now < self.nobody_before
+    }
+
     /// Who holds it now.
     pub(crate) fn holder(&self, now: Instant) -> Option<NodeId> {
         if now < self.until { self.to } else { None }

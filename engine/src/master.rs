@@ -52,7 +52,7 @@ pub(crate) struct Master {
     pub(crate) leaving: Option<Leaving>,
 }
 
-/// What the master knows of another voter, of this ballot.
+/// What the master knows of another voter or a learner, of this ballot.
 #[derive(Clone, Debug, Default, Encode, Decode)]
 pub(crate) struct Slave {
     /// The next slot to send.
@@ -170,7 +170,9 @@ impl Engine {
         let first = self.log.decided_upto().next();
         let last = inherited.last_key_value().map_or(Slot::ZERO, |(slot, _)| *slot).max(self.log.decided_upto());
         let me = self.config.node;
-        let others = self.quorum.voters().iter().copied().filter(|node| *node != me);
+        self.hand_over.declines = false;
+        let members = self.quorum.voters().iter().chain(&self.config.learners);
+        let others = members.copied().filter(|node| *node != me);
         self.mastership = Mastership::Master(Master {
             ballot,
             first_own: last.next(),
@@ -325,6 +327,13 @@ impl Engine {
             let other = master.slaves.iter_mut().find(|(node, slave)| **node != from && slave.accepted_upto < upto);
             if let Some((_, other)) = other.filter(|_| is_repeated) {
                 other.accepted_upto = upto;
+            }
+        }
+        if planted!(self.config, LearnerCounted) && !self.quorum.contains(from) {
+            let voters = self.quorum.voters();
+            let lagging = |(node, slave): &(&NodeId, &mut Slave)| voters.contains(node) && slave.accepted_upto < upto;
+            if let Some((_, voter)) = master.slaves.iter_mut().find(lagging) {
+                voter.accepted_upto = upto;
             }
         }
         if let Some(slave) = master.slaves.get_mut(&from) {
@@ -633,7 +642,7 @@ impl Engine {
                 granted_at: slave.granted_at,
                 accepted_upto: slave.accepted_upto,
                 applied_upto: slave.applied_upto,
-                votes: slave.votes,
+                votes: slave.votes && self.quorum.contains(*node),
             })
             .collect()
     }

@@ -175,6 +175,11 @@ pub enum Message {
         /// Who took part in the cluster's birth, as the responder knows it.
         genesis: List<(NodeId, Incarnation)>,
     },
+    /// A preferred node is level with a master that is not preferred, and wants to succeed it (rule H3).
+    Claim {
+        /// The master's ballot.
+        ballot: Ballot,
+    },
 }
 
 impl<T> From<Vec<T>> for List<T> {

@@ -127,6 +127,10 @@ planted_bugs! {
     WipedNodeVotes "engine/src/recall.rs" bug "A node that has lost its memory votes at once."
     VoteRegainedTooSoon "engine/src/recall.rs" bug
         "A wiped node votes once it has asked all others, before it holds what they accepted."
+    LearnerCounted "engine/src/master.rs" bug "What a learner acknowledges counts for a voter that lags."
+    WitnessCampaigns "engine/src/campaign.rs" bug "A witness campaigns, and others promise it their votes."
+    WitnessGivesHead "engine/src/catch_up.rs" bug "A witness is asked for a head, and has nothing in it."
+    DropKeepsLease "engine/src/hand_over.rs" bug "A master that is dropped resigns, and serves on until its lease is over."
     NullSmallMessages "engine/src/master.rs" null "Each value is sent in a message of its own."
     NullFrequentHeartbeats "engine/src/master.rs" null "Heartbeats are sent four times as often."
     NullSentAgain "engine/src/master.rs" null "With each heartbeat everything not acknowledged is sent again."

@@ -4,7 +4,8 @@ use alloc::vec::Vec;
 
 use crate::ids::NodeId;
 
-/// The voters of a cluster and the rule for how many of them must agree: a majority. Zones will be asked here too.
+/// The voters of a cluster and the rule for how many of them must agree: a majority. Who is not among them is never
+/// counted (rule E1). Zones will be asked here too.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Quorum {
     voters: Vec<NodeId>,

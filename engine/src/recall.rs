@@ -158,13 +158,18 @@ impl Engine {
         }
     }
 
+    /// Whether this node is a voter, and has to ask the others before it remembers what matters.
+    pub(crate) fn lacks_its_vote(&self) -> bool {
+        self.quorum.contains(self.config.node) && !self.franchise.remembers
+    }
+
     pub(crate) fn on_born(&mut self) {
         self.franchise.born = true;
         self.send_recall();
     }
 
     pub(crate) fn send_recall(&mut self) {
-        if self.franchise.remembers || !self.franchise.born {
+        if !self.lacks_its_vote() || !self.franchise.born {
             return;
         }
         self.send_to_others(&Message::Recall { incarnation: self.franchise.incarnation });
@@ -187,7 +192,7 @@ impl Engine {
             genesis: self.franchise.genesis.clone().into(),
         };
         self.send(from, answer);
-        if !self.franchise.remembers && !self.franchise.answers.contains_key(&from) {
+        if self.lacks_its_vote() && !self.franchise.answers.contains_key(&from) {
             // It was not up yet, or not on disk, when it was asked.
             self.ask_for_life(from);
         }
@@ -205,7 +210,7 @@ impl Engine {
             return;
         }
         self.learn_life(from, answer.incarnation);
-        if self.franchise.remembers {
+        if !self.lacks_its_vote() || !self.quorum.contains(from) {
             return;
         }
         self.franchise.answers.insert(from, answer);
@@ -225,7 +230,7 @@ impl Engine {
     }
 
     pub(crate) fn regain_vote_if_covered(&mut self) {
-        if self.franchise.remembers || self.franchise.regaining.is_some() {
+        if !self.lacks_its_vote() || self.franchise.regaining.is_some() {
             return;
         }
         let (me, blank) = (self.config.node, self.is_blank());

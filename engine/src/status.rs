@@ -30,11 +30,13 @@ pub struct Status {
     pub incarnation: Incarnation,
     /// Whether this node's votes count (rule V1).
     pub votes: bool,
+    /// Whether its vote is lent: for this run, until it has caught up (rule V3).
+    pub vote_is_lent: bool,
     /// Whether this node is fetching decided entries from a peer.
     pub catching_up: bool,
     /// Updates waiting for room in flight.
     pub queued_requests: usize,
-    /// What a master knows of each other voter, ordered by node; empty on other nodes.
+    /// What a master knows of each other voter and learner, ordered by node; empty on other nodes.
     pub peers: Vec<PeerStatus>,
 }
 
@@ -78,7 +80,7 @@ pub enum Role {
     Halted,
 }
 
-/// What a master knows of another voter.
+/// What a master knows of another voter, or a learner.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct PeerStatus {
     /// Who.

@@ -8,7 +8,7 @@ use trialbay_engine::message::List;
 use trialbay_engine::{Ballot, Entry, HistoryHash, Incarnation, Instant, Message, NodeId, Slot, SlotEntry, Value};
 
 /// The number of variants of `Message`: [`variant`] does not compile when one is missing from it.
-const VARIANTS: usize = 16;
+const VARIANTS: usize = 17;
 
 fn variant(message: &Message) -> usize {
     match message {
@@ -28,6 +28,7 @@ fn variant(message: &Message) -> usize {
         Message::Gone { .. } => 13,
         Message::Recall { .. } => 14,
         Message::Recalled { .. } => 15,
+        Message::Claim { .. } => 16,
     }
 }
 
@@ -107,6 +108,7 @@ fn samples() -> Vec<Message> {
             accepted_upto: Slot(0x19),
             genesis: vec![(NodeId(1), Incarnation(0x1a)), (NodeId(2), Incarnation(0x1b))].into(),
         },
+        Message::Claim { ballot },
     ]
 }
 
@@ -143,6 +145,7 @@ fn the_bytes_of_every_message_are_as_they_ever_were() {
     Gone 0d0000001700000000000000
     Recall 0e000000a8a7a6a5a4a3a2a1
     Recalled 0f0000001800000000000000a8a7a6a5a4a3a2a101000504000000000000060019000000000000000200000001001a0000000000000002001b00000000000000
+    Claim 1000000002010000000000000300
     ");
 }
 
@@ -298,6 +301,7 @@ fn any_message() -> impl Strategy<Value = Message> {
             decided_upto
         }),
         any_slot().prop_map(|log_start| Message::Gone { log_start }),
+        any_ballot().prop_map(|ballot| Message::Claim { ballot }),
         any_incarnation().prop_map(|incarnation| Message::Recall { incarnation }),
         (
             any_incarnation(),

@@ -39,6 +39,7 @@ scenarios! {
     isolation_without_election_storm
     lease_at_the_drift_bound
     lease_beyond_the_drift_bound
+    learner_and_witness
     lost_log_ends
     majority_power_cut
     master_churn
@@ -50,6 +51,7 @@ scenarios! {
     partition_flapping
     partition_one_way
     partition_symmetric
+    preferred_master_churn
     rolling_restarts
     seven_node_cluster
     slave_catch_up

@@ -156,6 +156,7 @@ fn any_message() -> BoxedStrategy<Message> {
             decided_upto
         }),
         any_slot().prop_map(|log_start| Message::Gone { log_start }),
+        any_ballot().prop_map(|ballot| Message::Claim { ballot }),
         any_life().prop_map(|incarnation| Message::Recall { incarnation }),
         (
             any_life(),

@@ -54,7 +54,11 @@ impl Cluster {
     }
 
     pub(crate) fn with_limits(count: u16, limits: Limits) -> Self {
-        let voters: Vec<NodeId> = (1..=count).map(NodeId).collect();
+        Self::blank_with((1..=count).map(NodeId).collect(), |config| config.limits = limits.clone())
+    }
+
+    /// The nodes of a configuration on empty disks, connected to each other.
+    fn blank_with(voters: Vec<NodeId>, change: impl Fn(&mut Config)) -> Self {
         let mut cluster = Self {
             nodes: BTreeMap::new(),
             now: Instant(0),
@@ -64,19 +68,32 @@ impl Cluster {
             muted: true,
             text: String::new(),
         };
-        for id in &voters {
-            let config = Config {
-                lease: Duration::from_millis(LEASE_MS),
-                clock_drift_ppm: 0,
-                limits: limits.clone(),
-                ..Config::new(*id, voters.clone())
-            };
-            cluster.nodes.insert(*id, Node::down(config));
+        let lease = Duration::from_millis(LEASE_MS);
+        let mut plan = Config { lease, clock_drift_ppm: 0, ..Config::new(voters[0], voters) };
+        change(&mut plan);
+        let members: Vec<NodeId> = plan.voters.iter().chain(&plan.learners).copied().collect();
+        for id in &members {
+            cluster.nodes.insert(*id, Node::down(Config { node: *id, ..plan.clone() }));
         }
-        for id in &voters {
+        for id in &members {
             cluster.start(id.0);
         }
         cluster.muted = false;
+        cluster
+    }
+
+    /// A cluster of nodes that are not all alike, with node 1 its serving master.
+    pub(crate) fn with_roles(voters: u16, change: impl Fn(&mut Config)) -> Self {
+        let mut cluster = Self::blank_with((1..=voters).map(NodeId).collect(), change);
+        cluster.muted(|cluster| {
+            cluster.run();
+            cluster.wait_ms(LEASE_MS / 2);
+            cluster.tick_all();
+            cluster.run();
+            cluster.wait_ms(LEASE_MS);
+            cluster.elect(1);
+        });
+        assert_eq!(cluster.role(1), Role::Master);
         cluster
     }
 

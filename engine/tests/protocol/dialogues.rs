@@ -311,3 +311,63 @@ fn a_quorum_read_waits_for_grants_that_are_younger_than_it() {
     cluster.read(2, 4);
     golden!(cluster);
 }
+
+#[test]
+fn a_learner_follows_and_counts_for_nothing() {
+    let mut cluster = Cluster::with_roles(3, |config| config.learners = vec![node(4)]);
+    cluster.note("nobody but the learner acknowledges: nothing is decided");
+    cluster.request(1, &["a"]);
+    cluster.run_without(&[(1, 2), (1, 3)]);
+    assert_eq!(cluster.applied(1), [""; 0]);
+    cluster.note("with a slave it is, and the learner hears of it");
+    cluster.tick(1);
+    cluster.run_without(&[(1, 3), (3, 1)]);
+    cluster.tick(1);
+    cluster.run_without(&[(1, 3), (3, 1)]);
+    assert_eq!(cluster.applied(4), ["a"]);
+    assert_eq!(cluster.engine(4).known_master(), Some(node(1)));
+    cluster.assert_one_history();
+    golden!(cluster);
+}
+
+#[test]
+fn a_witness_keeps_what_its_master_took_with_it() {
+    let mut cluster = Cluster::with_roles(3, |config| config.witnesses = vec![node(3)]);
+    cluster.note("node 3, the witness, is all that a value is decided with; its log has what node 2 lacks");
+    cluster.request(1, &["a"]);
+    cluster.run_without(&[(1, 2), (2, 1)]);
+    assert_eq!(cluster.applied(1), ["a"]);
+    cluster.tick(1);
+    cluster.run_without(&[(1, 2), (2, 1)]);
+    cluster.kill(1);
+    cluster.wait_ms(2 * LEASE_MS);
+    for _ in 0..9 {
+        if cluster.role(2) != Role::Master {
+            cluster.tick(2);
+            cluster.run();
+        }
+    }
+    assert_eq!((cluster.role(2), cluster.applied(2)), (Role::Master, vec!["a".to_owned()]));
+    cluster.assert_one_history();
+    golden!(cluster);
+}
+
+#[test]
+fn a_preferred_node_claims_mastership_once_it_is_level() {
+    let mut cluster = Cluster::with_roles(3, |config| config.preferred = vec![node(3)]);
+    assert_eq!(cluster.role(1), Role::Master);
+    // Its first claim came before the master served.
+    cluster.muted(|cluster| {
+        (0..3).for_each(|_| {
+            cluster.tick(1);
+            cluster.run();
+        });
+    });
+    cluster.note("it has all that its master has sent");
+    cluster.request(1, &["a"]);
+    cluster.tick(1);
+    cluster.run();
+    assert_eq!(cluster.role(3), Role::Master);
+    cluster.assert_one_history();
+    golden!(cluster);
+}

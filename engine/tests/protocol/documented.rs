@@ -5,7 +5,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 /// The first letters of rules; invariants (`I1`) are not named in code.
-const FAMILIES: &str = "PACMHLRDFV";
+const FAMILIES: &str = "PACMHELRDFV";
 
 fn root() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("..")

@@ -113,12 +113,12 @@ fn the_bytes_of_events_and_images_are_those_of_this_format() {
     StopRequested 0c000000
     DropRequested 0d000000
     LogShortened 0e0000000c00000000000000
-    image 0: 535 bytes, 4a3a385d73229c20
-    image 1: 538 bytes, e311f143bf0e84c8
-    image 2: 534 bytes, 8ceb2f1c0f745d0e
-    image 3: 619 bytes, 88631ff7b6e2ea99
-    image 4: 909 bytes, be8be7eef3f8cfe6
-    image 5: 752 bytes, 54b9197ee8de1115
+    image 0: 568 bytes, ae97320213447cde
+    image 1: 571 bytes, ba978d31ea72d1c1
+    image 2: 567 bytes, 40e4725e2e89381f
+    image 3: 652 bytes, a29a007e842c951e
+    image 4: 942 bytes, abdf8c086f0277ea
+    image 5: 785 bytes, 61fefaf27360c4ce
     ");
 }
 

@@ -19,4 +19,5 @@ mod node;
 #[cfg(feature = "planted-bugs")]
 mod planted;
 mod recall;
+mod roles;
 mod transcript;

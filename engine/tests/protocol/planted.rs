@@ -48,6 +48,10 @@ fn behaviour(shown: PlantedBug, config: Config) -> String {
         Bug::ReadWithoutRound => reads_later(config),
         Bug::ReadMissesInherited => reads_at(config),
         Bug::HandOverKeepsLease => stops(config),
+        Bug::LearnerCounted => counts_a_learner(config),
+        Bug::WitnessCampaigns => campaigns_as_a_witness(config),
+        Bug::WitnessGivesHead => asks_a_witness_for_a_head(config),
+        Bug::DropKeepsLease => is_dropped(config),
         Bug::SentTooFar => said(slave(config).receive(3, Message::Fetch { from: Slot(2) })),
         Bug::NoCatchUp => said(slave(config).receive(2, far_heartbeat())),
         Bug::WipedNodeVotes => shown_by(&Node::start(config, Recovered::blank()).engine.votes()),
@@ -276,6 +280,33 @@ fn stops(config: Config) -> String {
     let given = node.step(Event::StopRequested);
     let resigns = given.sent.iter().any(|(_, message)| matches!(message, Message::Resign { .. }));
     assert!(resigns, "nothing is in flight");
+    shown_by(&node.is_serving())
+}
+
+fn counts_a_learner(config: Config) -> String {
+    let mut node = Node::master(Config { learners: vec![NodeId(4)], ..config });
+    node.request(&["a"]);
+    node.persist();
+    shown_by(&node.receive(4, accepted(ballot(1, 1), 4, 2)).applied)
+}
+
+fn campaigns_as_a_witness(config: Config) -> String {
+    let mut node = Node::rested(Config { witnesses: vec![ME], ..config }, decided_one());
+    node.now = node.now + LEASE * 9;
+    said(node.step(Event::Ticked))
+}
+
+fn asks_a_witness_for_a_head(config: Config) -> String {
+    let mut node = Node::rested(Config { witnesses: vec![NodeId(3)], ..config }, decided_one());
+    node.receive(2, far_heartbeat());
+    node.step(Event::Disconnected(NodeId(2)));
+    shown_by(&node.receive(3, Message::Gone { log_start: Slot(90) }).others)
+}
+
+fn is_dropped(config: Config) -> String {
+    let mut node = Node::master(config);
+    node.step(Event::DropRequested);
+    node.grant_all();
     shown_by(&node.is_serving())
 }
 

@@ -121,6 +121,7 @@ impl Names {
                 let entries: Vec<String> = entries.0.iter().map(entry_text).collect();
                 format!("Fetched from {first} [{}] decided {decided_upto}", entries.join(", "))
             }
+            Message::Claim { ballot } => format!("Claim {ballot}"),
             Message::Gone { log_start } => format!("Gone before {log_start}"),
             Message::Recall { incarnation } => format!("Recall {}", self.life(*incarnation)),
             Message::Recalled { votes, blank, promised, accepted_upto, genesis, .. } => {
@@ -175,7 +176,8 @@ fn ballot_of(message: &Message) -> Option<Ballot> {
         | Message::Granted { ballot, .. }
         | Message::Gap { ballot, .. }
         | Message::Nak { ballot, .. }
-        | Message::Resign { ballot, .. } => Some(*ballot),
+        | Message::Resign { ballot, .. }
+        | Message::Claim { ballot } => Some(*ballot),
         Message::Fetch { .. }
         | Message::Fetched { .. }
         | Message::Gone { .. }

@@ -61,6 +61,10 @@ impl Campaigns {
     /// K1: fewer than a quorum promised, or no quorum's promises allow it.
     pub fn proposed(&mut self, ballot: Ballot, slot: Slot, value: &Value) -> Checked {
         let quorum = self.quorum;
+        if quorum == 1 {
+            // Of the one voter nobody hears a `Prepare`: it asks nobody.
+            return Ok(());
+        }
         let campaign = self.campaigns.entry(ballot).or_default();
         let promises = &campaign.promises;
         let viable = campaign.viable.get_or_insert_with(|| {

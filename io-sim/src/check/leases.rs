@@ -3,7 +3,7 @@
 //! A grant binds whatever becomes of its giver's memory (K2), and a master may serve only for as long as grants of a quorum
 //! hold whatever the clocks do within their bound (K7).
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use trialbay_engine::{Ballot, NodeId};
 
@@ -17,21 +17,29 @@ pub struct Leases {
     lease_min: u64,
     /// By node: the ballot to whose owner it granted last, and until when that binds it, in true time.
     grants: BTreeMap<NodeId, (Ballot, u64)>,
+    /// Their owners serve nobody any more: a grant that is given after that binds nobody, once the resignation has come.
+    resigned: BTreeSet<Ballot>,
 }
 
 impl Leases {
     /// Empty books of a cluster of `nodes`, whose leases last at least `lease_min` nanoseconds of true time.
     pub fn new(nodes: u16, lease_min: u64) -> Self {
-        Self { quorum: usize::from(nodes / 2 + 1), lease_min, grants: BTreeMap::new() }
+        Self { quorum: usize::from(nodes / 2 + 1), lease_min, grants: BTreeMap::new(), resigned: BTreeSet::new() }
     }
 
     /// `from` grants a lease now.
     pub fn granted(&mut self, from: NodeId, ballot: Ballot, now: u64) {
-        self.grants.insert(from, (ballot, now.saturating_add(self.lease_min)));
+        if self.resigned.contains(&ballot) {
+            // It has passed the grant on, and will hear of the resignation.
+            self.grants.remove(&from);
+        } else {
+            self.grants.insert(from, (ballot, now.saturating_add(self.lease_min)));
+        }
     }
 
     /// The owner of `ballot` says that it serves nobody any more.
     pub fn resigned(&mut self, ballot: Ballot) {
+        self.resigned.insert(ballot);
         self.grants.retain(|_, (granted, _)| *granted != ballot);
     }
 
@@ -89,6 +97,9 @@ mod tests {
         assert!(leases.promised(N2, ballot(N1), 149).is_ok());
         leases.resigned(ballot(N1));
         assert!(leases.promised(N2, ballot(NodeId(3)), 60).is_ok());
+        leases.granted(N2, ballot(N1), 70);
+        assert!(leases.promised(N2, ballot(NodeId(3)), 80).is_ok(), "a heartbeat that came late");
+        assert_eq!(leases.serves(N1, ballot(N1), 90).unwrap_err().checker, "K7", "and that its owner cannot count on");
     }
 
     #[test]

@@ -13,6 +13,7 @@ use super::{Checked, violation};
 /// The books.
 #[derive(Debug)]
 pub struct Ledger {
+    voters: usize,
     quorum: u32,
     slots: BTreeMap<Slot, SlotBook>,
     nodes: BTreeMap<NodeId, NodeBook>,
@@ -73,12 +74,13 @@ impl Default for Ballot0 {
 }
 
 impl Ledger {
-    /// Empty books of a cluster of `nodes`, whose leases last at least `lease_min` nanoseconds of true time.
+    /// Empty books of a cluster of `nodes` voters, whose leases last at least `lease_min` nanoseconds of true time.
     pub fn new(nodes: u16, lease_min: u64) -> Self {
         Self {
             states: BTreeMap::new(),
             campaigns: Campaigns::new(nodes),
             leases: Leases::new(nodes, lease_min),
+            voters: usize::from(nodes),
             quorum: u32::from(nodes / 2 + 1),
             slots: BTreeMap::new(),
             nodes: (1..=nodes).map(|node| (NodeId(node), NodeBook::default())).collect(),
@@ -305,7 +307,7 @@ impl Ledger {
         }
         let asked = book.answers.values().max().copied().unwrap_or(Ballot::ZERO);
         let (answers, promised) = (book.answers.len(), book.promised.0);
-        if self.nodes.len() % 2 == 1 || answers + 1 < self.nodes.len() {
+        if self.voters % 2 == 1 || answers + 1 < self.voters {
             return violation(
                 "K3",
                 format!(

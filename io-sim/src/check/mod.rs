@@ -29,7 +29,7 @@ mod tests;
 /// A rule that was broken: by which checker, and the story.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Violation {
-    /// `K1` to `K15`, as in the documentation of the simulator; `history` when the history itself cannot be checked.
+    /// `K1` to `K16`, as in the documentation of the simulator; `history` when the history itself cannot be checked.
     pub checker: &'static str,
     /// What happened.
     pub story: String,

@@ -123,8 +123,14 @@ impl World {
         let early = self.mutant == Some(Mutant::AcknowledgedEarly) && serving;
         let unchecked = self.mutant == Some(Mutant::AtLeastUnchecked);
         let ask = self.operations[op].ask.clone();
+        let is_witness = self.scenario.is_witness(id);
         let Some(process) = &mut self.node(id).process else { return Ok(()) };
         match ask {
+            // Rule E3.
+            Ask::Read { freshness, .. } if is_witness && !matches!(freshness, Freshness::Consistent { .. }) => {
+                self.respond(op, Response::Refused);
+                Ok(())
+            }
             Ask::Update { command, .. } => {
                 let request = RequestId(process.number());
                 process.updates.insert(request, op);

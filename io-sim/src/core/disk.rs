@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use trialbay::identity::Identity;
-use trialbay::tlog::{Damage, Note, RecoveredLog, Tlog, TlogOptions};
+use trialbay::tlog::{Note, RecoveredLog, Tlog, TlogOptions};
 use trialbay_engine::{Event, NodeId, PersistId, Record, Recovered, Slot};
 
 use super::store::Store;
@@ -45,10 +45,12 @@ impl World {
         let segment_bytes = self.scenario.disk.segment_bytes;
         let bugs = self.bugs;
         let replays = self.mutant != Some(Mutant::ReplaySkipped);
+        let only_counts = self.scenario.is_witness(id);
         let node = self.node(id);
         let lost_upto = node.lost_upto;
         let mut store = node.durable_store.clone();
         store.map.bugs = bugs;
+        store.only_counts = only_counts;
         let options = TlogOptions {
             segment_bytes,
             retention_bytes: u64::MAX,
@@ -88,11 +90,6 @@ impl World {
         if !damage.is_empty() {
             self.mark("damaged logs");
         }
-        // A log that lacks what a head brought is behind its store, and that costs the vote.
-        let node = self.node(id);
-        let head = node.head_upto;
-        let is_behind = |damage: &Damage| matches!(damage, Damage::LogBehindStore { log_end, .. } if *log_end < head);
-        node.disk_was_harmed |= damage.iter().any(is_behind);
         if notes.iter().any(|note| matches!(note, Note::TornTail { .. })) {
             self.mark("torn tails");
         }
@@ -260,26 +257,32 @@ impl World {
     pub(super) fn fetch_head(&mut self, id: NodeId, from: NodeId) -> Checked {
         let head = self.node(from).process.as_ref().map(|peer| peer.store.clone());
         let in_part = self.mutant == Some(Mutant::HeadInPart);
-        // The log does not know of heads yet, so that one costs a vote at the next start: one memory less at a time.
-        let is_tolerable = self.calm || self.ids().iter().all(|other| *other == id || self.remembers(*other));
-        let reachable = is_tolerable && !self.network.is_cut(from, id) && !self.network.is_cut(id, from);
+        let only_counts = self.scenario.is_witness(id);
+        let reachable = !self.network.is_cut(from, id) && !self.network.is_cut(id, from);
         let node = self.node(id);
         let Some(process) = &mut node.process else { return Ok(()) };
-        let is_idle = process.apply_queue.is_empty();
+        let is_idle = process.apply_queue.is_empty() && process.syncing.is_none() && process.unwritten.is_empty();
         let head = head.map(|mut head| {
+            head.only_counts = only_counts;
+            if only_counts {
+                head.map.keys.clear();
+            }
             if in_part {
                 head.map.keys.pop_last();
             }
             head
         });
-        match head.filter(|head| reachable && is_idle && head.applied > process.store.applied) {
+        let head = head.filter(|head| reachable && is_idle && head.applied > process.store.applied);
+        // The log hears of it before the store has it durable (rule F3).
+        let tlog = &mut process.tlog;
+        let mut announce = |head: &Store| tlog.announce_head(head.applied, head.hash).and_then(|()| tlog.sync());
+        match head.filter(|head| announce(head).is_ok()) {
             Some(head) => {
                 let (slot, hash) = (head.applied, head.hash);
                 process.ordered_upto = process.ordered_upto.max(slot);
                 process.checkpoint = None;
                 node.durable_store = head.clone();
                 process.store = head;
-                node.head_upto = slot;
                 self.ledger.stored(id, slot);
                 self.mark("heads installed");
                 self.check_state(id)?;

@@ -56,7 +56,10 @@ impl World {
             planted: self.bugs.in_engine(),
             #[cfg(feature = "planted-bugs")]
             assertions_off: self.bugs.assertions_off,
-            ..Config::new(id, self.ids())
+            learners: self.ids().split_off(self.scenario.voters().len()),
+            witnesses: self.ids().into_iter().filter(|node| self.scenario.is_witness(*node)).collect(),
+            preferred: self.ids().into_iter().take(usize::from(self.scenario.cluster.preferred)).collect(),
+            ..Config::new(id, self.scenario.voters())
         };
         let seed = self.node(id).rng.any();
         let engine = caught(|| Engine::new(local, config, recovered, seed))?;
@@ -120,6 +123,9 @@ impl World {
             self.tell_step(id, cause);
         }
         if is_master && !was_master {
+            if self.scenario.is_witness(id) || !self.scenario.voters().contains(&id) {
+                return violation("K16", format!("{id} is master, and is no voter with the data"));
+            }
             self.became_master();
         }
         if was_master && !is_master {
@@ -375,6 +381,9 @@ impl World {
 
     /// K5: all stores hold the same after the same slot.
     pub(super) fn check_state(&mut self, id: NodeId) -> Checked {
+        if self.scenario.is_witness(id) {
+            return Ok(());
+        }
         let Some(process) = &self.node(id).process else { return Ok(()) };
         let (applied, digest) = (process.store.applied, process.store.map.digest());
         self.ledger.holds(id, applied, digest)

@@ -25,7 +25,6 @@ impl World {
         node.disk.wipe();
         (node.kept, node.logged) = (Kept::default(), Logged::default());
         node.durable_store = super::store::Store::default();
-        node.head_upto = Slot::ZERO;
         node.trimmed_upto = Slot::ZERO;
         node.disk_was_harmed = true;
         self.fault(vec![id], Some(down), format!("{id} loses its disk"));
@@ -110,17 +109,17 @@ impl World {
 
     /// Memory is lost by one node at a time, and only while all others remember everything: more is not tolerable.
     fn may_lose_memory(&self, id: NodeId) -> bool {
-        let remembering: Vec<NodeId> = self.ids().into_iter().filter(|other| self.remembers(*other)).collect();
+        let voters = self.scenario.voters();
+        let remembering: Vec<NodeId> = voters.iter().copied().filter(|other| self.remembers(*other)).collect();
         let others = remembering.iter().filter(|other| **other != id).count();
-        let tolerable = self.nodes.len() >= 3 && remembering.len() == self.nodes.len();
-        tolerable || self.scenario.budget != Budget::Tolerable && others > 0
+        let tolerable = voters.len() >= 3 && remembering.len() == voters.len();
+        !voters.contains(&id) || tolerable || self.scenario.budget != Budget::Tolerable && others > 0
     }
 
     /// Whether this node's votes count, and will when it starts again.
     pub(super) fn remembers(&self, id: NodeId) -> bool {
         let node = &self.nodes[usize::from(id.0) - 1];
-        let is_behind = self.ledger.durable_upto(id) < node.head_upto;
-        self.ledger.votes(id) && !node.disk_was_harmed && !is_behind
+        self.ledger.votes(id) && !node.disk_was_harmed
     }
 }
 

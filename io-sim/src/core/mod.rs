@@ -159,7 +159,7 @@ impl World {
             availability: Availability::new(UPDATE_LEASES * lease, VOTE_LEASES * lease),
             nodes: ids.iter().map(|id| Node::new(*id, seed)).collect(),
             network: Network::new(scenario.cluster.nodes, &scenario.network, seed),
-            ledger: Ledger::new(scenario.cluster.nodes, lease_min),
+            ledger: Ledger::new(scenario.cluster.nodes - scenario.cluster.learners, lease_min),
             operations: Vec::new(),
             moments: Vec::new(),
             clients: Vec::new(),

@@ -37,8 +37,6 @@ pub(crate) struct Node {
     pub(crate) logged: Logged,
     /// Something was done to its disk since it started last: it may give up its vote.
     pub(crate) disk_was_harmed: bool,
-    /// The slot of the last head that was installed in its store, of which its log knows nothing.
-    pub(crate) head_upto: Slot,
     /// It was made to fail, or is full: the log need not open.
     pub(crate) disk_is_troubled: bool,
     pub(crate) disk_is_full: bool,
@@ -110,7 +108,6 @@ impl Node {
             kept: Kept::default(),
             logged: Logged::default(),
             disk_was_harmed: false,
-            head_upto: Slot::ZERO,
             disk_is_troubled: false,
             disk_is_full: false,
             slow_until: 0,

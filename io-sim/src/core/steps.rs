@@ -228,6 +228,10 @@ impl World {
                 let id = self.who(*node);
                 let kept = rng.magnitude(1, TRIM_KEEPS_MAX);
                 let too_far = self.mutant == Some(Mutant::TrimmedTooFar);
+                if self.scenario.is_witness(id) {
+                    // Rule E3: what others lack may be in its log alone.
+                    return Ok(());
+                }
                 let node = self.node(id);
                 if too_far {
                     // What is gone from the log is gone at the next start as well.
@@ -334,8 +338,10 @@ impl World {
             Whom::Others => self.ids().into_iter().filter(|id| !other_side.contains(id)).collect(),
             Whom::Majority => {
                 let master = self.who(Who::Master);
-                let others = self.ids().into_iter().filter(|id| *id != master);
-                [master].into_iter().chain(others).take(self.nodes.len() / 2 + 1).collect()
+                let voters = self.scenario.voters();
+                let majority = voters.len() / 2 + 1;
+                let others = voters.into_iter().filter(|id| *id != master);
+                [master].into_iter().chain(others).take(majority).collect()
             }
         };
         ids.sort_unstable();

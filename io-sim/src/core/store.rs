@@ -20,6 +20,8 @@ pub(crate) struct Store {
     pub(crate) applied: Slot,
     pub(crate) hash: HistoryHash,
     pub(crate) map: Map,
+    /// A witness's: it only counts what it is told to apply.
+    pub(crate) only_counts: bool,
 }
 
 /// What it holds.
@@ -36,6 +38,9 @@ impl Store {
     /// Applies one decided value and gives the result of each of its commands.
     pub(crate) fn apply(&mut self, slot: Slot, hash: HistoryHash, value: &Value) -> Vec<UpdateResult> {
         (self.applied, self.hash) = (slot, hash);
+        if self.only_counts {
+            return Vec::new();
+        }
         let commands = value.commands().map_while(Result::ok);
         commands
             .map(|command| match apply_command(command, &mut self.map, &Extensions::new()) {

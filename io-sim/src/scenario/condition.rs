@@ -35,7 +35,7 @@ pub enum Condition {
 }
 
 /// The names of all kinds of messages.
-pub const MESSAGE_KINDS: [&str; 16] = [
+pub const MESSAGE_KINDS: [&str; 17] = [
     "Canvass",
     "Canvassed",
     "Prepare",
@@ -52,6 +52,7 @@ pub const MESSAGE_KINDS: [&str; 16] = [
     "Gone",
     "Recall",
     "Recalled",
+    "Claim",
 ];
 
 /// The name of a message's kind.
@@ -73,6 +74,7 @@ pub fn kind_of(message: &Message) -> &'static str {
         Message::Gone { .. } => 13,
         Message::Recall { .. } => 14,
         Message::Recalled { .. } => 15,
+        Message::Claim { .. } => 16,
     };
     MESSAGE_KINDS[index]
 }

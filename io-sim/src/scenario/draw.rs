@@ -24,6 +24,8 @@ pub mod stream {
     pub const HEALING: u64 = 3;
     /// The connections.
     pub const CONNECTIONS: u64 = 4;
+    /// Which nodes are not like the others.
+    pub const ROLES: u64 = 5;
     /// One for each step of a scenario.
     pub const STEP: u64 = 10_000;
     /// One for each family of faults.
@@ -139,8 +141,7 @@ pub enum Kind {
     Standard,
     /// What the stack world can play.
     Stack,
-    /// The same with power cuts, partitions, masters that stand still and slow disks, clients that stay with one node, and
-    /// long values.
+    /// The same with power cuts, masters that stand still, clients that stay with one node, and long values.
     StackHarsh,
 }
 
@@ -190,7 +191,7 @@ pub fn scenario(seed: u64, swarm: &Swarm) -> Scenario {
         worlds: vec![WorldKind::Core],
         budget: if reckless { Budget::Unrestricted } else { Budget::Tolerable },
         leave_broken: true,
-        cluster: Cluster { nodes, lease: Span(LEASE), drift_ppm, staggered: rng.chance(0.5) },
+        cluster: Cluster { nodes, lease: Span(LEASE), drift_ppm, staggered: rng.chance(0.5), ..Cluster::default() },
         network: Network {
             delay_min: Span(delay_min),
             delay_max: Span(delay_min + rng.magnitude(50 * US, 20 * MS)),
@@ -218,6 +219,9 @@ pub fn scenario(seed: u64, swarm: &Swarm) -> Scenario {
         limits: limits(rng),
         ..Scenario::quiet(format!("seed {seed}"), Span(duration))
     };
+    if !standard {
+        roles(&mut scenario.cluster, &mut Rng::new(seed, stream::ROLES));
+    }
     for (family, number) in FAMILIES.into_iter().zip(0..) {
         strikes(&mut scenario, family, swarm, &mut Rng::new(seed, stream::FAMILY + number));
     }
@@ -235,7 +239,7 @@ fn churn(seed: u64, swarm: &Swarm, rng: &mut Rng) -> Scenario {
     let lease = 100 * MS;
     let kinds_of_acts = if swarm.kind == Kind::Losses { 10 } else { 6 };
     let mut scenario = Scenario {
-        cluster: Cluster { nodes, lease: Span(lease), drift_ppm: 10_000, staggered: false },
+        cluster: Cluster { nodes, lease: Span(lease), drift_ppm: 10_000, ..Cluster::default() },
         network: Network {
             delay_max: Span(rng.magnitude(200 * US, 5 * MS)),
             spike: some(rng, 0.000_1, 0.02),
@@ -255,6 +259,7 @@ fn churn(seed: u64, swarm: &Swarm, rng: &mut Rng) -> Scenario {
         },
         ..Scenario::quiet(format!("churn of seed {seed}"), Span(8 * S))
     };
+    roles(&mut scenario.cluster, &mut Rng::new(seed, stream::ROLES));
     let mut at = 5 * lease;
     while at < scenario.duration.0 {
         let time = Span(rng.magnitude(lease / 8, 8 * lease));
@@ -286,7 +291,7 @@ fn whole_nodes(seed: u64, swarm: &Swarm, rng: &mut Rng) -> Scenario {
     let nodes = swarm.nodes.or(rng.pick(&[3, 3, 3, 3, 5, 1, 2])).unwrap_or(3);
     let mut scenario = Scenario {
         worlds: vec![WorldKind::Stack],
-        cluster: Cluster { nodes, lease: Span(LEASE), drift_ppm: 10_000, staggered: false },
+        cluster: Cluster { nodes, lease: Span(LEASE), drift_ppm: 10_000, ..Cluster::default() },
         network: Network { delay_max: Span(rng.magnitude(MS, 20 * MS)), ..Network::default() },
         disk: Disk { sync_max: Span(rng.magnitude(MS, 10 * MS)), ..Disk::default() },
         workload: Workload {
@@ -379,6 +384,20 @@ fn request(workload: &Workload, is_loyal: bool, rng: &mut Rng) -> Request {
     Request { verb, keys }
 }
 
+/// Now and then a learner more, a witness among the voters, or preferred nodes.
+fn roles(cluster: &mut Cluster, rng: &mut Rng) {
+    let voters = cluster.nodes;
+    if rng.chance(0.2) && voters < 7 {
+        (cluster.nodes, cluster.learners) = (voters + 1, 1);
+    }
+    if rng.chance(0.2) && voters >= 3 {
+        cluster.witnesses = 1;
+    }
+    if rng.chance(0.2) {
+        cluster.preferred = u16::try_from(rng.between(1, 2)).unwrap_or(1).min(voters - cluster.witnesses);
+    }
+}
+
 /// Draws all strikes of one family.
 fn strikes(scenario: &mut Scenario, family: Family, swarm: &Swarm, rng: &mut Rng) {
     let (nodes, duration) = (scenario.cluster.nodes, scenario.duration.0);
@@ -389,7 +408,7 @@ fn strikes(scenario: &mut Scenario, family: Family, swarm: &Swarm, rng: &mut Rng
     let mut mean = rng.magnitude(if rare { 2 * S } else { 300 * MS }, 10 * S);
     let mut strikes = rng.chance(0.5);
     if is_certain(family, swarm.kind) {
-        let most = if swarm.kind == Kind::StackHarsh { S } else { 3 * S };
+        let most = if family == Family::Pause { S } else { 3 * S };
         (strikes, mean) = (true, mean.min(most));
     }
     if family == Family::Clock {
@@ -410,10 +429,10 @@ fn strikes(scenario: &mut Scenario, family: Family, swarm: &Swarm, rng: &mut Rng
 
 /// Whether this family strikes whatever the seed says, and often.
 fn is_certain(family: Family, kind: Kind) -> bool {
-    use Family::{Clock, Kill, Partition, Pause, PowerCut, SlowDisk, Trim, Wipe};
+    use Family::{Clock, Kill, Partition, Pause, PowerCut, Trim, Wipe};
     match kind {
         Kind::Harsh => matches!(family, Trim | Kill | PowerCut | Partition | Clock | Wipe),
-        Kind::StackHarsh => matches!(family, PowerCut | Partition | Pause | SlowDisk),
+        Kind::StackHarsh => matches!(family, PowerCut | Pause),
         Kind::Usual | Kind::Churn | Kind::Losses | Kind::Standard | Kind::Stack => false,
     }
 }

@@ -142,6 +142,15 @@ pub struct Cluster {
     pub drift_ppm: u32,
     /// Whether the nodes start one after the other.
     pub staggered: bool,
+    /// So many of them, the last ones, are learners.
+    #[serde(skip_serializing_if = "is_default")]
+    pub learners: u16,
+    /// So many of the others, the last ones, are witnesses.
+    #[serde(skip_serializing_if = "is_default")]
+    pub witnesses: u16,
+    /// So many of them, the first ones, are preferred masters.
+    #[serde(skip_serializing_if = "is_default")]
+    pub preferred: u16,
 }
 
 /// How messages fare on a way that is not cut.
@@ -291,6 +300,14 @@ impl Scenario {
         if !(1..=7).contains(&self.cluster.nodes) {
             return Err(format!("a cluster has 1 to 7 nodes, not {}", self.cluster.nodes));
         }
+        let Cluster { nodes, learners, witnesses, preferred, .. } = self.cluster;
+        let voters = nodes.saturating_sub(learners);
+        if voters == 0 || witnesses > (voters - 1) / 2 || preferred > voters - witnesses {
+            return Err(format!(
+                "{learners} learners, {witnesses} witnesses and {preferred} preferred nodes do not go with {nodes} nodes: \
+                 most voters have the data, and only such are preferred"
+            ));
+        }
         let ppm = i64::from(self.cluster.drift_ppm);
         if !(1..1_000_000).contains(&ppm) {
             return Err(format!("`drift_ppm` is {ppm}: clocks drift by 1 to 999999 millionths"));
@@ -361,6 +378,17 @@ impl Scenario {
         lacking.map(|(name, least)| format!("{} {name} are less than {least}", counted(name))).collect()
     }
 
+    /// The nodes that vote.
+    pub fn voters(&self) -> Vec<NodeId> {
+        (1..=self.cluster.nodes - self.cluster.learners).map(NodeId).collect()
+    }
+
+    /// Whether a node votes and keeps no data.
+    pub fn is_witness(&self, node: NodeId) -> bool {
+        let voters = self.cluster.nodes - self.cluster.learners;
+        node.0 <= voters && node.0 > voters - self.cluster.witnesses
+    }
+
     fn check_node(&self, node: NodeId) -> Result<(), String> {
         let last = NodeId(self.cluster.nodes);
         if node <= last { Ok(()) } else { Err(format!("there is no {node}: the cluster has n1 to {last}")) }
@@ -390,7 +418,15 @@ impl Scenario {
 
 impl Default for Cluster {
     fn default() -> Self {
-        Self { nodes: 3, lease: Span(400 * MS), drift_ppm: 10_000, staggered: false }
+        Self {
+            nodes: 3,
+            lease: Span(400 * MS),
+            drift_ppm: 10_000,
+            staggered: false,
+            learners: 0,
+            witnesses: 0,
+            preferred: 0,
+        }
     }
 }
 

@@ -116,7 +116,11 @@ pub(super) async fn run(
             (1..=plan.nodes, plan.call_max)
         };
         let options = ClientOptions::new(CLUSTER, nodes.clone().map(endpoint));
-        let options = ClientOptions { timeout, ..options.expect("the endpoints are well-formed") };
+        let mut options = ClientOptions { timeout, ..options.expect("the endpoints are well-formed") };
+        if !is_loyal {
+            // Or all would wait for a master that stands still until another one's time is over as well.
+            (options.connect_timeout, options.silence_max) = (plan.lease / 2, plan.lease / 2);
+        }
         let dial = Arc::new(SimNetwork::new(Sockets::default(), trace.clone()));
         let user = User {
             number,
@@ -157,7 +161,7 @@ impl User {
             let (low, high) = self.plan.rest_ms;
             tokio::time::sleep(Duration::from_millis(self.rng.between(low, high))).await;
             self.calls += 1;
-            let reads = self.is_loyal && self.rng.chance(0.8);
+            let reads = self.is_loyal && self.rng.chance(0.6);
             let wish = if reads { self.rng.between(READS_FROM, 99) } else { self.rng.below(100) };
             match wish {
                 0..35 => self.set().await,

@@ -6,7 +6,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use tokio::sync::oneshot;
 use trialbay::extensions::Extensions;
 use trialbay::identity::Identity;
-use trialbay::node::{NodeHandle, NodeOptions, RunningNode, Surroundings};
+use trialbay::node::{NodeHandle, NodeOptions, Roles, RunningNode, Surroundings};
 use trialbay::peer::PeerAddress;
 use trialbay::update::Limits;
 use trialbay::workers::Workers;
@@ -218,6 +218,8 @@ fn options(plan: &StackPlan, id: u16) -> NodeOptions {
         node: NodeId(id),
         name: name(id),
         peers: others.map(peer).collect(),
+        roles: Roles::default(),
+        read_only: false,
         client_listen: format!("0.0.0.0:{CLIENT_PORT}"),
         peer_listen: format!("0.0.0.0:{PEER_PORT}"),
         home: PathBuf::from("/home"),

@@ -126,7 +126,7 @@ pub enum What {
     },
     /// A rule was broken.
     Violation {
-        /// `K1` to `K15`.
+        /// `K1` to `K16`.
         checker: Text,
         /// What happened.
         story: String,

@@ -241,8 +241,11 @@ impl Overview {
             if status.role == "halted" {
                 problems.push(format!("{name} has halted: see its log"));
             }
-            if !status.votes && awaited.is_empty() {
+            if !status.votes && status.role != "learner" && awaited.is_empty() {
                 problems.push(format!("{name} has no vote until it has caught up"));
+            }
+            if status.vote_is_lent {
+                problems.push(format!("{name} has its vote for this run only, until it has caught up"));
             }
             if let Some(head) = &status.head {
                 let progress = format!("{} of {} keys of slot {}", head.keys, head.keys_all, head.slot);

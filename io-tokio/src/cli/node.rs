@@ -12,10 +12,10 @@ use trialbay_engine::NodeId;
 
 use super::args::{Environment, Global, Settings, load};
 use super::exit::{ExitCode, Failure};
-use crate::config::{Config, NodeConfig};
+use crate::config::{Config, NodeConfig, NodeRole};
 use crate::extensions::Extensions;
 use crate::node::home::HomeError;
-use crate::node::{self, NodeError, NodeOptions};
+use crate::node::{self, NodeError, NodeOptions, Roles};
 use crate::peer::{PeerAddress, PeerError};
 use crate::store::StoreError;
 use crate::tlog::TlogError;
@@ -90,7 +90,17 @@ impl NodePlan {
             .filter(|other| other.id != self.node.id)
             .map(|other| PeerAddress { node: NodeId(other.id), name: other.name.clone(), address: other.peer.clone() })
             .collect();
+        let with = |is: &dyn Fn(&NodeConfig) -> bool| {
+            self.config.nodes.iter().filter(|node| is(node)).map(|node| NodeId(node.id)).collect()
+        };
+        let roles = Roles {
+            learners: with(&|node| node.role == NodeRole::Learner),
+            witnesses: with(&|node| node.role == NodeRole::Witness),
+            preferred: with(&|node| node.preferred),
+        };
         NodeOptions {
+            roles,
+            read_only: self.config.read_only,
             node: NodeId(self.node.id),
             client_listen: self.node.client_listen().to_owned(),
             peer_listen: self.node.peer_listen().to_owned(),
@@ -141,6 +151,7 @@ impl From<NodeError> for Failure {
             | NodeError::Tlog(_)
             | NodeError::HistoryDamaged { .. }
             | NodeError::StorageFailed { .. } => ExitCode::StorageFailed,
+            NodeError::VotersChanged { .. } => ExitCode::BadConfig,
             NodeError::HistoryDiverged { .. } => ExitCode::HistoryDiverged,
             NodeError::Peers(_)
             | NodeError::ClientAddress { .. }

@@ -132,8 +132,10 @@ impl Cluster {
         let mut stale = None;
         for endpoint in (0..count).map(|step| (first + step) % count) {
             match self.attempt(request, endpoint, progress).await? {
-                // Another node may be further.
-                Try::Answered(reply, _) if reply.code == code::INCONSISTENT_READ => stale = Some((reply, endpoint)),
+                // Another node may be further, or have the data at all.
+                Try::Answered(reply, _) if matches!(reply.code, code::INCONSISTENT_READ | code::NOT_SUPPORTED) => {
+                    stale = Some((reply, endpoint));
+                }
                 Try::Answered(reply, _) => {
                     if self.options.prefer.is_none() {
                         self.any.store(endpoint, Ordering::Relaxed);

@@ -18,7 +18,7 @@ pub struct NodeStatus {
     pub version: String,
     /// The process id.
     pub pid: u32,
-    /// `slave`, `canvassing`, `candidate`, `master` or `halted`.
+    /// `slave`, `learner`, `witness`, `canvassing`, `candidate`, `master` or `halted`.
     pub role: String,
     /// The master's name, as far as this node knows.
     pub master: Option<String>,
@@ -36,6 +36,8 @@ pub struct NodeStatus {
     pub history_hash: String,
     /// Whether the node's votes count. A node whose disk was wiped or damaged has none until it has caught up.
     pub votes: bool,
+    /// Whether that is so in this run only, until it has caught up: its vote is lent.
+    pub vote_is_lent: bool,
     /// Whether the node is fetching decided entries from a peer.
     pub catching_up: bool,
     /// The head that the node is getting, if the log that it lacks is gone everywhere.

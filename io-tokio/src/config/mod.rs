@@ -12,8 +12,8 @@
 //! ```
 //!
 //! Beside these there are, with their defaults: `lease_ms = 800`, `clock_drift_ppm = 10000`, `reads = "lease"`,
-//! `disk_reserve_mib = 256`, `log_retention_mib = 1024`, `recorder = false`, `recorder_mib = 64` and a section `[limits]` (see [`Limits`]); and for a node `client_listen` and `peer_listen`, the addresses to listen on
-//! where they differ from those that others use. The settings outside `[[node]]` can be overridden ([`Overrides`]).
+//! `disk_reserve_mib = 256`, `log_retention_mib = 1024`, `recorder = false`, `recorder_mib = 64`, `read_only = false` and a section `[limits]` (see [`Limits`]); and for a node `client_listen` and `peer_listen`, the addresses to listen on
+//! where they differ from those that others use, `role = "data"` (see [`NodeRole`]) and `preferred = false`. The settings outside `[[node]]` can be overridden ([`Overrides`]).
 
 mod mistake;
 mod overrides;
@@ -58,6 +58,8 @@ pub struct Config {
     pub recorder: bool,
     /// How many MiB of it each keeps.
     pub recorder_mib: u64,
+    /// Whether nodes refuse all updates of clients.
+    pub read_only: bool,
     /// What is bounded, and by how much.
     pub limits: Limits,
     /// All nodes, in the order of the file; 1 to 7.
@@ -79,8 +81,24 @@ pub struct NodeConfig {
     pub client_listen: Option<String>,
     /// `host:port` to listen on for other nodes, where it differs from `peer`.
     pub peer_listen: Option<String>,
+    /// What it does in the cluster.
+    pub role: NodeRole,
+    /// Whether it is to be master rather than nodes of which this is not true.
+    pub preferred: bool,
     /// Where the node keeps its files. A relative path in a file starts at that file's directory.
     pub home: Option<PathBuf>,
+}
+
+/// What a node does in its cluster.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum NodeRole {
+    /// Votes, keeps the data, and may be master.
+    #[default]
+    Data,
+    /// Keeps the data without a vote: for reads elsewhere, and for nodes that are to vote later.
+    Learner,
+    /// Votes and keeps the log without the data: for a third place.
+    Witness,
 }
 
 /// How `Consistent` reads are made safe.
@@ -140,6 +158,8 @@ impl Config {
                 peer: format!("127.0.0.1:{peer}"),
                 client_listen: None,
                 peer_listen: None,
+                role: NodeRole::Data,
+                preferred: false,
                 home: Some(data.join(format!("n{}", index + 1))),
             })
         };
@@ -154,6 +174,7 @@ impl Config {
             log_retention_mib: rules::LOG_RETENTION_MIB.default,
             recorder: false,
             recorder_mib: rules::RECORDER_MIB.default,
+            read_only: false,
             limits: Limits::default(),
             nodes: nodes.ok_or(DevRefused::BasePort(base_port))?,
         })
@@ -164,9 +185,12 @@ impl Config {
         self.nodes.iter().find(|node| node.name == name)
     }
 
-    /// How many nodes may fail while the others go on.
+    /// How many nodes may fail, whichever they are, while the others go on: a majority of the voters must be left, and one
+    /// of them with the data.
     pub fn failures_survivable(&self) -> usize {
-        self.nodes.len().saturating_sub(1) / 2
+        let count = |role| self.nodes.iter().filter(|node| node.role == role).count();
+        let (data, witnesses) = (count(NodeRole::Data), count(NodeRole::Witness));
+        ((data + witnesses).saturating_sub(1) / 2).min(data.saturating_sub(1))
     }
 
     /// A file that loads as this configuration, with every setting written out.
@@ -182,7 +206,7 @@ impl Config {
         let _ = write!(
             out,
             "cluster_id = {}\nlease_ms = {}\nclock_drift_ppm = {}\nreads = \"{reads}\"\n\
-             disk_reserve_mib = {}\nlog_retention_mib = {}\nrecorder = {}\nrecorder_mib = {}\n\n[limits]\n\
+             disk_reserve_mib = {}\nlog_retention_mib = {}\nrecorder = {}\nrecorder_mib = {}\nread_only = {}\n\n[limits]\n\
              key_bytes_max = {key_bytes_max}\nvalue_bytes_max = {value_bytes_max}\n\
              update_bytes_max = {update_bytes_max}\nconnections_max = {connections_max}\n",
             text(&self.cluster_id),
@@ -192,9 +216,17 @@ impl Config {
             self.log_retention_mib,
             self.recorder,
             self.recorder_mib,
+            self.read_only,
         );
         for node in &self.nodes {
-            let _ = write!(out, "\n[[node]]\nname = {}\nid = {}\n", text(&node.name), node.id);
+            let _ = write!(
+                out,
+                "\n[[node]]\nname = {}\nid = {}\nrole = \"{}\"\npreferred = {}\n",
+                text(&node.name),
+                node.id,
+                node.role.name(),
+                node.preferred
+            );
             let home = node.home.as_ref().map(|home| home.to_string_lossy().into_owned());
             let rest = [
                 ("client", Some(&node.client)),
@@ -222,6 +254,20 @@ impl NodeConfig {
     /// Where to listen for other nodes.
     pub fn peer_listen(&self) -> &str {
         self.peer_listen.as_deref().unwrap_or(&self.peer)
+    }
+}
+
+impl NodeRole {
+    /// All of them.
+    pub const ALL: [Self; 3] = [Self::Data, Self::Learner, Self::Witness];
+
+    /// Its name in a configuration.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Data => "data",
+            Self::Learner => "learner",
+            Self::Witness => "witness",
+        }
     }
 }
 

@@ -10,9 +10,9 @@ use super::mistake::{Mistake, Place, did_you_mean};
 use super::overrides::Overrides;
 use super::rules::{
     CLOCK_DRIFT_PPM, CONNECTIONS_MAX, DISK_RESERVE_MIB, KEY_BYTES_MAX, LEASE_MS, LOG_RETENTION_MIB, Number,
-    RECORDER_MIB, UPDATE_BYTES_MAX, VALUE_BYTES_MAX, check_address,
+    RECORDER_MIB, SETTINGS, UPDATE_BYTES_MAX, VALUE_BYTES_MAX, check_address,
 };
-use super::{Config, Limits, NODES_MAX, NodeConfig, Reads};
+use super::{Config, Limits, NODES_MAX, NodeConfig, NodeRole, Reads};
 use crate::update;
 
 /// An update that sets one key carries this many bytes beside key and value, at most.
@@ -27,11 +27,12 @@ const TOP: &[&str] = &[
     "log_retention_mib",
     "recorder",
     "recorder_mib",
+    "read_only",
     "limits",
     "node",
 ];
 const LIMITS: &[&str] = &["key_bytes_max", "value_bytes_max", "update_bytes_max", "connections_max"];
-const NODE: &[&str] = &["name", "id", "client", "peer", "client_listen", "peer_listen", "home"];
+const NODE: &[&str] = &["name", "id", "client", "peer", "client_listen", "peer_listen", "role", "preferred", "home"];
 
 /// Reads a configuration. Relative homes start at `base`.
 pub(super) fn config(text: &str, base: &Path, overrides: &Overrides) -> Result<Config, Vec<Mistake>> {
@@ -89,8 +90,9 @@ impl Reader<'_> {
             reads: self.reads(top),
             disk_reserve_mib: self.number(Some(top), &DISK_RESERVE_MIB),
             log_retention_mib: self.number(Some(top), &LOG_RETENTION_MIB),
-            recorder: self.recorder(top),
+            recorder: self.flag(top, "recorder"),
             recorder_mib: self.number(Some(top), &RECORDER_MIB),
+            read_only: self.flag(top, "read_only"),
             limits,
             nodes: self.nodes(top, base),
         }
@@ -123,10 +125,12 @@ impl Reader<'_> {
         }
     }
 
-    fn recorder(&mut self, top: &Table<'_>) -> bool {
-        let (place, written) = if let Some(found) = self.overrides.last("recorder") {
+    /// Something that is so or not; it is not where nothing says so. What a node has cannot be overridden.
+    fn flag(&mut self, table: &Table<'_>, key: &'static str) -> bool {
+        let overridden = self.overrides.last(key).filter(|_| SETTINGS.contains(&key));
+        let (place, written) = if let Some(found) = overridden {
             (Place::Override(found.from.clone()), found.value.trim().to_owned())
-        } else if let Some((key, value)) = top.get_key_value("recorder") {
+        } else if let Some((key, value)) = table.get_key_value(key) {
             (self.line(&key.span()), self.written(&value.span()))
         } else {
             return false;
@@ -135,7 +139,7 @@ impl Reader<'_> {
             "true" => true,
             "false" => false,
             other => {
-                let message = format!("`recorder` cannot be {}: write true or false", other.escape_debug());
+                let message = format!("`{key}` cannot be {}: write true or false", other.escape_debug());
                 self.mistake(place, message);
                 false
             }
@@ -192,7 +196,12 @@ impl Reader<'_> {
             self.mistake(place, message);
         }
         let mut taken = Taken::default();
-        array.iter().filter_map(|node| self.node(node, base, &mut taken)).collect()
+        let nodes: Vec<NodeConfig> = array.iter().filter_map(|node| self.node(node, base, &mut taken)).collect();
+        if nodes.len() == array.len() && !nodes.is_empty() && nodes.iter().all(|node| node.role != NodeRole::Data) {
+            let message = "no node may be master: give one at least `role = \"data\"`".to_owned();
+            self.mistake(self.line(&value.span()), message);
+        }
+        nodes
     }
 
     fn node(&mut self, node: &Spanned<DeValue<'_>>, base: &Path, taken: &mut Taken) -> Option<NodeConfig> {
@@ -238,9 +247,15 @@ impl Reader<'_> {
         if let (Some(place), true) = (listen_place, peer_listen == client_listen) {
             self.mistake(place, "`peer_listen` is also `client_listen`: give each its own port".to_owned());
         }
+        let role = self.role(table);
+        let preferred = self.flag(table, "preferred");
+        if preferred && role != NodeRole::Data {
+            let message = format!("a {} is never master: remove `preferred`", role.name());
+            self.mistake(place, message);
+        }
         let home = self.home(table, base);
         let (name, client, peer) = (name?.1, client?, peer?);
-        Some(NodeConfig { name, id: id?, client, peer, client_listen, peer_listen, home })
+        Some(NodeConfig { name, id: id?, client, peer, client_listen, peer_listen, role, preferred, home })
     }
 
     fn node_id(&mut self, table: &Table<'_>, node: &Place, taken: &mut Taken) -> Option<u16> {
@@ -266,6 +281,18 @@ impl Reader<'_> {
             None => self.mistake(place, format!("`id` = {written} is out of range: write a number from 1 to 65535")),
         }
         id
+    }
+
+    fn role(&mut self, table: &Table<'_>) -> NodeRole {
+        let Some((place, text)) = self.text(table, "role", "role = \"data\"") else {
+            return NodeRole::default();
+        };
+        NodeRole::ALL.into_iter().find(|role| role.name() == text).unwrap_or_else(|| {
+            let message =
+                format!("`role` cannot be \"{}\": write \"data\", \"learner\" or \"witness\"", text.escape_debug());
+            self.mistake(place, message);
+            NodeRole::default()
+        })
     }
 
     fn home(&mut self, table: &Table<'_>, base: &Path) -> Option<PathBuf> {

@@ -31,7 +31,7 @@ pub(super) const UPDATE_BYTES_MAX: Number =
 pub(super) const CONNECTIONS_MAX: Number = number("connections_max", "connections", 1, 100_000, 1_000);
 
 /// What can be set outside `[[node]]`, and so be overridden.
-pub(super) const SETTINGS: [&str; 12] = [
+pub(super) const SETTINGS: [&str; 13] = [
     "cluster_id",
     LEASE_MS.key,
     CLOCK_DRIFT_PPM.key,
@@ -40,6 +40,7 @@ pub(super) const SETTINGS: [&str; 12] = [
     LOG_RETENTION_MIB.key,
     "recorder",
     RECORDER_MIB.key,
+    "read_only",
     KEY_BYTES_MAX.key,
     VALUE_BYTES_MAX.key,
     UPDATE_BYTES_MAX.key,

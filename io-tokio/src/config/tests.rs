@@ -56,7 +56,7 @@ fn each_mistake_is_reported_with_its_line_and_what_to_write_instead() {
         (
             "[[node]]",
             "colour = 5\n[[node]]",
-            "t: line 2: unknown key `colour`: the top of the file, before the first `[` has cluster_id, lease_ms, clock_drift_ppm, reads, disk_reserve_mib, log_retention_mib, recorder, recorder_mib, limits, node",
+            "t: line 2: unknown key `colour`: the top of the file, before the first `[` has cluster_id, lease_ms, clock_drift_ppm, reads, disk_reserve_mib, log_retention_mib, recorder, recorder_mib, read_only, limits, node",
         ),
         (
             "[[node]]",
@@ -211,7 +211,7 @@ fn each_mistake_is_reported_with_its_line_and_what_to_write_instead() {
         (
             "[[node]]",
             "[other]",
-            "t: there is no node: add for each of them `[[node]]` with `name = \"n1\"`, `id = 1`, `client = \"host:4000\"` and `peer = \"host:4001\"`\nt: line 2: unknown key `other`: the top of the file, before the first `[` has cluster_id, lease_ms, clock_drift_ppm, reads, disk_reserve_mib, log_retention_mib, recorder, recorder_mib, limits, node",
+            "t: there is no node: add for each of them `[[node]]` with `name = \"n1\"`, `id = 1`, `client = \"host:4000\"` and `peer = \"host:4001\"`\nt: line 2: unknown key `other`: the top of the file, before the first `[` has cluster_id, lease_ms, clock_drift_ppm, reads, disk_reserve_mib, log_retention_mib, recorder, recorder_mib, read_only, limits, node",
         ),
     ];
     for (from, to, expected) in cases {
@@ -306,7 +306,7 @@ fn mistakes_in_overrides_name_the_variable_or_the_flag() {
     overrides.set("update_bytes_max", "1024", "--set update_bytes_max");
     insta::assert_snapshot!(parse_with(GOOD, &overrides).unwrap_err(), @r#"
     --set laese_ms: unknown key `laese_ms`: did you mean `lease_ms`?
-    --set name: unknown key `name`: one of cluster_id, lease_ms, clock_drift_ppm, reads, disk_reserve_mib, log_retention_mib, recorder, recorder_mib, key_bytes_max, value_bytes_max, update_bytes_max, connections_max can be set here
+    --set name: unknown key `name`: one of cluster_id, lease_ms, clock_drift_ppm, reads, disk_reserve_mib, log_retention_mib, recorder, recorder_mib, read_only, key_bytes_max, value_bytes_max, update_bytes_max, connections_max can be set here
     --set reads: `reads` cannot be "never": write "lease" or "quorum"
     --set recorder: `recorder` cannot be yes: write true or false
     --set update_bytes_max: `update_bytes_max` = 1024 has no room for the largest key and value: write at least 8454208
@@ -385,4 +385,31 @@ fn a_configuration_that_is_written_out_loads_as_itself() {
 fn what_cannot_be_read_is_named() {
     let error = Config::load(Path::new("/nonexistent/t.toml")).unwrap_err().to_string();
     assert!(error.starts_with("/nonexistent/t.toml: cannot be read: "), "{error}");
+}
+
+#[test]
+fn a_node_has_a_role_and_the_rest_of_the_cluster_must_go_with_it() {
+    let node = |name: &str, id: u16, more: &str| {
+        format!("[[node]]\nname = \"{name}\"\nid = {id}\nclient = \"h{id}:1\"\npeer = \"h{id}:2\"\n{more}\n")
+    };
+    let parsed = |first: &str, second: &str, third: &str| {
+        let nodes = node("n1", 1, first) + &node("n2", 2, second) + &node("n3", 3, third);
+        parse(&format!("cluster_id = \"c\"\nread_only = true\n{nodes}"))
+    };
+    let config = parsed("preferred = true", "role = \"witness\"", "role = \"learner\"\npreferred = false").unwrap();
+    let roles: Vec<_> = config.nodes.iter().map(|node| (node.role, node.preferred)).collect();
+    assert_eq!(roles, [(NodeRole::Data, true), (NodeRole::Witness, false), (NodeRole::Learner, false)]);
+    assert!(config.read_only);
+    assert_eq!(config.failures_survivable(), 0, "a node with the data and a witness");
+    assert_eq!(parsed("", "", "role = \"witness\"").unwrap().failures_survivable(), 1);
+    assert_eq!(read::config(&config.to_toml(), Path::new(""), &Overrides::default()), Ok(config));
+    for (first, second, third, why) in [
+        ("role = \"master\"", "", "", "`role` cannot be \"master\": write \"data\", \"learner\" or \"witness\""),
+        ("role = \"witness\"\npreferred = true", "", "", "a witness is never master: remove `preferred`"),
+        ("preferred = 1", "", "", "`preferred` cannot be 1: write true or false"),
+        ("role = \"learner\"", "role = \"witness\"", "role = \"witness\"", "no node may be master: give one at least"),
+    ] {
+        let error = parsed(first, second, third).unwrap_err();
+        assert!(error.contains(why), "{error}");
+    }
 }

@@ -23,11 +23,15 @@ const GIVINGS_MAX: usize = 2;
 /// A snapshot is kept for so long after its taker was cut off, so that it can go on where it was.
 const KEPT_MAX: Duration = Duration::from_secs(60);
 
+/// So long at least the log behind a head is kept once the head is there.
+const LOG_KEPT_MIN: Duration = Duration::from_secs(15);
+
 /// Gives heads of this node's store. Cheap to clone.
 #[derive(Clone)]
 pub struct Giver(Arc<Shared>);
 
 struct Shared {
+    has_data: bool,
     store: StoreReader,
     holds: Holds,
     workers: Workers,
@@ -37,6 +41,8 @@ struct Shared {
 
 /// One peer's place.
 struct Place {
+    /// Not of a witness.
+    wants_data: bool,
     /// The number of its newest connection. Older ones end when they see it.
     newest: watched::Sender<u64>,
     /// Held by the connection that serves it.
@@ -66,6 +72,8 @@ enum NotGiven {
     Store(#[from] StoreError),
     #[error("other nodes get heads already")]
     Busy,
+    #[error("a witness has no data to give")]
+    NoData,
     #[error("reading the store panicked (see above)")]
     Panicked,
 }
@@ -73,8 +81,25 @@ enum NotGiven {
 impl Giver {
     /// Gives heads of this store to these peers. `holds` has the log kept that they need then.
     pub fn new(store: StoreReader, holds: Holds, workers: Workers, peers: impl IntoIterator<Item = NodeId>) -> Self {
-        let place = |peer| (peer, Place { newest: watched::Sender::new(0), giving: Mutex::new(None) });
+        Self::among_witnesses(store, holds, workers, peers, true, &[])
+    }
+
+    /// As [`Giver::new`], when some of the peers are witnesses, whose heads have no entries, or this node is one and has
+    /// none to give (rule E3).
+    pub fn among_witnesses(
+        store: StoreReader,
+        holds: Holds,
+        workers: Workers,
+        peers: impl IntoIterator<Item = NodeId>,
+        has_data: bool,
+        witnesses: &[NodeId],
+    ) -> Self {
+        let place = |peer| {
+            let wants_data = !witnesses.contains(&peer);
+            (peer, Place { wants_data, newest: watched::Sender::new(0), giving: Mutex::new(None) })
+        };
         Self(Arc::new(Shared {
+            has_data,
             store,
             holds,
             workers,
@@ -95,13 +120,13 @@ impl Giver {
             let given = tokio::select! {
                 biased;
                 _ = superseded() => return,
-                given = self.give(stream, &mut giving) => given,
+                given = self.give(stream, &mut giving, place.wants_data) => given,
             };
             match given {
                 Ok(head) => {
                     tracing::info!(peer = name, slot = head.slot.0, entries = head.entries, "gave a head");
                     // To get what was written meanwhile takes no longer than to get the head, or it would never end.
-                    giving.take().map(|giving| (giving.hold, giving.began.elapsed().max(KEPT_MAX)))
+                    giving.take().map(|giving| (giving.hold, giving.began.elapsed().max(LOG_KEPT_MIN)))
                 }
                 Err(why) => {
                     tracing::warn!(peer = name, %why, "a head was not given");
@@ -124,6 +149,7 @@ impl Giver {
         &self,
         mut stream: impl AsyncRead + AsyncWrite + Unpin,
         place: &mut Option<Giving>,
+        wants_data: bool,
     ) -> Result<Head, NotGiven> {
         let mut patience = Patience::new();
         let Letter::Ask(resume) = hear(&mut stream, &mut patience).await? else { return Err(NotGiven::OutOfTurn) };
@@ -131,7 +157,7 @@ impl Giver {
         if !resumed {
             // The old snapshot first: it may be what stands in the way of a new one.
             *place = None;
-            match self.begin().await {
+            match self.begin(wants_data).await {
                 Ok(giving) => *place = Some(giving),
                 Err(why) => {
                     say(&mut stream, &Letter::Refused(why.to_string()), &mut patience).await?;
@@ -154,13 +180,17 @@ impl Giver {
         }
     }
 
-    async fn begin(&self) -> Result<Giving, NotGiven> {
+    async fn begin(&self, wants_data: bool) -> Result<Giving, NotGiven> {
+        if !self.0.has_data {
+            return Err(NotGiven::NoData);
+        }
         let permit = self.0.permits.clone().try_acquire_owned().map_err(|_| NotGiven::Busy)?;
         // First of all, so that nothing is removed of what comes behind the snapshot.
         let hold = self.0.holds.hold(self.0.store.snapshot()?.applied()?);
         let snapshot = self.0.store.snapshot()?;
+        let whole = snapshot.head()?;
         Ok(Giving {
-            head: snapshot.head()?,
+            head: if wants_data { whole } else { Head { entries: 0, ..whole } },
             snapshot,
             marks: Vec::new(),
             last_key: None,
@@ -172,6 +202,9 @@ impl Giver {
 
     /// The next entries; `None` when there are no more.
     async fn next_chunk(&self, giving: &mut Giving) -> Result<Option<Letter>, NotGiven> {
+        if giving.head.entries == 0 {
+            return Ok(None);
+        }
         let (snapshot, after) = (giving.snapshot.clone(), giving.last_key.clone());
         let read = self.0.workers.spawn(move || snapshot.chunk(after.as_ref())).await;
         let chunk = read.map_err(|_| NotGiven::Panicked)??;

@@ -168,6 +168,25 @@ async fn an_empty_store_gives_an_empty_head() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_witness_gets_no_data_and_gives_none() {
+    let giving = Home::full();
+    let giver = |has_data, witnesses: &[NodeId]| {
+        let store = giving.store.reader();
+        Giver::among_witnesses(store, Holds::default(), Workers::Threads, [TAKER], has_data, witnesses)
+    };
+    let mut witness = Home::empty(TAKER);
+    let head = take(&witness, dialler(&giver(true, &[TAKER]), TAKER, vec![])).await.unwrap();
+    assert_eq!((head.slot, head.entries), (Slot(2), 0));
+    witness.store.install(&witness.place).unwrap();
+    assert!(all(&witness.store.reader()).is_empty());
+    assert_eq!(witness.store.applied(), (Slot(2), HistoryHash(200)));
+
+    let home = Home::empty(TAKER);
+    let refused = take(&home, dialler(&giver(false, &[GIVER]), TAKER, vec![])).await;
+    assert!(matches!(&refused, Err(NotTaken::Refused(why)) if why.contains("witness")), "{refused:?}");
+}
+
+#[tokio::test(start_paused = true)]
 async fn what_is_kept_beside_the_keys_comes_with_a_head() {
     let admin = |home: &Home| home.store.reader().snapshot().unwrap().admin().clone();
     let mut giving = Home::empty(GIVER);
@@ -339,7 +358,7 @@ async fn the_log_behind_a_head_is_kept_until_the_taker_has_had_the_time_to_get_i
     assert_eq!(holds.limit(Slot(9)), Slot(9));
     take(&home, dialler(&giver, TAKER, vec![])).await.unwrap();
     assert_eq!(holds.limit(Slot(9)), Slot(2));
-    tokio::time::sleep(Duration::from_secs(59)).await;
+    tokio::time::sleep(Duration::from_secs(14)).await;
     assert_eq!(holds.limit(Slot(9)), Slot(2));
     tokio::time::sleep(Duration::from_secs(2)).await;
     assert_eq!(holds.limit(Slot(9)), Slot(9), "not for ever");

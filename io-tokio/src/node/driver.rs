@@ -9,6 +9,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use tokio::sync::{mpsc, oneshot};
+use trialbay_engine::quorum::Quorum;
 use trialbay_engine::{
     Action, Actions, Dropped, Engine, Event, HaltReason, NodeId, PeerStatus, PersistId, ReadId, Record, Refusal,
     Request, RequestId, Role, Slot, SlotEntry,
@@ -17,6 +18,7 @@ use trialbay_engine::{
 use super::handle::{Ask, DropRefused, NodeStatus, PeerView, Shared, UpdateRefused};
 use super::heads::Heads;
 use super::standing::Standing;
+use super::voters::VotersChange;
 use crate::head::NotTaken;
 use crate::peer::{PeerEvent, PeerNetwork};
 use crate::recorder::Recorder;
@@ -69,6 +71,8 @@ pub(super) struct Driver {
     /// What is wrong with the node's files, in words.
     pub(super) damage: Vec<String>,
     pub(super) standing: Standing,
+    /// Until it is done.
+    pub(super) voters_change: Option<VotersChange>,
     pub(super) recorder: Option<Recorder>,
     pub(super) waiting: Waiting,
     pub(super) actions: Actions,
@@ -181,6 +185,11 @@ impl Driver {
         // What is published ends (or begins) here before anybody can hear of it from this node.
         self.publish();
         self.standing.follow(&self.engine);
+        if self.engine.known_master().is_some()
+            && let Some(change) = self.voters_change.take()
+        {
+            change.finish(&self.workers);
+        }
         let mut actions = std::mem::take(&mut self.actions);
         let halted = actions.drain().fold(None, |halted, action| halted.or(self.perform(action)));
         self.actions = actions;
@@ -360,7 +369,7 @@ impl Driver {
         let master = self.engine.known_master().map_or(0, |master| u32::from(master.0));
         let known = self.shared.master.swap(master, Ordering::AcqRel);
         if was_serving != serving || known != master {
-            let role = role_name(self.engine.role());
+            let role = self.role_name(self.engine.role());
             let master = u16::try_from(master).ok().and_then(|id| self.shared.names.get(&NodeId(id)));
             tracing::info!(role, serving, master = master.map_or("unknown", String::as_str), "mastership");
         }
@@ -369,7 +378,7 @@ impl Driver {
     fn status(&self) -> NodeStatus {
         let status = self.engine.status();
         let now = self.shared.clock.now();
-        let names = &self.shared.names;
+
         let peers: Vec<PeerView> = (status.peers.iter())
             .map(|peer| PeerView {
                 node: self.name(peer.node).to_owned(),
@@ -380,21 +389,24 @@ impl Driver {
                 votes: peer.votes,
             })
             .collect();
-        let quorum = names.len() / 2 + 1;
-        let reachable = 1 + names.keys().filter(|node| self.peers.is_connected(**node)).count();
+        let config = self.engine.config();
+        let quorum = Quorum::new(config.voters.clone());
+        let is_reachable = |node| node == config.node || self.peers.is_connected(node);
         let is_master = status.role == Role::Master;
         // A connection says little of a process that is stopped: what counts is a grant of this lease.
         let is_usable = |peer: &&PeerStatus| {
             peer.connected && peer.votes && peer.granted_at.is_some_and(|at| now.since(at) < self.lease)
         };
-        let usable: usize = 1 + status.peers.iter().filter(is_usable).count();
-        let survivable = u32::try_from(usable.saturating_sub(quorum)).unwrap_or(0);
+        let usable: Vec<NodeId> = status.peers.iter().filter(is_usable).map(|peer| peer.node).collect();
+        let successors = usable.iter().filter(|node| config.may_be_master(**node)).count();
+        let survivable = (1 + usable.len()).saturating_sub(quorum.size()).min(successors);
+        let survivable = u32::try_from(survivable).unwrap_or(0);
         NodeStatus {
             node: self.name(self.shared.node).to_owned(),
             cluster_id: self.shared.cluster_id.clone(),
             version: env!("CARGO_PKG_VERSION").to_owned(),
             pid: std::process::id(),
-            role: role_name(status.role).to_owned(),
+            role: self.role_name(status.role).to_owned(),
             master: status.master.map(|master| self.name(master).to_owned()),
             serving: status.serves_until.is_some_and(|until| now < until),
             ballot: format!("{}.{}", status.promised.round, status.promised.node.0),
@@ -403,9 +415,12 @@ impl Driver {
             applied_upto: status.applied_upto.0,
             history_hash: format!("{:?}", status.decided_hash),
             votes: status.votes,
+            vote_is_lent: status.vote_is_lent,
             catching_up: status.catching_up,
             head: self.heads.view(),
-            progress_possible: status.applied_upto > Slot::ZERO && status.master.is_some() && reachable >= quorum,
+            progress_possible: status.applied_upto > Slot::ZERO
+                && status.master.is_some()
+                && quorum.agrees(is_reachable),
             failures_survivable: is_master.then_some(survivable),
             keys: self.shared.store.snapshot().and_then(|snapshot| snapshot.len()).unwrap_or(0),
             disk_free_bytes: self.shared.room.free(),
@@ -436,6 +451,19 @@ impl Driver {
                 count = self.waiting.blames[&peer],
                 "peer broke the protocol"
             );
+        }
+    }
+
+    fn role_name(&self, role: Role) -> &'static str {
+        let (config, me) = (self.engine.config(), self.shared.node);
+        match role {
+            Role::Slave if config.learners.contains(&me) => "learner",
+            Role::Slave if config.is_witness(me) => "witness",
+            Role::Slave => "slave",
+            Role::Canvassing => "canvassing",
+            Role::Candidate => "candidate",
+            Role::Master => "master",
+            Role::Halted => "halted",
         }
     }
 
@@ -493,15 +521,5 @@ impl Round {
         {
             self.asks.push(ask);
         }
-    }
-}
-
-fn role_name(role: Role) -> &'static str {
-    match role {
-        Role::Slave => "slave",
-        Role::Canvassing => "canvassing",
-        Role::Candidate => "candidate",
-        Role::Master => "master",
-        Role::Halted => "halted",
     }
 }

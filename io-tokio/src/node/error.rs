@@ -1,6 +1,7 @@
 //! Why a node does not start, or stops by itself.
 
 use std::io;
+use std::path::PathBuf;
 
 use trialbay_engine::{HaltReason, HistoryHash, Slot};
 
@@ -45,6 +46,18 @@ pub enum NodeError {
         recorded: HistoryHash,
         /// What replaying gives.
         replayed: HistoryHash,
+    },
+    /// The configuration has other voters than the home knows, by more than one.
+    #[error(
+        "when this node last had a master the nodes {noted} voted, and now the configuration lets {ours} vote (by their ids): add or remove one voter at a time, and go on to the next when `trialbay cluster status` shows that all vote. Only who is sure that nobody acts on the old configuration may remove {}", .file.display()
+    )]
+    VotersChanged {
+        /// Who voted.
+        noted: String,
+        /// Who is to vote.
+        ours: String,
+        /// Where that is noted.
+        file: PathBuf,
     },
     /// A thread could not be started, or the system gave no random numbers.
     #[error("the system refused {what}: {source}")]

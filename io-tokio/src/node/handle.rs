@@ -38,6 +38,12 @@ pub enum UpdateRefused {
         /// The master's name, as far as this node knows.
         master: Option<String>,
     },
+    /// Did not happen: the configuration of the cluster says so.
+    #[error("{node} is configured read-only")]
+    ReadOnly {
+        /// This node's name.
+        node: String,
+    },
     /// Did not happen.
     #[error("the queue of updates is full: try again later")]
     Overloaded,
@@ -83,6 +89,12 @@ pub enum ReadRefused {
     /// This node has not applied the slot that the read asks for.
     #[error("store not fresh enough")]
     NotFreshEnough,
+    /// This node keeps no data.
+    #[error("{node} is a witness, which keeps no data: read from another node")]
+    Witness {
+        /// This node's name.
+        node: String,
+    },
     /// The queue of reads is full.
     #[error("the queue of reads is full: try again later")]
     Overloaded,
@@ -152,6 +164,8 @@ pub(crate) struct Shared {
     pub(crate) reads: Reads,
     pub(crate) limits: Limits,
     pub(crate) extensions: Extensions,
+    pub(crate) is_witness: bool,
+    pub(crate) read_only: bool,
     pub(crate) clock: Arc<dyn Clock>,
     pub(crate) store: StoreReader,
     pub(crate) asks: mpsc::Sender<Ask>,
@@ -222,6 +236,9 @@ impl NodeHandle {
     /// Each says whether the update happened. The wait is bounded: a master that loses its majority answers
     /// `OutcomeUnknown` after about two leases.
     pub(crate) async fn propose(&self, command: Bytes) -> Result<UpdateResult, UpdateRefused> {
+        if let Some(refused) = self.refuses_updates() {
+            return Err(refused);
+        }
         if !self.is_serving() {
             return Err(UpdateRefused::NotMaster { master: self.master_name() });
         }
@@ -237,6 +254,10 @@ impl NodeHandle {
     /// # Errors
     /// When this node cannot give that guarantee now.
     pub async fn snapshot(&self, consistency: Consistency) -> Result<Snapshot, ReadRefused> {
+        if self.0.is_witness && consistency != Consistency::Consistent {
+            // Rule E3. For consistent reads the master's name is the better answer.
+            return Err(ReadRefused::Witness { node: self.node_name().to_owned() });
+        }
         match consistency {
             Consistency::NoGuarantees => Ok(self.0.store.snapshot()?),
             Consistency::AtLeast(slot) => {
@@ -255,6 +276,11 @@ impl NodeHandle {
                 Reads::Quorum => self.quorum_snapshot().await,
             },
         }
+    }
+
+    /// Why no update of a client is done here, if that is so.
+    pub(crate) fn refuses_updates(&self) -> Option<UpdateRefused> {
+        self.0.read_only.then(|| UpdateRefused::ReadOnly { node: self.node_name().to_owned() })
     }
 
     /// The last slot that the store has applied.

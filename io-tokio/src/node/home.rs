@@ -3,6 +3,7 @@
 //! ```text
 //! <home>/LOCK        locked while a process runs on the home; holds its process id
 //! <home>/IDENTITY    whose home it is, as text with a checksum
+//! <home>/VOTERS      which nodes voted when it last took part
 //! <home>/db/         the store
 //! <home>/tlogs/      the transaction logs
 //! <home>/recorder/   what the engine was told last, if it is recorded
@@ -29,6 +30,8 @@ const FORMAT: u32 = 1;
 const FILE_LEN_MAX: usize = 64 << 10;
 /// How long the next run waits because of what this one grants, in milliseconds.
 const LEASE: &str = "LEASE";
+/// The voters of the last configuration in which there was a master, by their ids.
+const VOTERS: &str = "VOTERS";
 /// No configuration makes a node wait longer: twice the longest lease. What stands for a number that cannot be read.
 const RESTART_WAIT_MS_MAX: u64 = 120_000;
 const CHECKSUM_KEY: &str = "crc32c = ";
@@ -109,6 +112,15 @@ pub fn note_restart_wait(disk: &dyn Disk, home: &Path, wait: Duration) -> Result
     replace(disk, &home.join(LEASE), &format!("{millis}\n"))
 }
 
+/// Notes who votes. Durable when this returns.
+///
+/// # Errors
+/// When it cannot be written.
+pub fn note_voters(disk: &dyn Disk, home: &Path, voters: &[NodeId]) -> Result<(), HomeError> {
+    let ids: Vec<String> = voters.iter().map(|voter| voter.0.to_string()).collect();
+    replace(disk, &home.join(VOTERS), &(ids.join(" ") + "\n"))
+}
+
 fn holder(pid: &Option<u32>) -> String {
     pid.map(|pid| format!(" (process {pid})")).unwrap_or_default()
 }
@@ -168,6 +180,22 @@ impl Home {
         let text = std::str::from_utf8(&bytes).unwrap_or_default();
         let millis = text.trim().parse().ok().filter(|millis| *millis <= RESTART_WAIT_MS_MAX);
         Ok(Some(Duration::from_millis(millis.unwrap_or(RESTART_WAIT_MS_MAX))))
+    }
+
+    /// Who voted when this node last took part, in order; `None` if it never did.
+    ///
+    /// # Errors
+    /// When the file cannot be read, or makes no sense.
+    pub fn voters(&self, ours: &Identity) -> Result<Option<Vec<NodeId>>, HomeError> {
+        let file = self.path.join(VOTERS);
+        let Some(bytes) = read(&*self.disk, &file)? else { return Ok(None) };
+        let text = std::str::from_utf8(&bytes).unwrap_or_default();
+        let mut voters = text.split_whitespace().map(|id| id.parse().map(NodeId)).collect::<Result<Vec<_>, _>>().ok();
+        voters.iter_mut().for_each(|voters| voters.sort_unstable());
+        match voters.filter(|voters| !voters.is_empty()) {
+            Some(voters) => Ok(Some(voters)),
+            None => Err(HomeError::Damaged { file, why: "it names no voters".into(), ours: ours.clone() }),
+        }
     }
 
     fn check_identity(&self, ours: &Identity) -> Result<(), HomeError> {
@@ -399,6 +427,20 @@ mod tests {
         for damaged in [&b""[..], b"x", b"-1", b"99999999999999999999", b"120001", b"\xff"] {
             std::fs::write(temp.path().join(LEASE), damaged).unwrap();
             assert_eq!(home.restart_wait().unwrap(), Some(Duration::from_millis(RESTART_WAIT_MS_MAX)), "{damaged:?}");
+        }
+    }
+
+    #[test]
+    fn the_voters_are_kept_and_what_names_none_is_refused() {
+        let temp = temp();
+        let home = open(temp.path(), &identity()).unwrap();
+        assert_eq!(home.voters(&identity()).unwrap(), None);
+        note_voters(&RealDisk, temp.path(), &[NodeId(1), NodeId(30)]).unwrap();
+        assert_eq!(home.voters(&identity()).unwrap(), Some(vec![NodeId(1), NodeId(30)]));
+        for damaged in [&b""[..], b"x", b"1 -2", b"70000", b"\xff"] {
+            std::fs::write(temp.path().join(VOTERS), damaged).unwrap();
+            let error = home.voters(&identity()).unwrap_err();
+            assert!(matches!(error, HomeError::Damaged { .. }), "{damaged:?}: {error}");
         }
     }
 

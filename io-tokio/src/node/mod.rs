@@ -17,11 +17,12 @@ pub(crate) mod serving;
 mod standing;
 mod start;
 mod surroundings;
+mod voters;
 
 pub use error::NodeError;
 pub use handle::{
     DropRefused, HeadView, MaintenanceRefused, NodeHandle, NodeStatus, PeerView, ReadRefused, UpdateRefused,
 };
-pub use options::NodeOptions;
+pub use options::{NodeOptions, Roles};
 pub use start::{RunningNode, run};
 pub use surroundings::Surroundings;

@@ -19,8 +19,12 @@ pub struct NodeOptions {
     pub node: NodeId,
     /// Its name.
     pub name: String,
-    /// All other voters, and where they listen for peers.
+    /// All other nodes, and where they listen for peers.
     pub peers: Vec<PeerAddress>,
+    /// Which nodes are not like the others.
+    pub roles: Roles,
+    /// Whether updates of clients are refused.
+    pub read_only: bool,
     /// `host:port` on which clients are served.
     pub client_listen: String,
     /// `host:port` on which peers are heard.
@@ -55,6 +59,17 @@ pub struct NodeOptions {
     pub planted_in_engine: Option<trialbay_engine::PlantedBug>,
     /// How many bytes of recordings of the engine's inputs to keep in the home; `None`: nothing is recorded.
     pub recorder_bytes_max: Option<u64>,
+}
+
+/// Which nodes of a cluster are not simply voters with the data.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Roles {
+    /// These follow without a vote.
+    pub learners: Vec<NodeId>,
+    /// These vote and keep no data.
+    pub witnesses: Vec<NodeId>,
+    /// These are to be master rather than others.
+    pub preferred: Vec<NodeId>,
 }
 
 impl NodeOptions {

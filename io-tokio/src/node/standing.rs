@@ -13,7 +13,9 @@ impl Standing {
     /// Says why the node starts without a vote, if it does.
     pub(super) fn at_start(engine: &Engine, is_damaged: bool) -> Self {
         let (votes, decided_upto) = (engine.votes(), engine.decided_upto());
-        if !votes {
+        if engine.config().learners.contains(&engine.config().node) {
+            tracing::info!(decided_upto = decided_upto.0, "no vote: this node is a learner");
+        } else if !votes {
             if is_damaged {
                 tracing::warn!(
                     decided_upto = decided_upto.0,

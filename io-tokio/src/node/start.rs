@@ -14,11 +14,12 @@ use super::error::NodeError;
 use super::handle::{Ask, NodeHandle, Shared, UpdateRefused};
 use super::heads::Heads;
 use super::home::{self, Home};
-use super::options::NodeOptions;
+use super::options::{NodeOptions, Roles};
 use super::room::{self, Room};
 use super::serving::Serving;
 use super::standing::Standing;
 use super::surroundings::Surroundings;
+use super::voters;
 use crate::clock::Clock;
 use crate::disk::RealDisk;
 use crate::head::{Giver, Holds, Taker};
@@ -93,6 +94,8 @@ impl RunningNode {
             .await
             .map_err(|source| NodeError::ClientAddress { address: options.client_listen.clone(), source })?;
         let mut files = open_files(disk.clone(), &options)?;
+        let voters = engine_config(&options).voters;
+        let voters_change = voters::check(&files.home, disk.clone(), &identity(&options), voters)?;
 
         let (reports, storage) = mpsc::unbounded_channel();
         let (applied_sender, applied) = watched::channel(files.recovered.decided_upto);
@@ -124,8 +127,9 @@ impl RunningNode {
             Recorder::start(&files.home.recorder_dir(), bytes_max, options.node, clock.now(), &engine)
         });
         let standing = Standing::at_start(&engine, !files.damage.is_empty());
-        let giver =
-            Giver::new(shared.store.clone(), holds, workers.clone(), options.peers.iter().map(|peer| peer.node));
+        let (witnesses, takers) = (&options.roles.witnesses, options.peers.iter().map(|peer| peer.node));
+        let has_data = !witnesses.contains(&options.node);
+        let giver = Giver::among_witnesses(shared.store.clone(), holds, workers.clone(), takers, has_data, witnesses);
         let taker = Taker { place: files.place, peers: network.heads(), workers: workers.clone() };
         let driver = Driver {
             engine,
@@ -140,6 +144,7 @@ impl RunningNode {
             lease: options.lease,
             damage: files.damage,
             standing,
+            voters_change,
             recorder,
             waiting: Waiting::default(),
             actions: Actions::new(),
@@ -258,11 +263,17 @@ struct Files {
     damage: Vec<String>,
 }
 
+fn identity(options: &NodeOptions) -> Identity {
+    Identity { cluster_id: options.cluster_id.clone(), node: options.node, name: options.name.clone() }
+}
+
 fn open_files(disk: Arc<dyn HomeDisk>, options: &NodeOptions) -> Result<Files, NodeError> {
-    let identity = Identity { cluster_id: options.cluster_id.clone(), node: options.node, name: options.name.clone() };
+    let identity = identity(options);
     let home = Home::open(disk.clone(), &options.home, &identity)?;
-    let path = home.db_dir().join(format!("{}.db", options.name));
-    let store_options = store::Options::default();
+    // A file of its own: with the role the node changes stores, and the new one is replayed from the log.
+    let is_witness = engine_config(options).is_witness(options.node);
+    let path = home.db_dir().join(format!("{}{}", options.name, if is_witness { ".witness.db" } else { ".db" }));
+    let store_options = store::Options { keeps_data: !is_witness, ..store::Options::default() };
     let tlog_options = TlogOptions {
         segment_bytes: options.log_segment_bytes,
         retention_bytes: options.log_retention_bytes,
@@ -433,6 +444,8 @@ fn share(
         reads: options.reads,
         limits: options.limits,
         extensions: options.extensions.clone(),
+        is_witness: options.roles.witnesses.contains(&options.node),
+        read_only: options.read_only,
         clock,
         store,
         asks,
@@ -462,16 +475,25 @@ fn peer_options(options: &NodeOptions, seed: u64) -> PeerOptions {
 
 /// What must be the same on all nodes.
 fn terms(options: &NodeOptions) -> Terms {
-    let mut voters = engine_config(options).voters;
+    let config = engine_config(options);
+    let mut voters = config.voters.clone();
     voters.sort_unstable();
-    let voters = voters.iter().fold(0, |crc, voter| crc32c::crc32c_append(crc, &voter.0.to_le_bytes()));
+    let voters = voters.iter().fold(0, |crc, voter| {
+        let crc = crc32c::crc32c_append(crc, &voter.0.to_le_bytes());
+        if config.is_witness(*voter) { crc32c::crc32c_append(crc, b"witness") } else { crc }
+    });
     let lease_ms = u32::try_from(options.lease.as_millis()).unwrap_or(u32::MAX);
     Terms { lease_ms, clock_drift_ppm: options.clock_drift_ppm, voters }
 }
 
 fn engine_config(options: &NodeOptions) -> Config {
-    let voters = options.peers.iter().map(|peer| peer.node).chain([options.node]).collect();
+    let Roles { learners, witnesses, preferred } = options.roles.clone();
+    let members = options.peers.iter().map(|peer| peer.node).chain([options.node]);
+    let voters = members.filter(|node| !learners.contains(node)).collect();
     Config {
+        learners,
+        witnesses,
+        preferred,
         lease: options.lease,
         clock_drift_ppm: options.clock_drift_ppm,
         #[cfg(feature = "planted-bugs")]
@@ -497,6 +519,8 @@ mod tests {
             node: trialbay_engine::NodeId(1),
             name: "n1".into(),
             peers: Vec::new(),
+            roles: Roles::default(),
+            read_only: false,
             client_listen: "127.0.0.1:0".into(),
             peer_listen: "127.0.0.1:0".into(),
             home: home.join("n1"),

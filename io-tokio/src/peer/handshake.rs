@@ -296,7 +296,7 @@ impl Identity {
         let terms = [
             ("lease_ms", theirs.terms.lease_ms, self.terms.lease_ms),
             ("clock_drift_ppm", theirs.terms.clock_drift_ppm, self.terms.clock_drift_ppm),
-            ("set of nodes", theirs.terms.voters, self.terms.voters),
+            ("set of voters", theirs.terms.voters, self.terms.voters),
         ];
         if let Some((what, theirs, ours)) = terms.into_iter().find(|(_, theirs, ours)| theirs != ours) {
             return Err(HandshakeError::OtherTerms { node, what, theirs, ours, by });
@@ -589,7 +589,7 @@ mod tests {
         for (terms, what) in [
             (Terms { lease_ms: 1_100, ..terms }, "lease_ms"),
             (Terms { clock_drift_ppm: 1, ..terms }, "clock_drift_ppm"),
-            (Terms { voters: 8, ..terms }, "set of nodes"),
+            (Terms { voters: 8, ..terms }, "set of voters"),
         ] {
             let (dialled, accepted) = meet(&Identity { terms, ..identity(1) }, 2, &identity(2)).await;
             assert!(accepted.unwrap_err().to_string().contains(what));

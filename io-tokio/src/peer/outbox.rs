@@ -52,7 +52,8 @@ fn is_ordered(message: &Message) -> bool {
         | Message::Nak { .. }
         | Message::Fetch { .. }
         | Message::Recall { .. }
-        | Message::Recalled { .. } => false,
+        | Message::Recalled { .. }
+        | Message::Claim { .. } => false,
     }
 }
 

@@ -183,6 +183,9 @@ impl Context {
 
     /// The value is read first, so that what is there already costs no slot.
     async fn confirm(&self, key: bytes::Bytes, value: Bytes) -> Reply {
+        if let Some(refused) = self.handle.refuses_updates() {
+            return Reply::of_update(Err(refused));
+        }
         let there = match self.handle.snapshot(Consistency::Consistent).await {
             Ok(snapshot) => snapshot.get(&key),
             Err(refused) => return Reply::of_refused_read(&refused),

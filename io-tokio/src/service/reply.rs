@@ -18,6 +18,7 @@ pub(crate) mod code {
     pub(crate) const NOT_FOUND: i32 = 0x05;
     pub(crate) const WRONG_CLUSTER: i32 = 0x06;
     pub(crate) const ASSERTION_FAILED: i32 = 0x07;
+    pub(crate) const READ_ONLY: i32 = 0x08;
     pub(crate) const OUTSIDE_INTERVAL: i32 = 0x09;
     pub(crate) const GOING_DOWN: i32 = 0x10;
     pub(crate) const NOT_SUPPORTED: i32 = 0x20;
@@ -165,6 +166,8 @@ impl Reply {
             }
             Ok(Err(Failure::Undecodable { why })) => Self::error(code::UNKNOWN_FAILURE, why),
             Err(UpdateRefused::NotMaster { master }) => Self::not_master(master.as_deref()),
+            // Clients know what it means, and expect a node's name.
+            Err(UpdateRefused::ReadOnly { node }) => Self::error(code::READ_ONLY, node).and_close(),
             Err(refused @ UpdateRefused::Overloaded) => Self::error(code::OVERLOADED, refused.to_string()),
             Err(UpdateRefused::Invalid { why }) => Self::error(code::BAD_INPUT, why),
             Err(refused @ UpdateRefused::DiskFull { .. }) => Self::error(code::DISK_FULL, refused.to_string()),
@@ -178,6 +181,7 @@ impl Reply {
         match refused {
             ReadRefused::NotMaster { master } => Self::not_master(master.as_deref()),
             ReadRefused::NotFreshEnough => Self::error(code::INCONSISTENT_READ, refused.to_string()),
+            ReadRefused::Witness { .. } => Self::error(code::NOT_SUPPORTED, refused.to_string()).and_close(),
             ReadRefused::Overloaded => Self::error(code::OVERLOADED, refused.to_string()),
             ReadRefused::Stopping => Self::going_down(),
             ReadRefused::Store(StoreError::Compacting) => Self::error(code::OVERLOADED, refused.to_string()),

@@ -67,6 +67,8 @@ pub struct Store {
     has_undurable: bool,
     has_failed: bool,
     on_durable: Option<OnDurable>,
+    /// Whether it keeps what the values do.
+    pub(super) keeps_data: bool,
     #[cfg(feature = "planted-bugs")]
     pub(super) planted: Option<PlantedBug>,
 }
@@ -101,6 +103,7 @@ impl Store {
             has_undurable: false,
             has_failed: false,
             on_durable: None,
+            keeps_data: true,
             #[cfg(feature = "planted-bugs")]
             planted: None,
         })
@@ -177,6 +180,7 @@ impl Store {
         let planted = self.planted;
         let extensions = self.extensions.clone();
         let before = self.admin.clone();
+        let keeps_data = self.keeps_data;
         let (results, admin) = self.write(durable || apart, |transaction| {
             let mut data = DataTable {
                 table: transaction.open_table(DATA)?,
@@ -187,7 +191,11 @@ impl Store {
             let mut results = Vec::with_capacity(batch.len());
             for (index, decided) in batch.iter().enumerate() {
                 let old_values = is_awaited(index).then_some(&mut old_values);
-                results.push(apply_value(&decided.value, &mut data, old_values, &extensions)?);
+                results.push(if keeps_data {
+                    apply_value(&decided.value, &mut data, old_values, &extensions)?
+                } else {
+                    Vec::new()
+                });
             }
             if !apart {
                 write_applied(transaction, applied)?;

@@ -21,6 +21,8 @@ pub struct Options {
     /// Whether to read the whole file and verify the checksum of each page before anything is served. Otherwise only
     /// what a crash can leave behind is repaired, and damage is found when (and if) a page makes no sense.
     pub check_on_open: bool,
+    /// Whether it keeps what the values do. That of a witness only counts them.
+    pub keeps_data: bool,
     /// The planted bug that it has.
     #[cfg(feature = "planted-bugs")]
     pub planted: Option<crate::planted::PlantedBug>,
@@ -31,6 +33,7 @@ impl Default for Options {
         Self {
             cache_bytes: 256 << 20,
             check_on_open: false,
+            keeps_data: true,
             #[cfg(feature = "planted-bugs")]
             planted: None,
         }
@@ -78,7 +81,8 @@ impl Store {
         options: Options,
     ) -> Result<Self, StoreError> {
         let open = || builder(options).create_with_backend(backend).map_err(StoreError::from_redb);
-        let store = guarded(|| Self::new(open()?, identity))?;
+        let mut store = guarded(|| Self::new(open()?, identity))?;
+        store.keeps_data = options.keeps_data;
         #[cfg(feature = "planted-bugs")]
         let store = store.with_planted(options.planted);
         Ok(store)

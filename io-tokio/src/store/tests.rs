@@ -21,6 +21,7 @@ use crate::update::{Failure, Interval, NurseryUpdate, Outcome, Update, encode_co
 use crate::workers::Workers;
 
 const OPTIONS: Options = Options {
+    keeps_data: true,
     cache_bytes: 8 << 20,
     check_on_open: false,
     #[cfg(feature = "planted-bugs")]
