@@ -61,7 +61,7 @@ fn a_promise_names_exactly_what_its_senders_disk_has() {
     refused(promise(&[b.clone(), accepted(5, OLD, "x")], life(N2)), "K3", "its disk has Some");
     refused(promise(&[b.clone(), accepted(5, Ballot { round: 1, node: N1 }, "c")], life(N2)), "K3", "in s5");
     refused(promise(&[b.clone(), c.clone(), accepted(6, OLD, "d")], life(N2)), "K3", "its disk has None");
-    refused(promise(&[c.clone()], life(N2)), "K3", "does not tell of s4");
+    refused(promise(std::slice::from_ref(&c), life(N2)), "K3", "does not tell of s4");
     refused(promise(&[], life(N2)), "K3", "does not tell of s4");
     refused(promise(&[b, c], life(N1)), "K3", "its disk says that it lives as");
 }
