@@ -144,7 +144,14 @@ impl Ledger {
             }
         }
         for record in left {
-            if keeps_vote || !matches!(record, Record::VoteRegained { .. }) {
+            let keeps = match record {
+                // Of a life whose beginning is lost, and which is over: another began since.
+                Record::VoteRegained { incarnation, .. } => {
+                    keeps_vote && self.nodes.get(&node).is_some_and(|book| book.life == Some(*incarnation))
+                }
+                _ => true,
+            };
+            if keeps {
                 self.durable(node, record, event)?;
             }
         }
