@@ -6,7 +6,7 @@
 //!
 //! 1. Everything that the run did is made explicit, and it ends where it failed.
 //! 2. Only the last moments are kept, with some of the requests made then: the shortest and the fewest that fail
-//!    ([`smaller::last`]).
+//!    (`smaller::last`).
 //! 3. What is left is made smaller until nothing helps any more: steps and requests by delta debugging (Zeller,
 //!    "Yesterday, my program worked. Today, it does not. Why?", 1999), then nodes, noise, limits and times.
 //! 4. While there is too much left to read, each candidate gets a greater share.

@@ -267,6 +267,12 @@ fn identity(options: &NodeOptions) -> Identity {
     Identity { cluster_id: options.cluster_id.clone(), node: options.node, name: options.name.clone() }
 }
 
+/// How much of its log this node keeps beyond what its store has passed. A witness keeps all of it (rule E3): what the
+/// only node with the data acknowledged together with it is nowhere else.
+fn log_retention(options: &NodeOptions) -> u64 {
+    if options.roles.witnesses.contains(&options.node) { u64::MAX } else { options.log_retention_bytes }
+}
+
 fn open_files(disk: Arc<dyn HomeDisk>, options: &NodeOptions) -> Result<Files, NodeError> {
     let identity = identity(options);
     let home = Home::open(disk.clone(), &options.home, &identity)?;
@@ -276,7 +282,7 @@ fn open_files(disk: Arc<dyn HomeDisk>, options: &NodeOptions) -> Result<Files, N
     let store_options = store::Options { keeps_data: !is_witness, ..store::Options::default() };
     let tlog_options = TlogOptions {
         segment_bytes: options.log_segment_bytes,
-        retention_bytes: options.log_retention_bytes,
+        retention_bytes: log_retention(options),
         ..TlogOptions::default()
     };
     #[cfg(feature = "planted-bugs")]
@@ -630,6 +636,17 @@ mod tests {
         assert!(node.handle().status().await.unwrap().disk_is_short);
         updated(&node, &delete).await.unwrap();
         node.run_until(std::future::ready(())).await.unwrap();
+    }
+
+    #[test]
+    fn a_witness_keeps_all_of_its_log() {
+        let home = std::path::Path::new("h");
+        let witness = |node| NodeOptions {
+            roles: Roles { witnesses: vec![trialbay_engine::NodeId(node)], ..Roles::default() },
+            ..alone(home)
+        };
+        assert_eq!(log_retention(&witness(1)), u64::MAX);
+        assert_eq!(log_retention(&witness(2)), alone(home).log_retention_bytes);
     }
 
     /// What becomes of an update once the node serves.
