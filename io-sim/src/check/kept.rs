@@ -2,9 +2,9 @@
 
 use std::collections::BTreeMap;
 
-use trialbay_engine::Record;
+use trialbay_engine::{Memory, Record, Slot};
 
-use super::scrub::{Damage, Found, Place};
+use super::scrub::{Damage, Found, Place, Scrub, Summary};
 use super::{Checked, violation};
 
 /// What is known to be durable in one log.
@@ -39,10 +39,12 @@ impl Kept {
         self.cut = Some(self.cut.map_or(place, |earlier| earlier.min(place)));
     }
 
-    /// Whether the owner of a log with these records and this damage may vote: see [`votes`]. What was cut off is lost, too.
-    pub fn may_vote(&self, found: &[Found], damage: &[Damage]) -> bool {
+    /// Whether the owner of this log, of which the store has durably applied everything up to `stored`, may vote: see
+    /// [`votes`]. What was cut off is lost, too.
+    pub fn may_vote(&self, found: &[Found], scrub: &Scrub, stored: Slot) -> bool {
         let cut = self.cut.map(Damage::Record);
-        votes(found, &damage.iter().copied().chain(cut).collect::<Vec<_>>())
+        let damage: Vec<Damage> = scrub.damage().iter().copied().chain(cut).collect();
+        votes(found, &damage, scrub.restated(), stored)
     }
 
     /// Compares with all that is in the log now. Gives what is new.
@@ -91,17 +93,70 @@ impl Kept {
 }
 
 /// Whether the owner of a log with these records and this damage votes: in the life that began last, nothing may be lost
-/// since it began, for that may have been a promise (rule V1).
-pub fn votes(found: &[Found], damage: &[Damage]) -> bool {
+/// since it began, for that may have been a promise (rule V1). A header makes up for all that is lost before it (rule D4), if
+/// the store has the entries.
+pub fn votes(found: &[Found], damage: &[Damage], restated: &[(u32, Summary)], stored: Slot) -> bool {
     let (mut began, mut votes) = (None, false);
-    for Found { place, record, .. } in found {
-        match record {
-            Record::MemoryBegan(_) => (began, votes) = (Some(*place), false),
-            Record::VoteRegained { .. } => votes = true,
-            Record::Promised(_) | Record::Accepted(_) | Record::Decided { .. } => {}
+    for said in in_order(found, restated) {
+        match said {
+            Said::Record(Found { place, record: Record::MemoryBegan(_), .. }) => (began, votes) = (Some(*place), false),
+            Said::Record(Found { record: Record::VoteRegained { .. }, .. }) => votes = true,
+            Said::Record(_) => {}
+            Said::Header(segment, summary) => {
+                votes = summary.memory.as_ref().is_some_and(|memory| memory.votes);
+                if summary.accepted_upto <= stored {
+                    began = began.max(Some(Place { segment, offset: 0 }));
+                }
+            }
         }
     }
     votes && damage.iter().all(|damage| Some(damage.place()) <= began)
+}
+
+/// All that is known of a log: the records that are left, and in their place what headers say of those that are not.
+pub fn left(found: &[Found], restated: &[(u32, Summary)]) -> Vec<Record> {
+    let mut left = Vec::new();
+    let mut life = None;
+    for said in in_order(found, restated) {
+        match said {
+            Said::Record(found) => {
+                if let Record::MemoryBegan(began) = found.record {
+                    life = Some(began);
+                }
+                left.push(found.record.clone());
+            }
+            Said::Header(_, summary) => {
+                left.push(Record::Promised(summary.promised));
+                let Some(Memory { incarnation, votes, genesis }) = summary.memory.clone() else { continue };
+                if life != Some(incarnation) {
+                    life = Some(incarnation);
+                    left.push(Record::MemoryBegan(incarnation));
+                }
+                if votes {
+                    left.push(Record::VoteRegained { incarnation, genesis });
+                }
+            }
+        }
+    }
+    left
+}
+
+enum Said<'a> {
+    Record(&'a Found),
+    Header(u32, &'a Summary),
+}
+
+fn in_order<'a>(found: &'a [Found], restated: &'a [(u32, Summary)]) -> Vec<Said<'a>> {
+    let mut all = Vec::new();
+    let mut headers = restated.iter().peekable();
+    for found in found {
+        while let Some((segment, summary)) = headers.next_if(|(segment, _)| *segment <= found.place.segment) {
+            all.push(Said::Header(*segment, summary));
+        }
+        all.push(Said::Record(found));
+    }
+    all.extend(headers.map(|(segment, summary)| Said::Header(*segment, summary)));
+    all
 }
 
 /// K6: whoever lost what may have bound it gives up its vote, and nobody gives it up for nothing.
@@ -223,13 +278,33 @@ mod tests {
     #[test]
     fn a_vote_ends_with_what_was_lost_of_its_life() {
         let log = log();
-        assert!(votes(&log, &[]));
-        assert!(!votes(&log[..1], &[]), "it never had it");
-        assert!(!votes(&log, &[Damage::Record(place(1, 552))]));
-        assert!(!votes(&log, &[Damage::Header { segment: 1 }]));
-        assert!(votes(&log, &[Damage::Header { segment: 0 }]));
-        assert!(!votes(&log[1..], &[Damage::Record(place(0, 512))]), "the life itself");
-        assert!(!votes(&[&log[..], &log[..1]].concat(), &[]), "another life began");
+        assert!(votes(&log, &[], &[], Slot::ZERO));
+        assert!(!votes(&log[..1], &[], &[], Slot::ZERO), "it never had it");
+        assert!(!votes(&log, &[Damage::Record(place(1, 552))], &[], Slot::ZERO));
+        assert!(!votes(&log, &[Damage::Header { segment: 1 }], &[], Slot::ZERO));
+        assert!(votes(&log, &[Damage::Header { segment: 0 }], &[], Slot::ZERO));
+        assert!(!votes(&log[1..], &[Damage::Record(place(0, 512))], &[], Slot::ZERO), "the life itself");
+        assert!(!votes(&[&log[..], &log[..1]].concat(), &[], &[], Slot::ZERO), "another life began");
+    }
+
+    #[test]
+    fn a_header_makes_up_for_what_is_lost_before_it_if_the_store_has_the_entries() {
+        let memory = |votes| Some(Memory { incarnation: LIFE, votes, genesis: Vec::new() });
+        let header = |memory| {
+            let promised = Ballot { round: 1, node: NodeId(1) };
+            (1, Summary { promised, accepted_upto: Slot(5), memory, ..Summary::empty() })
+        };
+        let lost = [Damage::Header { segment: 0 }, Damage::Record(place(0, 512))];
+        let behind = &log()[2..];
+        assert!(votes(behind, &lost, &[header(memory(true))], Slot(5)));
+        assert!(!votes(behind, &lost, &[header(memory(true))], Slot(4)), "entries are lost");
+        assert!(!votes(behind, &lost, &[header(memory(false))], Slot(5)));
+        assert!(!votes(behind, &lost, &[header(None)], Slot(5)));
+        let more = [lost[0], Damage::Record(place(1, 512))];
+        assert!(!votes(behind, &more, &[header(memory(true))], Slot(5)), "and something behind it");
+        let vote = Record::VoteRegained { incarnation: LIFE, genesis: Vec::new() };
+        let said = [promised(1), Record::MemoryBegan(LIFE), vote, promised(1), promised(2)];
+        assert_eq!(left(behind, &[header(memory(true))]), said);
     }
 
     #[test]

@@ -149,6 +149,8 @@ pub struct Scrub {
     began: bool,
     /// What its first segment's header says of those before it, which are gone.
     base: Option<Summary>,
+    /// The headers behind something that was not there to be read.
+    restated: Vec<(u32, Summary)>,
     /// What was read so far adds up to; `None` when some of it was not there to be read.
     sum: Option<Summary>,
     damage: Vec<Damage>,
@@ -168,6 +170,7 @@ impl Scrub {
             later: (NEVER_LOOKED, Vec::new()),
             began: false,
             base: None,
+            restated: Vec::new(),
             sum: Some(Summary::empty()),
             damage: Vec::new(),
             torn: None,
@@ -221,6 +224,11 @@ impl Scrub {
     /// What the header of the first segment says of those before it, if there were any.
     pub fn base(&self) -> Option<&Summary> {
         self.base.as_ref()
+    }
+
+    /// What the headers of segments say before which not everything could be read.
+    pub fn restated(&self) -> &[(u32, Summary)] {
+        &self.restated
     }
 
     /// What was found damaged so far, in the order of the log. Damage to what was read before is seen by a new reader only.
@@ -411,6 +419,8 @@ impl Scrub {
             if header != expected {
                 return Err(ScrubError::WrongSummary { segment, header: header.into(), records: records.into() });
             }
+        } else {
+            self.restated.push((segment, header.clone()));
         }
         self.sum = Some(header);
         Ok(())

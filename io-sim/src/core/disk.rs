@@ -10,7 +10,7 @@ use trialbay_engine::{Event, NodeId, PersistId, Record, Recovered, Slot};
 use super::store::Store;
 use super::{Happening, World};
 use crate::check::bounds::frame_bytes;
-use crate::check::kept::votes_as_it_may;
+use crate::check::kept::{self, votes_as_it_may};
 use crate::check::scrub::Found;
 use crate::check::{Checked, violation};
 use crate::mutant::Mutant;
@@ -114,11 +114,11 @@ impl World {
         };
         let new = node.kept.compare(&id.to_string(), &found)?;
         let harmed = std::mem::take(&mut node.disk_was_harmed);
-        let may = node.kept.may_vote(&found, node.scrub.damage());
+        let may = node.kept.may_vote(&found, &node.scrub, node.durable_store.applied);
         let votes = recovered.memory.as_ref().is_some_and(|memory| memory.votes);
         votes_as_it_may(&id.to_string(), votes, before, harmed, may)?;
         if harmed {
-            let left: Vec<Record> = found.into_iter().map(|found| found.record).collect();
+            let left = kept::left(&found, node.scrub.restated());
             return self.ledger.forgotten(id, &left, votes, event);
         }
         new.iter().try_for_each(|found| self.ledger.durable(id, &found.record, event))

@@ -93,7 +93,7 @@ impl Certificate {
     /// What is left on a disk whose machine has no power. Its store is not looked at: no log was ever shortened.
     pub(super) fn left(&self, machine: &Machine) -> Result<Left, Violation> {
         let found = whole_log(machine)?;
-        let is_void = !kept::votes(&found, &[]);
+        let is_void = !kept::votes(&found, &[], &[], Slot::ZERO);
         Ok(Left::of(machine.name.clone(), &found, Slot::ZERO, is_void))
     }
 
