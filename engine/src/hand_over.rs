@@ -138,7 +138,7 @@ impl Engine {
             Mastership::Master(master) => {
                 // Nobody has heard of a resignation, so this node may as well serve on.
                 master.leaving = None;
-                self.hand_over.claims_after = self.now + self.config.lease * LEASES_BETWEEN_CLAIMS;
+                self.let_preference_rest();
                 self.answer_drop(Dropped::NobodyAble);
             }
             Mastership::Slave | Mastership::Campaigning(_) => self.answer_drop(Dropped::NobodyTookOver),
@@ -176,6 +176,13 @@ impl Engine {
         }
     }
 
+    /// For a while no claim is made or taken here. Nothing to note where nobody is preferred.
+    fn let_preference_rest(&mut self) {
+        if !self.config.preferred.is_empty() {
+            self.hand_over.claims_after = self.now + self.config.lease * LEASES_BETWEEN_CLAIMS;
+        }
+    }
+
     /// Whether a preferred node is there to be master before this one.
     pub(crate) fn yields_to_preferred(&self) -> bool {
         let is_there = |node: &NodeId| self.connected.contains(node);
@@ -194,7 +201,7 @@ impl Engine {
         if leaving == Some(Leaving::Stops) {
             self.halt(HaltReason::Stopped);
         }
-        self.hand_over.claims_after = self.now + self.config.lease * LEASES_BETWEEN_CLAIMS;
+        self.let_preference_rest();
         if self.hand_over.awaited.is_none() {
             self.timers.clear(Timer::HandOver);
         }

@@ -47,11 +47,18 @@ impl Kept {
         votes(found, &damage, scrub.restated(), stored)
     }
 
-    /// Compares with all that is in the log now. Gives what is new.
+    /// Compares with all that is in the log now, of which the segments before `first` were removed. Gives what is new.
     ///
     /// # Errors
     /// K6, with the name of the log's owner: something is gone that nobody damaged, or appeared before what was known.
-    pub fn compare<'a>(&mut self, owner: &str, found: &'a [Found]) -> Result<&'a [Found], super::Violation> {
+    pub fn compare<'a>(
+        &mut self,
+        owner: &str,
+        found: &'a [Found],
+        first: u32,
+    ) -> Result<&'a [Found], super::Violation> {
+        self.records.retain(|place, _| place.segment >= first);
+        self.lost.retain(|place, _| place.segment >= first);
         let now: BTreeMap<Place, (u64, Record)> =
             found.iter().map(|found| (found.place, (found.end, found.record.clone()))).collect();
         for (place, noted) in &self.records {
@@ -207,15 +214,23 @@ mod tests {
         kept.learn(&log());
         damaged.into_iter().for_each(|byte| kept.damaged(byte, torn));
         left(&mut now);
-        kept.compare("n1", &now).err().map(|broken| format!("{}: {}", broken.checker, broken.story))
+        kept.compare("n1", &now, 0).err().map(|broken| format!("{}: {}", broken.checker, broken.story))
     }
 
     #[test]
     fn a_log_that_only_grew_is_kept_and_what_is_new_is_told() {
         let (mut kept, log) = (Kept::default(), log());
-        assert_eq!(kept.compare("n1", &log[..2]), Ok(&log[..2]));
-        assert_eq!(kept.compare("n1", &log), Ok(&log[2..]));
-        assert_eq!(kept.compare("n1", &log), Ok(&[][..]));
+        assert_eq!(kept.compare("n1", &log[..2], 0), Ok(&log[..2]));
+        assert_eq!(kept.compare("n1", &log, 0), Ok(&log[2..]));
+        assert_eq!(kept.compare("n1", &log, 0), Ok(&[][..]));
+    }
+
+    #[test]
+    fn what_was_removed_from_the_front_is_not_missed() {
+        let (mut kept, log) = (Kept::default(), log());
+        kept.learn(&log);
+        assert_eq!(kept.compare("n1", &log[2..], 1), Ok(&[][..]));
+        assert!(kept.compare("n1", &log[3..], 1).is_err(), "a part of a segment is not removed");
     }
 
     #[test]
@@ -254,14 +269,14 @@ mod tests {
         (apart[3].place.offset, apart[3].end) = (546, 566);
         kept.learn(&apart);
         kept.damaged(place(1, 540), Some(place(1, 532)));
-        assert_eq!(kept.compare("n1", &apart[..3]), Ok(&[][..]));
+        assert_eq!(kept.compare("n1", &apart[..3], 0), Ok(&[][..]));
     }
 
     #[test]
     fn nothing_appears_where_something_was_written_behind_it() {
         let (mut kept, log) = (Kept::default(), log());
         kept.learn(&[log[0].clone(), log[3].clone()]);
-        assert!(kept.compare("n1", &log).unwrap_err().story.contains("was not there"));
+        assert!(kept.compare("n1", &log, 0).unwrap_err().story.contains("was not there"));
     }
 
     #[test]
@@ -270,9 +285,9 @@ mod tests {
         kept.learn(&log);
         kept.damaged(log[1].place, None);
         let left = [&log[..1], &log[2..]].concat();
-        assert_eq!(kept.compare("n1", &left), Ok(&[][..]));
-        assert_eq!(kept.compare("n1", &log), Ok(&[][..]));
-        kept.compare("n1", &left).expect_err("it is known again");
+        assert_eq!(kept.compare("n1", &left, 0), Ok(&[][..]));
+        assert_eq!(kept.compare("n1", &log, 0), Ok(&[][..]));
+        kept.compare("n1", &left, 0).expect_err("it is known again");
     }
 
     #[test]

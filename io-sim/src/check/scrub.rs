@@ -148,7 +148,7 @@ pub struct Scrub {
     /// Whether there was a header yet.
     began: bool,
     /// What its first segment's header says of those before it, which are gone.
-    base: Option<Summary>,
+    base: Option<(u32, Summary)>,
     /// The headers behind something that was not there to be read.
     restated: Vec<(u32, Summary)>,
     /// What was read so far adds up to; `None` when some of it was not there to be read.
@@ -221,8 +221,8 @@ impl Scrub {
         Ok(found)
     }
 
-    /// What the header of the first segment says of those before it, if there were any.
-    pub fn base(&self) -> Option<&Summary> {
+    /// The first segment, and what its header says of those before it, if there were any.
+    pub fn base(&self) -> Option<&(u32, Summary)> {
         self.base.as_ref()
     }
 
@@ -381,7 +381,7 @@ impl Scrub {
                     self.damaged(Damage::Length { segment: segment - 1, expected, found });
                 }
                 if is_first && segment > 0 {
-                    self.base = Some(header.summary.clone());
+                    self.base = Some((segment, header.summary.clone()));
                     self.sum = None;
                 }
                 self.go_on_from(segment, header.summary)?;

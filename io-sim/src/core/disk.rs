@@ -112,7 +112,7 @@ impl World {
             Ok(found) => found,
             Err(error) => return violation("K6", format!("the log of {id} makes no sense: {error}")),
         };
-        let new = node.kept.compare(&id.to_string(), &found)?;
+        let new = node.kept.compare(&id.to_string(), &found, node.scrub.base().map_or(0, |(first, _)| *first))?;
         let harmed = std::mem::take(&mut node.disk_was_harmed);
         let may = node.kept.may_vote(&found, &node.scrub, node.durable_store.applied);
         let votes = recovered.memory.as_ref().is_some_and(|memory| memory.votes);

@@ -85,16 +85,19 @@ impl Certificate {
 
     /// Reads a whole log anew, as whoever starts on it next will: all that was durable is there (K6). Here no disk is damaged.
     pub(super) fn examine(&mut self, machine: &Machine) -> Result<(), Violation> {
-        let found = whole_log(machine)?;
+        let (scrub, found) = whole_log(machine)?;
         let Some(reader) = self.readers.get_mut(&machine.id) else { return Ok(()) };
-        reader.kept.compare(&machine.name, &found).map(drop)
+        let first = scrub.base().map_or(0, |(first, _)| *first);
+        reader.kept.compare(&machine.name, &found, first).map(drop)
     }
 
-    /// What is left on a disk whose machine has no power. Its store is not looked at: no log was ever shortened.
+    /// What is left on a disk whose machine has no power. Its store is taken at the log's word: what was removed from the
+    /// one is in the other.
     pub(super) fn left(&self, machine: &Machine) -> Result<Left, Violation> {
-        let found = whole_log(machine)?;
-        let is_void = !kept::votes(&found, &[], &[], Slot::ZERO);
-        Ok(Left::of(machine.name.clone(), &found, Slot::ZERO, is_void))
+        let (scrub, found) = whole_log(machine)?;
+        let stored = scrub.base().map_or(Slot::ZERO, |(_, base)| base.accepted_upto);
+        let is_void = !kept::votes(&found, scrub.damage(), scrub.restated(), stored);
+        Ok(Left::of(machine.name.clone(), &found, stored, is_void))
     }
 
     fn accepted(&mut self, node: u16, slot: u64, ballot: Ballot, value: Value, event: u64) -> Result<(), Violation> {
@@ -128,8 +131,10 @@ impl Reader {
     }
 }
 
-fn whole_log(machine: &Machine) -> Result<Vec<Found>, Violation> {
-    Scrub::new(&machine.home(), machine.identity()).advance(&machine.disk).map_err(|error| unreadable(machine, &error))
+fn whole_log(machine: &Machine) -> Result<(Scrub, Vec<Found>), Violation> {
+    let mut scrub = Scrub::new(&machine.home(), machine.identity());
+    let found = scrub.advance(&machine.disk).map_err(|error| unreadable(machine, &error))?;
+    Ok((scrub, found))
 }
 
 fn unreadable(machine: &Machine, error: &ScrubError) -> Violation {

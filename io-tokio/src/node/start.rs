@@ -66,6 +66,7 @@ pub struct RunningNode {
 pub async fn run(options: NodeOptions, stop: impl Future<Output = ()>) -> Result<(), NodeError> {
     tokio::pin!(stop);
     tokio::select! {
+        biased;
         () = room::wait_for_start(&RealDisk, &options.home) => {}
         () = &mut stop => return Ok(()),
     }

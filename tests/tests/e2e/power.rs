@@ -23,6 +23,8 @@ fn nothing_acknowledged_is_lost_when_the_power_fails_everywhere_at_once() {
     with_cluster(async {
         let homes = disk.mounted_at();
         let mut cluster = Cluster::start_with(program(), 3, |config| {
+            // The disk is small.
+            config.disk_reserve_mib = 16;
             for node in &mut config.nodes {
                 node.home = Some(homes.join(&node.name));
             }
