@@ -90,7 +90,7 @@ impl Log {
         self.disk_start
     }
 
-    /// What is before `slot` cannot be read from the disk any more.
+    /// Rule D4: what is before `slot` was removed from the disk. The store has it.
     pub(crate) fn begins_at(&mut self, slot: Slot) {
         self.disk_start = self.disk_start.max(slot);
     }
