@@ -194,6 +194,10 @@ impl Engine {
         incarnation: Incarnation,
         accepted: Vec<SlotEntry>,
     ) {
+        // Rule E1: nothing that a learner says counts.
+        if !self.quorum.contains(from) {
+            return;
+        }
         let decided_upto = self.log.decided_upto();
         let Mastership::Campaigning(Campaign { ballot: ours, phase: Phase::One { promises, .. } }) =
             &mut self.mastership

@@ -216,6 +216,13 @@ impl Engine {
         self.log.decided_upto()
     }
 
+    /// Whether something that the present master proposed is decided: then a majority of the voters has all that any
+    /// earlier one decided (rule A2), and not only promised.
+    pub fn is_settled(&self) -> bool {
+        let last = self.log.entry(self.log.decided_upto());
+        last.is_some_and(|entry| entry.ballot == self.acceptor.promised)
+    }
+
     /// What this node is doing about mastership.
     pub fn role(&self) -> Role {
         match &self.mastership {

@@ -68,7 +68,11 @@ impl Engine {
     /// Rule H1: another node is to be master. Until one is able to, this one serves on.
     pub(crate) fn on_drop_requested(&mut self) {
         let Mastership::Master(master) = &self.mastership else {
-            return self.out.push(Action::Dropped(Dropped::Done));
+            // One answer for all: who asked before still waits to hear of another master.
+            if self.hand_over.awaited.is_none() {
+                self.out.push(Action::Dropped(Dropped::Done));
+            }
+            return;
         };
         if self.quorum.voters().len() == 1 {
             return self.out.push(Action::Dropped(Dropped::Alone));

@@ -185,7 +185,8 @@ impl Driver {
         // What is published ends (or begins) here before anybody can hear of it from this node.
         self.publish();
         self.standing.follow(&self.engine);
-        if self.engine.known_master().is_some()
+        if self.voters_change.is_some()
+            && self.engine.is_settled()
             && let Some(change) = self.voters_change.take()
         {
             change.finish(&self.workers);

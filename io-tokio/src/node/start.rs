@@ -124,6 +124,10 @@ impl RunningNode {
         let shared = Arc::new(share(&options, clock.clone(), store_reader, asks_sender, applied, harvest, room));
         let mut engine = Engine::new(clock.now(), engine_config(&options), files.recovered, seed);
         respect_earlier_leases(&mut engine, disk, &files.home, &engine_config(&options), &workers)?;
+        if voters_change.is_some() {
+            // Even a node that is alone now may have granted a lease to one that was a voter then (rule L4).
+            engine.wait_at_least(engine_config(&options).restart_wait());
+        }
         let recorder = options.recorder_bytes_max.and_then(|bytes_max| {
             Recorder::start(&files.home.recorder_dir(), bytes_max, options.node, clock.now(), &engine)
         });

@@ -1,7 +1,7 @@
 //! Voters are added and removed one at a time: then every majority of the old ones shares a node with every majority of the
 //! new ones, so that nothing that the old ones decided can be missed, whichever nodes have the new configuration already.
-//! More at once is refused, and so is the next step before the last one is done. The home remembers which voters there
-//! were when this node last knew of a master.
+//! More at once is refused, and so is the next step before the last one is done: before a master of the new voters has
+//! decided something, and with it all that the old ones had. The home remembers the last voters of which this node knows that.
 
 use std::sync::Arc;
 
@@ -13,7 +13,7 @@ use crate::home_disk::HomeDisk;
 use crate::identity::Identity;
 use crate::workers::Workers;
 
-/// A change of voters that is not done: no master has been heard of yet.
+/// A change of voters that is not done: nothing is known to be decided under a master of the new ones yet.
 pub(super) struct VotersChange {
     home: std::path::PathBuf,
     disk: Arc<dyn HomeDisk>,
@@ -42,7 +42,7 @@ pub(super) fn check(
 }
 
 impl VotersChange {
-    /// There is a master, so a majority of these voters has met.
+    /// A master of these voters has decided something: a majority of them has all that was decided before.
     pub(super) fn finish(self, workers: &Workers) {
         workers.spawn(move || match home::note_voters(&*self.disk, &self.home, &self.voters) {
             Ok(()) => tracing::info!(voters = ids(&self.voters), "the voters have changed"),

@@ -13,8 +13,8 @@ pub enum StoreError {
     Io(#[source] io::Error),
     /// The file is not what this node wrote.
     #[error(
-        "the store is damaged: {why}. Move its file (db/<node>.db) away and start the node again: \
-         it rebuilds the store from its transaction logs or from its peers"
+        "the store is damaged: {why}. Move the home away and start the node with an empty one, which its peers fill \
+         (docs/operations.md says what else can be done, and what a cluster of one node does)"
     )]
     Damaged {
         /// What was found.

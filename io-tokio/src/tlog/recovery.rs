@@ -203,6 +203,8 @@ struct Findings {
     checkpoint: Checkpoint,
     /// Segment and offset of the last `MemoryBegan`; `None` too when that was removed, and all damage stands behind it.
     began_at: Option<(u32, u64)>,
+    /// The last head that is known to have been taken.
+    took_head_upto: Slot,
     /// The last header that makes up for everything before it, as far as the store has not.
     covered_at: Option<(u32, u64)>,
     index: Index,
@@ -392,10 +394,10 @@ impl Survey {
         let mut findings = self.findings;
         let store = findings.store;
         let (decided, (head, _)) = (findings.checkpoint.decided, findings.checkpoint.head);
-        if store.0 >= head {
-            // Rule F2: what was accepted up to a head need not be what was decided. Neither peers nor the store may get it.
-            reader.forget_upto(head);
-        }
+        // Rule F2: what was accepted up to a head need not be what was decided. Neither peers nor the store may get it, not
+        // even when the store that took the head was lost since.
+        let void_upto = if store.0 >= head { head } else { findings.took_head_upto };
+        reader.forget_upto(void_upto);
         let log_end = reader.log_end().unwrap_or(Slot::ZERO).max(decided.0);
         // Entries before a damaged place are of no use, and were there: the log did not end before them.
         let log_ended = log_end.max(findings.checkpoint.accepted_upto);
@@ -456,6 +458,7 @@ impl Findings {
             store,
             checkpoint: Checkpoint::default(),
             began_at: None,
+            took_head_upto: Slot::ZERO,
             covered_at: None,
             index: Index::default(),
             damage: Vec::new(),
@@ -518,6 +521,11 @@ impl Findings {
 
     fn add(&mut self, position: (u32, u64), location: Location, content: &Content) -> Result<(), TlogError> {
         self.checkpoint.add(content);
+        if let Content::Record(Record::Decided { upto, hash }) = content
+            && (*upto, *hash) == self.checkpoint.head
+        {
+            self.took_head_upto = *upto;
+        }
         match content {
             Content::Record(Record::Accepted(slot_entry)) => self.index.insert(slot_entry.slot, location),
             Content::Record(Record::Decided { upto, hash }) if *upto == self.store.0 && *hash != self.store.1 => {

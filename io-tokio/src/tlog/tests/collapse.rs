@@ -306,3 +306,22 @@ fn what_was_accepted_up_to_a_head_is_given_to_nobody_and_what_was_accepted_above
     assert!(found.recovered.memory.is_some());
     assert!(tlog.reader().read(Slot(17), Slot(17), 1).is_err());
 }
+
+#[test]
+fn what_a_head_made_void_stays_void_when_the_store_is_lost_with_it() {
+    let disk = MemDisk::default();
+    let (mut tlog, applied) = log_of(&disk, 10);
+    let undecided: Vec<_> = (11..=20).map(|slot| accepted(slot, 1, &[8; 150])).collect();
+    write(&mut tlog, &[undecided]);
+    let head = (Slot(17), HistoryHash(0x17));
+    tlog.announce_head(head.0, head.1).unwrap();
+    tlog.sync().unwrap();
+    write(&mut tlog, &[vec![Record::Decided { upto: head.0, hash: head.1 }]]);
+    drop(tlog);
+    for store in [NOTHING_APPLIED, applied[5], applied[10]] {
+        let (tlog, found) = open(&disk, SMALL, store).unwrap();
+        assert!(found.recovered.decided_upto <= Slot(10), "{:?}", found.recovered.decided_upto);
+        assert_eq!(found.recovered.memory, None, "it cannot know what it promised about");
+        assert!(tlog.reader().read(Slot(11), Slot(17), 1 << 20).is_err());
+    }
+}
