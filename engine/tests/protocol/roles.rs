@@ -6,7 +6,7 @@ use trialbay_engine::{
     Action, Ballot, Config, Event, Instant, Memory, Message, NodeId, Offence, Recovered, Role, Slot, Value,
 };
 
-use crate::node::{LEASE, ME, Node, accepted, ballot, config, heartbeat, life, memory, promise, value};
+use crate::node::{LEASE, ME, Node, accepted, ballot, config, heartbeat, life, memory, promise};
 
 fn blank_memory() -> Recovered {
     memory(Ballot::ZERO, &[], Vec::new())
@@ -285,8 +285,14 @@ fn roles_that_exclude_each_other_are_not_sound() {
 
 #[test]
 fn voters_are_settled_once_something_of_their_own_master_is_decided() {
-    let mut node = Node::rested(config(3), memory(ballot(1, 2), &[value("a")], Vec::new()));
+    let mut node = Node::master_to_be(config(3), blank_memory(), &[]);
+    node.grant_all();
+    assert!(!node.engine.is_settled(), "it has promises, and nobody has accepted anything");
+    node.persist();
+    node.acknowledge_all(1);
     assert!(node.engine.is_settled());
-    node.receive(3, Message::Prepare { ballot: ballot(2, 3), decided_upto: Slot(1) });
-    assert!(!node.engine.is_settled(), "what node 3 decides may not be on a majority yet");
+    node.receive(3, Message::Prepare { ballot: ballot(9, 3), decided_upto: Slot(1) });
+    node.persist();
+    node.receive(3, heartbeat(ballot(9, 3)));
+    assert!(!node.engine.is_settled(), "what another one decides may not be on a majority yet");
 }
