@@ -284,8 +284,10 @@ fn a_head_that_was_announced_is_no_loss_and_one_that_was_not_is() {
 }
 
 /// A node that takes a head may have accepted other values in the head's slots than were decided there.
-#[test]
-fn what_was_accepted_up_to_a_head_is_given_to_nobody_and_what_was_accepted_above_it_is_still_there() {
+type Applied = (Slot, HistoryHash);
+
+/// A log with ten decided slots and ten that are not, and a head among the latter. What was applied after each slot.
+fn log_that_knows_of_a_head() -> (MemDisk, Tlog, Vec<Applied>, Applied) {
     let disk = MemDisk::default();
     let (mut tlog, applied) = log_of(&disk, 10);
     let undecided: Vec<_> = (11..=20).map(|slot| accepted(slot, 1, &[8; 150])).collect();
@@ -293,6 +295,12 @@ fn what_was_accepted_up_to_a_head_is_given_to_nobody_and_what_was_accepted_above
     let head = (Slot(17), HistoryHash(0x17));
     tlog.announce_head(head.0, head.1).unwrap();
     tlog.sync().unwrap();
+    (disk, tlog, applied, head)
+}
+
+#[test]
+fn what_was_accepted_up_to_a_head_is_given_to_nobody_and_what_was_accepted_above_it_is_still_there() {
+    let (disk, tlog, applied, head) = log_that_knows_of_a_head();
     drop(tlog);
     // The crash comes before the store has taken it, and after.
     let (tlog, found) = open(&disk, SMALL, applied[10]).unwrap();
@@ -309,13 +317,7 @@ fn what_was_accepted_up_to_a_head_is_given_to_nobody_and_what_was_accepted_above
 
 #[test]
 fn what_a_head_made_void_stays_void_when_the_store_is_lost_with_it() {
-    let disk = MemDisk::default();
-    let (mut tlog, applied) = log_of(&disk, 10);
-    let undecided: Vec<_> = (11..=20).map(|slot| accepted(slot, 1, &[8; 150])).collect();
-    write(&mut tlog, &[undecided]);
-    let head = (Slot(17), HistoryHash(0x17));
-    tlog.announce_head(head.0, head.1).unwrap();
-    tlog.sync().unwrap();
+    let (disk, mut tlog, applied, head) = log_that_knows_of_a_head();
     write(&mut tlog, &[vec![Record::Decided { upto: head.0, hash: head.1 }]]);
     drop(tlog);
     for store in [NOTHING_APPLIED, applied[5], applied[10]] {
