@@ -84,7 +84,9 @@ impl HomeDisk for RealDisk {
         }
         // For the message of the process that comes too late; the lock itself needs no content.
         let pid = std::process::id();
-        let written = file.set_len(0).and_then(|()| file.write_all(format!("{pid}\n").as_bytes()));
+        // Written over what is there, so that a disk that is full does not matter.
+        let text = format!("{pid}\n");
+        let written = file.write_all(text.as_bytes()).and_then(|()| file.set_len(text.len() as u64));
         written.map_err(LockError::NotWritable)?;
         Ok(Box::new(Flock(file)))
     }

@@ -39,6 +39,8 @@ pub mod peer;
 #[cfg(feature = "server")]
 pub mod recorder;
 #[cfg(feature = "server")]
+pub mod reserve;
+#[cfg(feature = "server")]
 pub mod service;
 #[cfg(feature = "server")]
 pub mod store;

@@ -21,12 +21,22 @@ pub(super) struct Hold {
 struct Held {
     numbers: u64,
     above: BTreeMap<u64, Slot>,
+    /// Whether it was said that nothing is held for want of room.
+    lets_go: bool,
 }
 
 impl Holds {
-    /// Up to where the log may be removed of what the store has passed.
-    pub fn limit(&self, stored: Slot) -> Slot {
-        self.lock().above.values().copied().fold(stored, Slot::min)
+    /// Up to where the log may be removed of what the store has passed. A disk that is nearly full is more urgent than a peer
+    /// that would have to take another head.
+    pub fn limit(&self, stored: Slot, disk_is_short: bool) -> Slot {
+        let mut held = self.lock();
+        let limit = held.above.values().copied().fold(stored, Slot::min);
+        let lets_go = disk_is_short && limit < stored;
+        if lets_go && !held.lets_go {
+            tracing::warn!(above = limit.0, "the disk is nearly full: the log is not kept for nodes that take a head");
+        }
+        held.lets_go = lets_go;
+        if lets_go { stored } else { limit }
     }
 
     pub(super) fn hold(&self, above: Slot) -> Hold {
@@ -56,12 +66,19 @@ mod tests {
     #[test]
     fn the_log_is_kept_above_the_lowest_slot_that_is_held() {
         let holds = Holds::default();
-        assert_eq!(holds.limit(Slot(9)), Slot(9));
+        assert_eq!(holds.limit(Slot(9), false), Slot(9));
         let (low, high) = (holds.hold(Slot(3)), holds.hold(Slot(7)));
-        assert_eq!((holds.limit(Slot(9)), holds.limit(Slot(2))), (Slot(3), Slot(2)));
+        assert_eq!((holds.limit(Slot(9), false), holds.limit(Slot(2), false)), (Slot(3), Slot(2)));
         drop(low);
-        assert_eq!(holds.limit(Slot(9)), Slot(7));
+        assert_eq!(holds.limit(Slot(9), false), Slot(7));
         drop(high);
-        assert_eq!(holds.limit(Slot(9)), Slot(9));
+        assert_eq!(holds.limit(Slot(9), false), Slot(9));
+    }
+
+    #[test]
+    fn nothing_is_kept_for_others_while_the_disk_is_nearly_full() {
+        let holds = Holds::default();
+        let _hold = holds.hold(Slot(3));
+        assert_eq!((holds.limit(Slot(9), true), holds.limit(Slot(9), false)), (Slot(9), Slot(3)));
     }
 }

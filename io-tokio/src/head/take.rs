@@ -9,6 +9,7 @@ use trialbay_engine::{NodeId, Slot};
 use super::patience::Patience;
 use super::wire::{Letter, Resume, Unheard, hear, say};
 use crate::peer::{HeadDialler, HeadStream};
+use crate::reserve::{NoRoom, ROOM_PAUSE, Reserve};
 use crate::store::{self, Head, HeadError, HeadFile, Leftover, NotInstalled, StoreError, StorePlace};
 use crate::watched;
 use crate::workers::{Workers, caught};
@@ -28,6 +29,8 @@ pub struct Taker {
     pub peers: HeadDialler,
     /// Who writes the file.
     pub workers: Workers,
+    /// What must stay free of the disk.
+    pub reserve: Reserve,
 }
 
 /// A head that is on its way.
@@ -65,6 +68,9 @@ pub enum NotTaken {
     /// The giver's store is not ahead of this node's.
     #[error("the giver's head is of {0}, which the store has applied already")]
     Behind(Slot),
+    /// It would fill the disk. What there is of it can be gone on with.
+    #[error(transparent)]
+    NoRoom(#[from] NoRoom),
     /// The file for it cannot be written.
     #[error("its file cannot be written: {0}")]
     Store(StoreError),
@@ -137,9 +143,10 @@ impl Run {
             let place = self.taker.place.clone();
             self.blocking(move || place.remove_head().map_err(NotTaken::Store)).await?;
         }
-        if taken.is_err() {
+        if let Err(why) = &taken {
+            let pause = if matches!(why, NotTaken::NoRoom(_)) { ROOM_PAUSE } else { PAUSE };
             // Whether the node is stopping or not.
-            let _ = self.unless_stopped(tokio::time::sleep(PAUSE)).await;
+            let _ = self.unless_stopped(tokio::time::sleep(pause)).await;
         }
         taken
     }
@@ -177,6 +184,8 @@ impl Run {
 
     /// Over one connection.
     async fn attempt(&mut self) -> Result<Head, NotTaken> {
+        let spares = self.spares();
+        self.blocking(spares).await?;
         let dialled = self.unless_stopped(self.taker.peers.dial(self.from)).await?;
         let mut stream = dialled.map_err(NotTaken::Interrupted)?;
         let mut patience = Patience::new();
@@ -198,7 +207,11 @@ impl Run {
             match self.hear(&mut stream, &mut patience).await? {
                 Letter::Chunk { first, bytes } => {
                     let mut part = self.part()?;
-                    let put = move || part.put(first, &bytes).map(|()| part).map_err(not_written);
+                    let spares = self.spares();
+                    let put = move || {
+                        spares()?;
+                        part.put(first, &bytes).map(|()| part).map_err(not_written)
+                    };
                     let part = self.blocking(put).await?;
                     self.keep(part);
                 }
@@ -212,6 +225,12 @@ impl Run {
                 _ => return Err(NotTaken::Broken("it said something else than was its turn to say")),
             }
         }
+    }
+
+    /// Whether there is room for what is written between two durable transactions: until then the disk need not miss it.
+    fn spares(&self) -> impl FnOnce() -> Result<(), NotTaken> + Send + 'static {
+        let (reserve, bytes) = (self.taker.reserve.clone(), self.taker.place.undurable_bytes_max as u64);
+        move || Ok(reserve.spares(bytes)?)
     }
 
     async fn begin(&mut self, head: Head, admin: Bytes) -> Result<(), NotTaken> {

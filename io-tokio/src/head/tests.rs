@@ -15,6 +15,7 @@ use super::*;
 use crate::disk::RealDisk;
 use crate::identity::Identity;
 use crate::peer::{HeadDialler, HeadStream};
+use crate::reserve::{ROOM_PAUSE, Reserve};
 use crate::store::{Decided, Direction, Head, KeyRange, Options, Store, StorePlace, StoreReader};
 use crate::update::{NurseryUpdate, Update, encode_command};
 use crate::workers::Workers;
@@ -110,7 +111,7 @@ fn scripted<F: Future<Output = ()> + Send + 'static>(
 }
 
 fn taker(home: &Home, peers: HeadDialler) -> Taker {
-    Taker { place: home.place.clone(), peers, workers: Workers::Threads }
+    Taker { place: home.place.clone(), peers, workers: Workers::Threads, reserve: Reserve::none() }
 }
 
 async fn take(home: &Home, peers: HeadDialler) -> Result<Head, NotTaken> {
@@ -355,21 +356,21 @@ async fn the_log_behind_a_head_is_kept_until_the_taker_has_had_the_time_to_get_i
     let holds = Holds::default();
     let giver = giving.giver_that_holds(holds.clone());
     let home = Home::empty(TAKER);
-    assert_eq!(holds.limit(Slot(9)), Slot(9));
+    assert_eq!(holds.limit(Slot(9), false), Slot(9));
     take(&home, dialler(&giver, TAKER, vec![])).await.unwrap();
-    assert_eq!(holds.limit(Slot(9)), Slot(2));
+    assert_eq!(holds.limit(Slot(9), false), Slot(2));
     tokio::time::sleep(Duration::from_secs(14)).await;
-    assert_eq!(holds.limit(Slot(9)), Slot(2));
+    assert_eq!(holds.limit(Slot(9), false), Slot(2));
     tokio::time::sleep(Duration::from_secs(2)).await;
-    assert_eq!(holds.limit(Slot(9)), Slot(9), "not for ever");
+    assert_eq!(holds.limit(Slot(9), false), Slot(9), "not for ever");
 
     let mut gone = dialler(&giver, NodeId(3), vec![]).dial(GIVER).await.unwrap();
     say(&mut gone, &Letter::Ask(None), &mut Patience::new()).await.unwrap();
     assert!(matches!(hear(&mut gone, &mut Patience::new()).await, Ok(Letter::Head { .. })));
-    assert_eq!(holds.limit(Slot(9)), Slot(2));
+    assert_eq!(holds.limit(Slot(9), false), Slot(2));
     drop(gone);
     tokio::time::sleep(Duration::from_secs(61)).await;
-    assert_eq!(holds.limit(Slot(9)), Slot(9));
+    assert_eq!(holds.limit(Slot(9), false), Slot(9));
 }
 
 /// What a giver says after it was asked.
@@ -480,4 +481,41 @@ async fn a_giver_that_cannot_be_reached_is_given_up() {
     let nobody = HeadDialler::new(|_| std::future::ready(Err("connection refused".to_owned())));
     let taken = take(&home, nobody).await;
     assert!(matches!(&taken, Err(NotTaken::Interrupted(why)) if why == "connection refused"), "{taken:?}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_head_that_would_fill_the_disk_is_not_begun_or_stops_and_goes_on_once_there_is_room() {
+    let giving = Home::full();
+    let home = Home::empty(TAKER);
+    let giver = giving.giver();
+    // So many looks find room: one before each connection and one before each chunk.
+    let looks = Arc::new(Mutex::new(0));
+    let reserve = Reserve::new(1 << 20, {
+        let looks = looks.clone();
+        move || {
+            let mut left = looks.lock().unwrap();
+            let has_room = *left > 0;
+            *left -= i32::from(has_room);
+            Ok(if has_room { u64::MAX } else { 0 })
+        }
+    });
+    let take = async || {
+        let (tell, told) = oneshot::channel();
+        let taker = Taker { reserve: reserve.clone(), ..taker(&home, dialler(&giver, TAKER, Vec::new())) };
+        let _taking = taker.start(GIVER, Slot::ZERO, move |taken| tell.send(taken).unwrap());
+        let began = tokio::time::Instant::now();
+        (told.await.unwrap(), began.elapsed())
+    };
+    let (taken, waited) = take().await;
+    assert!(matches!(taken, Err(NotTaken::NoRoom(_))) && waited >= ROOM_PAUSE, "{taken:?} {waited:?}");
+    assert!(is_tidy(&home), "it was not begun");
+
+    *looks.lock().unwrap() = 4;
+    let (taken, _) = take().await;
+    assert!(matches!(taken, Err(NotTaken::NoRoom(_))), "{taken:?}");
+    assert!(!is_tidy(&home), "what there is of it stays");
+
+    *looks.lock().unwrap() = 1_000;
+    let (taken, _) = take().await;
+    assert_eq!(taken.unwrap().entries, all(&giving.store.reader()).len() as u64);
 }

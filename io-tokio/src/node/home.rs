@@ -28,6 +28,8 @@ use crate::identity::Identity;
 const FORMAT: u32 = 1;
 /// The files that are read whole are far smaller. What is larger is something else.
 const FILE_LEN_MAX: usize = 64 << 10;
+/// Whose home it is.
+const IDENTITY: &str = "IDENTITY";
 /// How long the next run waits because of what this one grants, in milliseconds.
 const LEASE: &str = "LEASE";
 /// The voters of the last configuration in which there was a master, by their ids.
@@ -150,6 +152,21 @@ impl Home {
         Ok(home)
     }
 
+    /// Locks the home of a node, of which nothing is made or written: for a disk that is full. `None` when there is none, or
+    /// none that says whose it is.
+    ///
+    /// # Errors
+    /// When another process runs on it, or it is not this node's.
+    pub fn claim(disk: Arc<dyn HomeDisk>, path: &Path, identity: &Identity) -> Result<Option<Self>, HomeError> {
+        if read(&*disk, &path.join(IDENTITY))?.is_none() {
+            return Ok(None);
+        }
+        let lock = lock(&*disk, path)?;
+        let home = Self { disk, path: path.to_owned(), _lock: lock };
+        home.check_identity(identity)?;
+        Ok(Some(home))
+    }
+
     /// The home itself.
     pub fn path(&self) -> &Path {
         &self.path
@@ -199,7 +216,7 @@ impl Home {
     }
 
     fn check_identity(&self, ours: &Identity) -> Result<(), HomeError> {
-        let file = self.path.join("IDENTITY");
+        let file = self.path.join(IDENTITY);
         let Some(text) = read(&*self.disk, &file)? else {
             for dir in [self.tlog_dir(), self.db_dir()] {
                 if !self.disk.list(&dir).map_err(failed("list", &dir))?.is_empty() {

@@ -11,6 +11,7 @@ mod error;
 pub mod handle;
 mod heads;
 pub mod home;
+mod leftovers;
 mod options;
 pub(crate) mod room;
 pub(crate) mod serving;

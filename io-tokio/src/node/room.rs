@@ -97,14 +97,16 @@ impl Room {
 }
 
 /// Waits until the disk of `home`, which need not be there yet, has room enough for a start. A start without would fail,
-/// again and again.
-pub(super) async fn wait_for_start(disk: &dyn HomeDisk, home: &Path) {
+/// again and again. Before it waits it has `make_room` remove what can be spared: it must not wait for room that the home
+/// itself takes.
+pub(super) async fn wait_for_start(free: impl Fn() -> io::Result<u64>, home: &Path, make_room: impl FnOnce()) {
+    // What else is wrong with it the start will find out.
+    let lacks = || free().ok().filter(|free| *free < START_BYTES_MIN).map(|free| free / MIB);
+    if lacks().is_some() {
+        make_room();
+    }
     for look in 0.. {
-        let free_mib = match free_at_or_above(disk, home) {
-            Ok(free) if free < START_BYTES_MIN => free / MIB,
-            // What else is wrong with it the start will find out.
-            Ok(_) | Err(_) => return,
-        };
+        let Some(free_mib) = lacks() else { return };
         if look % START_SAY_EVERY == 0 {
             let needed_mib = START_BYTES_MIN / MIB;
             tracing::error!(home = %home.display(), free_mib, needed_mib, "the disk is full: waiting for room to start");
@@ -113,7 +115,8 @@ pub(super) async fn wait_for_start(disk: &dyn HomeDisk, home: &Path) {
     }
 }
 
-fn free_at_or_above(disk: &dyn HomeDisk, home: &Path) -> io::Result<u64> {
+/// What is free where this directory is, or will be.
+pub(super) fn free_at_or_above(disk: &dyn HomeDisk, home: &Path) -> io::Result<u64> {
     match disk.free_bytes(home) {
         Err(error) if error.kind() == io::ErrorKind::NotFound => match home.parent() {
             Some(above) if above.as_os_str().is_empty() => disk.free_bytes(Path::new(".")),
@@ -142,6 +145,8 @@ fn grows(update: &Update) -> bool {
 
 #[cfg(test)]
 mod tests {
+    use std::cell::Cell;
+
     use super::*;
     use crate::disk::RealDisk;
     use crate::update::encode_command;
@@ -188,7 +193,23 @@ mod tests {
         let temp = tempfile::tempdir().unwrap();
         let free = free_at_or_above(&RealDisk, &temp.path().join("not/there")).unwrap();
         assert!(free > 0);
-        // There is room where tests run, so this returns.
-        wait_for_start(&RealDisk, &temp.path().join("not/there")).await;
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_start_waits_for_room_once_what_can_be_spared_is_gone() {
+        let (free, looks, spared) = (Cell::new(0), Cell::new(0), Cell::new(0));
+        let look = || {
+            looks.set(looks.get() + 1);
+            // Somebody makes room in the end.
+            Ok(if looks.get() > 100 { START_BYTES_MIN } else { free.get() })
+        };
+        wait_for_start(look, Path::new("h"), || spared.set(spared.get() + 1)).await;
+        assert_eq!((looks.get(), spared.get()), (101, 1));
+
+        looks.set(0);
+        wait_for_start(look, Path::new("h"), || free.set(START_BYTES_MIN)).await;
+        assert_eq!(looks.get(), 2, "what was spared was enough");
+
+        wait_for_start(look, Path::new("h"), || panic!("there is room")).await;
     }
 }

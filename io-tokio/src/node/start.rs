@@ -14,8 +14,10 @@ use super::error::NodeError;
 use super::handle::{Ask, NodeHandle, Shared, UpdateRefused};
 use super::heads::Heads;
 use super::home::{self, Home};
+use super::leftovers;
 use super::options::{NodeOptions, Roles};
 use super::room::{self, Room};
+
 use super::serving::Serving;
 use super::standing::Standing;
 use super::surroundings::Surroundings;
@@ -29,6 +31,7 @@ use crate::net::Network;
 use crate::peer::handshake::Terms;
 use crate::peer::{PeerLimits, PeerNetwork, PeerOptions, PeerTiming};
 use crate::recorder::Recorder;
+use crate::reserve::Reserve;
 use crate::service::{self, ServiceOptions};
 use crate::store::{
     self, Applied, CommitPolicy, Decided, Store, StoreError, StorePlace, StoreReader, StoreWriter, WriterLimits,
@@ -67,11 +70,22 @@ pub async fn run(options: NodeOptions, stop: impl Future<Output = ()>) -> Result
     tokio::pin!(stop);
     tokio::select! {
         biased;
-        () = room::wait_for_start(&RealDisk, &options.home) => {}
+        () = room_to_start(&options) => {}
         () = &mut stop => return Ok(()),
     }
     let node = RunningNode::start(options).await?;
     node.run_until(stop).await
+}
+
+/// Waits until there is enough.
+async fn room_to_start(options: &NodeOptions) {
+    let make_room = || {
+        // What is wrong with the home the start will find out.
+        if let Err(error) = leftovers::remove(Arc::new(RealDisk), &options.home, &identity(options)) {
+            tracing::warn!(%error, "the disk is full, and what could be spared was not removed");
+        }
+    };
+    room::wait_for_start(|| room::free_at_or_above(&RealDisk, &options.home), &options.home, make_room).await;
 }
 
 impl RunningNode {
@@ -104,10 +118,12 @@ impl RunningNode {
         let log_reader = files.tlog.reader();
         // The last batch of records that is durable, for the store, which follows the log even when the driver has ended.
         let persisted = Arc::new(AtomicU64::new(0));
-        let upkeep = files.tlog.upkeep();
+        let room = Arc::new(Room::look(&*disk, files.home.path(), options.disk_reserve_bytes));
+        let reserve = Reserve::of(disk.clone(), files.home.path(), options.disk_reserve_bytes);
+        let upkeep = files.tlog.upkeep().with_reserve(reserve.clone());
         let tlog = start_log_writer(files.tlog, persisted.clone(), reports.clone(), &workers)?;
         let holds = Holds::default();
-        start_log_keeper(upkeep, &mut files.store, holds.clone(), reports.clone(), &workers)?;
+        start_log_keeper(upkeep, &mut files.store, holds.clone(), room.clone(), reports.clone(), &workers)?;
         let applied_sender = Arc::new(applied_sender);
         let harvest = Arc::new(Series::default());
         let on_applied = on_applied(reports.clone(), applied_sender.clone(), harvest.clone());
@@ -119,7 +135,6 @@ impl RunningNode {
         let network = PeerNetwork::start(network, &options.peer_listen, peer_options, peer_inbox).await?;
 
         let (asks_sender, asks) = mpsc::channel(ASKS_MAX);
-        let room = Arc::new(Room::look(&*disk, files.home.path(), options.disk_reserve_bytes));
         tokio::spawn(room.clone().watch(disk.clone(), files.home.path().to_owned(), workers.clone()));
         let shared = Arc::new(share(&options, clock.clone(), store_reader, asks_sender, applied, harvest, room));
         let mut engine = Engine::new(clock.now(), engine_config(&options), files.recovered, seed);
@@ -135,7 +150,7 @@ impl RunningNode {
         let (witnesses, takers) = (&options.roles.witnesses, options.peers.iter().map(|peer| peer.node));
         let has_data = !witnesses.contains(&options.node);
         let giver = Giver::among_witnesses(shared.store.clone(), holds, workers.clone(), takers, has_data, witnesses);
-        let taker = Taker { place: files.place, peers: network.heads(), workers: workers.clone() };
+        let taker = Taker { place: files.place, peers: network.heads(), workers: workers.clone(), reserve };
         let driver = Driver {
             engine,
             shared: shared.clone(),
@@ -368,6 +383,7 @@ fn start_log_keeper(
     upkeep: Upkeep,
     store: &mut Store,
     holds: Holds,
+    room: Arc<Room>,
     reports: mpsc::UnboundedSender<StorageEvent>,
     workers: &Workers,
 ) -> Result<(), NodeError> {
@@ -383,7 +399,7 @@ fn start_log_keeper(
         LogKeeper::start(upkeep, on_event, workers).map_err(|source| NodeError::System { what: "a thread", source })?;
     // What was found at the start, and what was replayed, is durable.
     keeper.stored(store.applied().0);
-    store.on_durable(move |stored| keeper.stored(holds.limit(stored)));
+    store.on_durable(move |stored| keeper.stored(holds.limit(stored, room.is_short())));
     Ok(())
 }
 

@@ -12,6 +12,9 @@ use crate::disk::DiskFile;
 /// After so many blocks what is written is synced, so that there is never much of it to hold up the log's own syncs.
 const SYNC_BLOCKS: usize = 4;
 
+/// How much may be written, and not yet be missing from what the disk has free.
+pub(super) const BYTES_AT_ONCE: u64 = (SYNC_BLOCKS * BLOCK_BYTES) as u64;
+
 /// A segment that is being compressed.
 pub(super) struct Compression {
     number: u32,
@@ -46,6 +49,11 @@ impl Compression {
 
     pub(super) fn number(&self) -> u32 {
         self.number
+    }
+
+    /// Whether the archive is whole, and only has to be compared and named.
+    pub(super) fn is_written(&self) -> bool {
+        self.written.is_some()
     }
 
     /// Leaves the segment as it is.

@@ -6,6 +6,7 @@ use std::time::Duration;
 use trialbay_engine::Slot;
 
 use super::{Compressed, TlogError, Upkeep};
+use crate::reserve::ROOM_PAUSE;
 use crate::workers::{Next, Orders, Queue, Work, Worker, Workers, caught};
 
 /// How long it rests after each piece of about a MiB, so that those who write hardly notice.
@@ -71,10 +72,13 @@ async fn run(
     mut queue: Queue<Slot>,
     on_event: &mut impl FnMut(KeeperEvent),
 ) -> Result<(), TlogError> {
-    let mut has_more = false;
+    let mut rest = None;
+    let mut lacks_room = false;
     loop {
-        let next =
-            if has_more { queue.next_within(REST).await } else { queue.next().await.map_or(Next::HungUp, Next::Order) };
+        let next = match rest {
+            Some(rest) => queue.next_within(rest).await,
+            None => queue.next().await.map_or(Next::HungUp, Next::Order),
+        };
         match next {
             Next::Order(mut stored) => {
                 while let Some(later) = queue.next_now() {
@@ -89,16 +93,24 @@ async fn run(
             Next::HungUp => return Ok(()),
         }
         queue.pass(Work::Other).await;
-        has_more = match upkeep.compress_some()? {
-            Compressed::Nothing => false,
-            Compressed::Piece => true,
+        let lacked_room = std::mem::take(&mut lacks_room);
+        rest = match upkeep.compress_some()? {
+            Compressed::Nothing => None,
+            Compressed::Piece => Some(REST),
             Compressed::Segment(segment) => {
                 tracing::debug!(segment, "compressed a segment of the log");
-                true
+                Some(REST)
             }
             Compressed::GivenUp(segment, why) => {
                 tracing::warn!(segment, %why, "a segment of the log was not compressed: the next start tries again");
-                true
+                Some(REST)
+            }
+            Compressed::PutOff(segment, why) => {
+                if !lacked_room {
+                    tracing::warn!(segment, %why, "the log is not compressed until there is room");
+                }
+                lacks_room = true;
+                Some(ROOM_PAUSE)
             }
         };
     }

@@ -16,16 +16,18 @@ use std::sync::Arc;
 use trialbay_engine::Slot;
 
 use super::TlogOptions;
-use super::compression::{Compression, Step};
+use super::compression::{BYTES_AT_ONCE, Compression, Step};
 use super::error::TlogError;
 use super::reader::{LogReader, State};
 use super::segment::Place;
+use crate::reserve::{NoRoom, Reserve};
 
 /// Keeps a log small while a [`Tlog`](super::Tlog) writes it. There must be only one for a log. Blocks.
 pub struct Upkeep {
     place: Arc<Place>,
     reader: LogReader,
     options: TlogOptions,
+    reserve: Reserve,
     compression: Option<Compression>,
     /// Segments that could not be compressed. The next run tries again.
     given_up: BTreeSet<u32>,
@@ -43,11 +45,20 @@ pub enum Compressed {
     Segment(u32),
     /// This segment stays as it is, for this reason.
     GivenUp(u32, TlogError),
+    /// There is no room for the archive of this segment now. What there was of it is gone.
+    PutOff(u32, NoRoom),
 }
 
 impl Upkeep {
     pub(super) fn new(place: Arc<Place>, reader: LogReader, options: TlogOptions) -> Self {
-        Self { place, reader, options, compression: None, given_up: BTreeSet::new(), failed: false }
+        let (compression, given_up) = (None, BTreeSet::new());
+        Self { place, reader, options, reserve: Reserve::none(), compression, given_up, failed: false }
+    }
+
+    /// The same, which makes no archive that this reserve has no room for.
+    #[must_use]
+    pub fn with_reserve(self, reserve: Reserve) -> Self {
+        Self { reserve, ..self }
     }
 
     /// Removes old segments beyond the budget, as far as the store, which has everything up to `stored` durable, has
@@ -84,6 +95,12 @@ impl Upkeep {
     pub fn compress_some(&mut self) -> Result<Compressed, TlogError> {
         self.guarded(|upkeep| {
             let Some((number, len)) = upkeep.to_compress() else { return Ok(Compressed::Nothing) };
+            if let Err(no_room) = upkeep.has_room_for(len) {
+                if let Some(compression) = upkeep.compression.take() {
+                    compression.abandon(&upkeep.place)?;
+                }
+                return Ok(Compressed::PutOff(number, no_room));
+            }
             match upkeep.compress(number, len) {
                 Ok(Step::More) => Ok(Compressed::Piece),
                 Ok(Step::Installed { bytes }) => {
@@ -119,6 +136,16 @@ impl Upkeep {
             let is_sound = held.accepted_before.is_some() && !self.given_up.contains(number);
             held.len.filter(|_| is_sound && !held.is_archived).map(|len| (*number, len))
         })
+    }
+
+    /// Whether the archive of a segment of this length may be begun, or gone on with: no archive is longer than its segment
+    /// by more than a little. One that is all written takes no more room, and soon gives that of the segment back.
+    fn has_room_for(&self, len: u64) -> Result<(), NoRoom> {
+        match &self.compression {
+            None => self.reserve.spares(len),
+            Some(compression) if compression.is_written() => Ok(()),
+            Some(_) => self.reserve.spares(BYTES_AT_ONCE),
+        }
     }
 
     fn compress(&mut self, number: u32, len: u64) -> Result<Step, TlogError> {

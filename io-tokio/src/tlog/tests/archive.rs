@@ -1,9 +1,11 @@
 //! Segments that are compressed.
 
 use std::io::ErrorKind;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use super::super::archive::front_bytes;
 use super::*;
+use crate::reserve::Reserve;
 use proptest::prelude::*;
 
 const SMALL: u64 = 4096;
@@ -36,6 +38,7 @@ fn compress_all(tlog: &Tlog) -> Result<(), TlogError> {
             Compressed::Nothing => return Ok(()),
             Compressed::GivenUp(_, error) => return Err(error),
             Compressed::Piece | Compressed::Segment(_) => {}
+            Compressed::PutOff(..) => panic!("nothing is kept free"),
         }
     }
 }
@@ -60,7 +63,7 @@ fn a_compressed_log_reads_as_it_did_and_takes_less() {
             Compressed::Nothing => break,
             Compressed::Piece => continue,
             Compressed::Segment(segment) => assert_eq!(segment, compressed),
-            Compressed::GivenUp(..) => panic!("nothing fails"),
+            Compressed::GivenUp(..) | Compressed::PutOff(..) => panic!("nothing fails"),
         }
         compressed += 1;
         let usage = tlog.reader().usage();
@@ -339,4 +342,29 @@ proptest! {
             }
         }
     }
+}
+
+#[test]
+fn an_archive_is_not_begun_or_gone_on_with_when_it_would_eat_into_the_reserve() {
+    let disk = MemDisk::default();
+    let tlog = log_of(&disk);
+    let names = || disk.image().into_keys().collect::<Vec<_>>();
+    let before = names();
+    let free = Arc::new(AtomicU64::new(1 << 20));
+    let reserve = Reserve::new(1 << 20, {
+        let free = free.clone();
+        move || Ok(free.load(Ordering::Relaxed))
+    });
+    let mut upkeep = tlog.upkeep().with_reserve(reserve);
+    assert!(matches!(upkeep.compress_some().unwrap(), Compressed::PutOff(0, _)));
+    assert_eq!(names(), before);
+    free.store(1 << 30, Ordering::Relaxed);
+    assert!(matches!(upkeep.compress_some().unwrap(), Compressed::Piece));
+    assert_ne!(names(), before);
+    free.store(2 << 20, Ordering::Relaxed);
+    assert!(matches!(upkeep.compress_some().unwrap(), Compressed::PutOff(0, _)));
+    assert_eq!(names(), before, "what there was of it is gone");
+    free.store(1 << 30, Ordering::Relaxed);
+    while !matches!(upkeep.compress_some().unwrap(), Compressed::Nothing) {}
+    assert_eq!(tlog.reader().usage().compressed, before.len() - 1);
 }
