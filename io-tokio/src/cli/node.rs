@@ -151,7 +151,7 @@ impl From<NodeError> for Failure {
             | NodeError::Tlog(_)
             | NodeError::HistoryDamaged { .. }
             | NodeError::StorageFailed { .. } => ExitCode::StorageFailed,
-            NodeError::VotersChanged { .. } => ExitCode::BadConfig,
+            NodeError::VotersChanged { .. } | NodeError::RoleChanged { .. } => ExitCode::BadConfig,
             NodeError::HistoryDiverged { .. } => ExitCode::HistoryDiverged,
             NodeError::Peers(_)
             | NodeError::ClientAddress { .. }

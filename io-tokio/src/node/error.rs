@@ -59,6 +59,16 @@ pub enum NodeError {
         /// Where that is noted.
         file: PathBuf,
     },
+    /// The node was a witness, and cannot be one with the data without losing its vote.
+    #[error(
+        "this node was a witness, and its log does not go on from {data}, up to which it has the data: as a node with the data it would have no vote until another one has given it everything. Configure role = \"witness\" for it again; or move {} away and start it with an empty home, while all other voters are up and have the vote (`trialbay cluster status`)", .home.display()
+    )]
+    RoleChanged {
+        /// How far its data go.
+        data: Slot,
+        /// Its home.
+        home: PathBuf,
+    },
     /// A thread could not be started, or the system gave no random numbers.
     #[error("the system refused {what}: {source}")]
     System {

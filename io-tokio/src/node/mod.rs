@@ -13,6 +13,7 @@ mod heads;
 pub mod home;
 mod leftovers;
 mod options;
+mod role_store;
 pub(crate) mod room;
 pub(crate) mod serving;
 mod standing;

@@ -16,6 +16,7 @@ use super::heads::Heads;
 use super::home::{self, Home};
 use super::leftovers;
 use super::options::{NodeOptions, Roles};
+use super::role_store::{self, RoleStore};
 use super::room::{self, Room};
 
 use super::serving::Serving;
@@ -37,7 +38,9 @@ use crate::store::{
     self, Applied, CommitPolicy, Decided, Store, StoreError, StorePlace, StoreReader, StoreWriter, WriterLimits,
 };
 use crate::tally::Series;
-use crate::tlog::{KeeperEvent, LogEvent, LogKeeper, LogReader, LogWriter, RecoveredLog, Tlog, TlogOptions, Upkeep};
+use crate::tlog::{
+    KeeperEvent, LogEvent, LogKeeper, LogReader, LogWriter, RecoveredLog, Tlog, TlogError, TlogOptions, Upkeep,
+};
 use crate::watched;
 use crate::workers::Workers;
 
@@ -296,23 +299,27 @@ fn log_retention(options: &NodeOptions) -> u64 {
 fn open_files(disk: Arc<dyn HomeDisk>, options: &NodeOptions) -> Result<Files, NodeError> {
     let identity = identity(options);
     let home = Home::open(disk.clone(), &options.home, &identity)?;
-    // A file of its own: with the role the node changes stores, and the new one is replayed from the log.
     let is_witness = engine_config(options).is_witness(options.node);
-    let path = home.db_dir().join(format!("{}{}", options.name, if is_witness { ".witness.db" } else { ".db" }));
-    let store_options = store::Options { keeps_data: !is_witness, ..store::Options::default() };
+    let store_options = store::Options::default();
+    #[cfg(feature = "planted-bugs")]
+    let store_options = store::Options { planted: options.planted, ..store_options };
+    let RoleStore { place, store, is_behind } = role_store::open(&disk, &home, &identity, is_witness, store_options)?;
+    let mut store = store.with_extensions(options.extensions.clone());
     let tlog_options = TlogOptions {
         segment_bytes: options.log_segment_bytes,
         retention_bytes: log_retention(options),
+        refuses_loss: is_behind,
         ..TlogOptions::default()
     };
     #[cfg(feature = "planted-bugs")]
-    let store_options = store::Options { planted: options.planted, ..store_options };
-    #[cfg(feature = "planted-bugs")]
     let tlog_options = TlogOptions { planted: options.planted, ..tlog_options };
-    let place = StorePlace::new(disk.clone(), path, identity.clone(), store_options);
-    let mut store = place.open()?.with_extensions(options.extensions.clone());
-    place.tidy_head(store.applied().0)?;
-    let (tlog, log) = Tlog::open(disk, home.path(), identity, tlog_options, store.applied())?;
+    let opened = Tlog::open(disk, home.path(), identity, tlog_options, store.applied());
+    let (tlog, log) = opened.map_err(|error| match error {
+        TlogError::NotContinued { store_applied: data } => {
+            NodeError::RoleChanged { data, home: home.path().to_owned() }
+        }
+        error => error.into(),
+    })?;
     let RecoveredLog { recovered, damage, notes } = log;
     for note in notes {
         tracing::info!(%note, "while opening the log");
@@ -530,205 +537,4 @@ fn engine_config(options: &NodeOptions) -> Config {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::config::Reads;
-    #[cfg(feature = "planted-bugs")]
-    use crate::consistency::Consistency;
-    use crate::extensions::Extensions;
-    use crate::node::MaintenanceRefused;
-    use crate::peer::PeerAddress;
-    use crate::recorder::format;
-    use crate::store::NotMaintained;
-    use crate::update;
-
-    fn alone(home: &std::path::Path) -> NodeOptions {
-        NodeOptions {
-            cluster_id: "tests".into(),
-            node: trialbay_engine::NodeId(1),
-            name: "n1".into(),
-            peers: Vec::new(),
-            roles: Roles::default(),
-            read_only: false,
-            client_listen: "127.0.0.1:0".into(),
-            peer_listen: "127.0.0.1:0".into(),
-            home: home.join("n1"),
-            lease: Duration::from_millis(800),
-            clock_drift_ppm: 10_000,
-            reads: Reads::Lease,
-            limits: update::Limits::default(),
-            store_age_max: NodeOptions::STORE_AGE_MAX,
-            disk_reserve_bytes: 0,
-            connections_max: None,
-            extensions: Extensions::new(),
-            log_segment_bytes: TlogOptions::default().segment_bytes,
-            log_retention_bytes: TlogOptions::default().retention_bytes,
-            #[cfg(feature = "planted-bugs")]
-            planted: None,
-            #[cfg(feature = "planted-bugs")]
-            planted_in_engine: None,
-            recorder_bytes_max: None,
-        }
-    }
-
-    #[tokio::test]
-    async fn a_node_whose_client_service_ended_ends_with_the_reason() {
-        let home = tempfile::tempdir().unwrap();
-        let options = alone(home.path());
-        let node = RunningNode::start(options.clone()).await.unwrap();
-        node.service.abort();
-        let ended = node.run_until(std::future::pending()).await.unwrap_err();
-        assert!(ended.to_string().contains("the client service ended"), "{ended}");
-        let node = RunningNode::start(options).await.unwrap();
-        node.run_until(std::future::ready(())).await.unwrap();
-    }
-
-    fn copied(dir: &std::path::Path) -> tempfile::TempDir {
-        fn copy(from: &std::path::Path, to: &std::path::Path) {
-            for entry in std::fs::read_dir(from).unwrap() {
-                let (from, to) = (entry.as_ref().unwrap().path(), to.join(entry.unwrap().file_name()));
-                if from.is_dir() {
-                    std::fs::create_dir(&to).unwrap();
-                    copy(&from, &to);
-                } else {
-                    std::fs::copy(from, to).unwrap();
-                }
-            }
-        }
-        let fresh = tempfile::tempdir().unwrap();
-        copy(dir, fresh.path());
-        fresh
-    }
-
-    async fn until_serving(handle: &NodeHandle) {
-        while !handle.is_serving() {
-            tokio::task::yield_now().await;
-        }
-    }
-
-    /// The check before the proposal is left out, as if the master had the function and this node did not.
-    #[tokio::test]
-    async fn a_node_stops_at_a_function_that_it_does_not_have_and_again_at_each_start_until_it_has_it() {
-        let home = tempfile::tempdir().unwrap();
-        let call = update::Update::UserFunction { name: "f".into(), argument: None };
-        let node = RunningNode::start(alone(home.path())).await.unwrap();
-        let handle = node.handle().clone();
-        until_serving(&handle).await;
-        assert!(matches!(handle.update(&call).await, Err(UpdateRefused::Invalid { .. })));
-        let proposed = tokio::spawn(async move { handle.propose(update::encode_command(&call)).await });
-        let is_named = |error: &NodeError| error.to_string().contains("user function \"f\"");
-        let ended = node.run_until(std::future::pending()).await.unwrap_err();
-        assert!(is_named(&ended), "{ended}");
-        assert_eq!(proposed.await.unwrap(), Err(UpdateRefused::OutcomeUnknown));
-        // At its start, or as soon as it knows that the call was decided.
-        // The file of a store that was abandoned stays open in this process.
-        let home = copied(home.path());
-        let again = match RunningNode::start(alone(home.path())).await {
-            Ok(node) => node.run_until(std::future::pending()).await.unwrap_err(),
-            Err(refused) => refused,
-        };
-        assert!(is_named(&again), "{again}");
-        let home = copied(home.path());
-        let extensions = Extensions::new().function("f", |transaction, _| {
-            transaction.set(b"k", b"v")?;
-            Ok(None)
-        });
-        let node = RunningNode::start(NodeOptions { extensions, ..alone(home.path()) }).await.unwrap();
-        until_serving(node.handle()).await;
-        node.handle().update(&update::Update::Nop).await.unwrap().unwrap();
-        let snapshot = node.handle().snapshot(crate::consistency::Consistency::NoGuarantees).await.unwrap();
-        assert_eq!(snapshot.get(b"k").unwrap().unwrap(), "v");
-        node.run_until(std::future::ready(())).await.unwrap();
-    }
-
-    #[tokio::test]
-    async fn a_node_whose_disk_is_nearly_full_takes_deletes_only() {
-        let home = tempfile::tempdir().unwrap();
-        let key = bytes::Bytes::from("k");
-        let set = update::encode_command(&update::Update::Set { key: key.clone(), value: key.clone() });
-        let delete = update::encode_command(&update::Update::Delete { key });
-        let node = RunningNode::start(alone(home.path())).await.unwrap();
-        updated(&node, &set).await.unwrap();
-        node.run_until(std::future::ready(())).await.unwrap();
-
-        // No disk has so much room.
-        let node =
-            RunningNode::start(NodeOptions { disk_reserve_bytes: u64::MAX / 2, ..alone(home.path()) }).await.unwrap();
-        let refused = updated(&node, &set).await.unwrap_err();
-        assert!(matches!(refused, UpdateRefused::DiskFull { .. }), "{refused}");
-        assert!(node.handle().status().await.unwrap().disk_is_short);
-        updated(&node, &delete).await.unwrap();
-        node.run_until(std::future::ready(())).await.unwrap();
-    }
-
-    #[tokio::test]
-    async fn a_master_does_not_compact_its_store_whatever_is_published_of_its_role() {
-        let home = tempfile::tempdir().unwrap();
-        let node = RunningNode::start(alone(home.path())).await.unwrap();
-        until_serving(node.handle()).await;
-        node.handle().0.master.store(0, std::sync::atomic::Ordering::Release);
-        assert_eq!(node.handle().compact_store().await, Err(MaintenanceRefused::OnMaster));
-        node.run_until(std::future::ready(())).await.unwrap();
-    }
-
-    #[tokio::test]
-    async fn the_engine_of_a_slave_that_compacts_knows_and_one_compaction_runs_at_a_time() {
-        let home = tempfile::tempdir().unwrap();
-        let peer = PeerAddress { node: trialbay_engine::NodeId(2), name: "n2".into(), address: "127.0.0.1:1".into() };
-        let options = NodeOptions { peers: vec![peer], recorder_bytes_max: Some(1 << 20), ..alone(home.path()) };
-        let node = RunningNode::start(options).await.unwrap();
-        for _ in 0..2 {
-            let (first, second) = tokio::join!(node.handle().compact_store(), node.handle().compact_store());
-            assert_eq!((first, second), (Ok(()), Err(NotMaintained::BeingCompacted.into())));
-        }
-        node.run_until(std::future::ready(())).await.unwrap();
-
-        let mut heard = Vec::new();
-        for (_, path) in format::files(&home.path().join("n1/recorder")).unwrap() {
-            let bytes = std::fs::read(path).unwrap();
-            for frame in format::read(&bytes).unwrap().1 {
-                if let format::Frame::Step { event, .. } = frame.unwrap() {
-                    heard.push(format!("{:?}", trialbay_engine::codec::decode_event(event).unwrap().1));
-                }
-            }
-        }
-        heard.retain(|event| event.starts_with("Store"));
-        assert_eq!(heard, ["StorePaused", "StoreResumed", "StorePaused", "StoreResumed"]);
-    }
-
-    #[test]
-    fn a_witness_keeps_all_of_its_log() {
-        let home = std::path::Path::new("h");
-        let witness = |node| NodeOptions {
-            roles: Roles { witnesses: vec![trialbay_engine::NodeId(node)], ..Roles::default() },
-            ..alone(home)
-        };
-        assert_eq!(log_retention(&witness(1)), u64::MAX);
-        assert_eq!(log_retention(&witness(2)), alone(home).log_retention_bytes);
-    }
-
-    /// What becomes of an update once the node serves.
-    async fn updated(node: &RunningNode, command: &bytes::Bytes) -> Result<(), UpdateRefused> {
-        loop {
-            match node.handle().propose(command.clone()).await {
-                Err(UpdateRefused::NotMaster { .. }) => tokio::time::sleep(Duration::from_millis(10)).await,
-                outcome => return outcome.map(|result| drop(result.unwrap())),
-            }
-        }
-    }
-
-    /// A slave whose only peer is not there: what it is asked to read, it must refuse.
-    #[cfg(feature = "planted-bugs")]
-    #[tokio::test]
-    async fn the_planted_bug_answers_the_reads_of_a_node_that_is_not_master() {
-        for (planted, answers) in [(None, false), (Some(crate::planted::PlantedBug::DeposedAnswers), true)] {
-            let home = tempfile::tempdir().unwrap();
-            let peer =
-                PeerAddress { node: trialbay_engine::NodeId(2), name: "n2".into(), address: "127.0.0.1:1".into() };
-            let options = NodeOptions { planted, reads: Reads::Quorum, peers: vec![peer], ..alone(home.path()) };
-            let node = RunningNode::start(options).await.unwrap();
-            assert_eq!(node.handle().snapshot(Consistency::Consistent).await.is_ok(), answers);
-            node.run_until(std::future::ready(())).await.unwrap();
-        }
-    }
-}
+mod tests;

@@ -103,6 +103,12 @@ pub enum TlogError {
         /// The log's hash there.
         log: HistoryHash,
     },
+    /// The log would cost the node its vote, and was to be refused then.
+    #[error("the log does not go on from {store_applied}, which is as far as the store is")]
+    NotContinued {
+        /// Where the store is.
+        store_applied: Slot,
+    },
     /// The log does not hold this slot.
     #[error("{slot} is not in the log, which begins at {log_start}")]
     NotInLog {

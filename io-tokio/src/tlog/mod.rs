@@ -66,6 +66,8 @@ pub struct TlogOptions {
     pub retention_bytes: u64,
     /// Whether closed segments are compressed.
     pub compress: bool,
+    /// Whether a log that costs the node its vote, as it is and with the store as that is, is refused, and left alone.
+    pub refuses_loss: bool,
     /// The planted bug that it has.
     #[cfg(feature = "planted-bugs")]
     pub planted: Option<crate::planted::PlantedBug>,
@@ -96,6 +98,7 @@ impl Default for TlogOptions {
             segment_bytes: 64 << 20,
             retention_bytes: 1 << 30,
             compress: true,
+            refuses_loss: false,
             #[cfg(feature = "planted-bugs")]
             planted: None,
         }
@@ -138,6 +141,9 @@ impl Tlog {
         let reader = LogReader::new(Arc::clone(&place), survey.take_index(), survey.take_segments());
         let (tail, leftovers) = (survey.tail, survey.take_leftovers());
         let Conclusion { log, checkpoint, took_head } = survey.conclude(&reader)?;
+        if options.refuses_loss && log.recovered.memory.is_none() {
+            return Err(TlogError::NotContinued { store_applied: store_applied.0 });
+        }
         leftovers.iter().try_for_each(|path| place.disk.remove(path).map_err(io_error("remove", path)))?;
         let (segment, sealed) = open_tail(&place, tail, &checkpoint, &mut reader.state().segments)?;
         let mut tlog = Self {
