@@ -23,6 +23,7 @@ use clap::{Parser, Subcommand};
 
 use self::args::{Environment, Global, Output};
 pub use self::exit::{ExitCode, Failure};
+use crate::config::unknown_variables;
 
 /// A replicated, ordered key-value store that puts consistency above everything.
 ///
@@ -83,6 +84,9 @@ pub fn main() -> std::process::ExitCode {
         Ok(runtime) => runtime,
         Err(error) => return report(Failure::new(ExitCode::Other, format!("no threads: {error}")), output).into(),
     };
+    if let Some(warning) = unknown_variables(std::env::vars_os().map(|(name, _)| name)) {
+        warn(&warning, output);
+    }
     let environment: Environment<'_> = &|name| std::env::var_os(name);
     let mut out = Vec::new();
     let result = runtime.block_on(run(cli, environment, &mut out));
@@ -119,6 +123,16 @@ fn asks_for_json(arguments: impl Iterator<Item = OsString>) -> bool {
     let follows = |flag: &OsString, value: &OsString| (flag == "-o" || flag == "--output") && value == "json";
     arguments.iter().any(|one| ["-ojson", "-o=json", "--output=json"].iter().any(|flag| one == flag))
         || arguments.windows(2).any(|pair| follows(&pair[0], &pair[1]))
+}
+
+/// Says on standard error what may not be meant so.
+fn warn(warning: &str, output: Output) {
+    let line = match output {
+        Output::Text => format!("trialbay: warning: {warning}"),
+        Output::Json => serde_json::json!({ "warning": warning }).to_string(),
+    };
+    // Not `eprintln!`: it panics where standard error is closed.
+    let _ = writeln!(std::io::stderr(), "{line}");
 }
 
 /// Says what went wrong on standard error.

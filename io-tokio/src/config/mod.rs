@@ -29,7 +29,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 pub use mistake::{ConfigErrors, Mistake, Place};
-pub use overrides::Overrides;
+pub use overrides::{Overrides, unknown_variables};
 
 use crate::update;
 

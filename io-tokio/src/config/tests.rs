@@ -413,3 +413,22 @@ fn a_node_has_a_role_and_the_rest_of_the_cluster_must_go_with_it() {
         assert!(error.contains(why), "{error}");
     }
 }
+
+#[test]
+fn variables_that_mean_nothing_are_named_with_the_nearest_that_does() {
+    let said = |names: &[&str]| unknown_variables(names.iter().map(OsString::from));
+    assert_eq!(said(&["PATH", "TRIALBAY", "TRIALBAY_LEASE_MS", "TRIALBAY_CONFIG", "TRIALBAY_ENDPOINTS"]), None);
+    assert_eq!(said(&["TRIALBAY_LOG", "TRIALBAY_CLUSTER_ID", "TRIALBAY_RECORDER"]), None);
+    let warning =
+        said(&["TRIALBAY_LEASEMS", "TRIALBAY_ENDPOINT", "TRIALBAY_SERVICE_PORT_HTTP", "TRIALBAY_LOG"]).unwrap();
+    let (ignored, known) = warning.split_once("; there are ").unwrap();
+    assert_eq!(
+        ignored,
+        "ignored environment variables: TRIALBAY_ENDPOINT (did you mean TRIALBAY_ENDPOINTS?), \
+         TRIALBAY_LEASEMS (did you mean TRIALBAY_LEASE_MS?), TRIALBAY_SERVICE_PORT_HTTP"
+    );
+    assert!(
+        known.contains("TRIALBAY_LEASE_MS, ") && known.ends_with("TRIALBAY_CONFIG, TRIALBAY_ENDPOINTS, TRIALBAY_LOG")
+    );
+    assert!(said(&["TRIALBAY_lease_ms"]).unwrap().contains("did you mean TRIALBAY_LEASE_MS?"), "case counts");
+}

@@ -308,12 +308,12 @@ fn open_files(disk: Arc<dyn HomeDisk>, options: &NodeOptions) -> Result<Files, N
     let tlog_options = TlogOptions {
         segment_bytes: options.log_segment_bytes,
         retention_bytes: log_retention(options),
-        refuses_loss: is_behind,
         ..TlogOptions::default()
     };
     #[cfg(feature = "planted-bugs")]
     let tlog_options = TlogOptions { planted: options.planted, ..tlog_options };
-    let opened = Tlog::open(disk, home.path(), identity, tlog_options, store.applied());
+    let open_log = if is_behind { Tlog::open_with_vote } else { Tlog::open };
+    let opened = open_log(disk, home.path(), identity, tlog_options, store.applied());
     let (tlog, log) = opened.map_err(|error| match error {
         TlogError::NotContinued { store_applied: data } => {
             NodeError::RoleChanged { data, home: home.path().to_owned() }

@@ -66,8 +66,6 @@ pub struct TlogOptions {
     pub retention_bytes: u64,
     /// Whether closed segments are compressed.
     pub compress: bool,
-    /// Whether a log that costs the node its vote, as it is and with the store as that is, is refused, and left alone.
-    pub refuses_loss: bool,
     /// The planted bug that it has.
     #[cfg(feature = "planted-bugs")]
     pub planted: Option<crate::planted::PlantedBug>,
@@ -98,7 +96,6 @@ impl Default for TlogOptions {
             segment_bytes: 64 << 20,
             retention_bytes: 1 << 30,
             compress: true,
-            refuses_loss: false,
             #[cfg(feature = "planted-bugs")]
             planted: None,
         }
@@ -122,6 +119,31 @@ impl Tlog {
         options: TlogOptions,
         store_applied: (Slot, HistoryHash),
     ) -> Result<(Self, RecoveredLog), TlogError> {
+        Self::open_as(disk, home, identity, options, store_applied, false)
+    }
+
+    /// As [`Tlog::open`], but a log that, with the store as it is, costs the node its vote is refused, and left as it is.
+    ///
+    /// # Errors
+    /// As for [`Tlog::open`], and [`TlogError::NotContinued`].
+    pub fn open_with_vote(
+        disk: Arc<dyn Disk>,
+        home: &Path,
+        identity: Identity,
+        options: TlogOptions,
+        store_applied: (Slot, HistoryHash),
+    ) -> Result<(Self, RecoveredLog), TlogError> {
+        Self::open_as(disk, home, identity, options, store_applied, true)
+    }
+
+    fn open_as(
+        disk: Arc<dyn Disk>,
+        home: &Path,
+        identity: Identity,
+        options: TlogOptions,
+        store_applied: (Slot, HistoryHash),
+        keeps_vote: bool,
+    ) -> Result<(Self, RecoveredLog), TlogError> {
         identity.check()?;
         let dir = home.join("tlogs");
         disk.create_dir(&dir).map_err(io_error("create", &dir))?;
@@ -141,7 +163,7 @@ impl Tlog {
         let reader = LogReader::new(Arc::clone(&place), survey.take_index(), survey.take_segments());
         let (tail, leftovers) = (survey.tail, survey.take_leftovers());
         let Conclusion { log, checkpoint, took_head } = survey.conclude(&reader)?;
-        if options.refuses_loss && log.recovered.memory.is_none() {
+        if keeps_vote && log.recovered.memory.is_none() {
             return Err(TlogError::NotContinued { store_applied: store_applied.0 });
         }
         leftovers.iter().try_for_each(|path| place.disk.remove(path).map_err(io_error("remove", path)))?;

@@ -322,7 +322,6 @@ pub(super) fn options(segment_bytes: u64, retention_bytes: u64) -> TlogOptions {
         segment_bytes,
         retention_bytes,
         compress: true,
-        refuses_loss: false,
         #[cfg(feature = "planted-bugs")]
         planted: None,
     }

@@ -4,7 +4,7 @@ use std::net::TcpListener;
 
 use trialbay::cli::ExitCode;
 use trialbay_tests::cluster::Cluster;
-use trialbay_tests::command::{Ran, run};
+use trialbay_tests::command::{Ran, command, run};
 
 use crate::{program, with_cluster};
 
@@ -122,4 +122,22 @@ fn a_node_of_another_cluster_is_not_let_in() {
         cluster.whole().await;
         cluster.agreed().await;
     });
+}
+
+#[test]
+fn a_variable_that_is_misspelt_is_named_once_and_the_program_goes_on() {
+    let cluster = Cluster::prepare(program(), 1, |_| ());
+    let config = cluster.dir().join("cluster.toml");
+    std::fs::write(&config, cluster.config.to_toml()).unwrap();
+    let path = config.display().to_string();
+    for (args, line) in [
+        (&["config", "check", &path][..], "trialbay: warning: "),
+        (&["-o", "json", "config", "check", &path], "{\"warning\":\""),
+    ] {
+        let ran = command(program(), args).env("TRIALBAY_LEASEMS", "500").output().unwrap();
+        assert_eq!(ran.status.code(), Some(0), "{ran:?}");
+        let said = String::from_utf8(ran.stderr).unwrap();
+        assert!(said.starts_with(line) && said.contains("did you mean TRIALBAY_LEASE_MS?"), "{said}");
+        assert_eq!(said.lines().count(), 1, "{said}");
+    }
 }
