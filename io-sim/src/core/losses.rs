@@ -43,19 +43,27 @@ impl World {
         let node = self.node(id);
         let segments: Vec<_> = node.disk.durable_files().into_iter().filter(|path| path.starts_with(&tlogs)).collect();
         let index = usize::try_from(rng.below(segments.len() as u64)).unwrap_or(0);
-        let place = segments.get(index).and_then(|path| Some((path, node.disk.rot(path)?)));
-        node.disk_was_harmed |= place.is_some();
-        let byte = place.and_then(|(path, offset)| Place::in_file(path, offset));
-        if let Some(byte) = byte {
+        let rotten = segments.get(index).and_then(|path| Some((path, node.disk.rot(path)?)));
+        let rotten = rotten.filter(|(path, (offset, bit))| {
             let mut scrub = super::node::new_scrub(id);
             // Whether it makes sense is asked at the next start.
             let _ = scrub.advance(&node.disk);
-            node.kept.damaged(byte, scrub.torn());
+            // No log can tell what was durable from a write that was never finished, when nothing behind it is left.
+            let is_hidden = scrub.torn().is_some_and(|torn| node.kept.reaches(torn));
+            if is_hidden {
+                node.disk.flip(path, *offset, *bit);
+            }
+            !is_hidden
+        });
+        if let Some((path, (offset, _))) = rotten {
+            node.disk_was_harmed = true;
+            node.gone_upto = node.durable_store.applied;
+            Place::in_file(path, offset).into_iter().for_each(|byte| node.kept.damaged(byte));
             node.logged.damages += 1;
             self.availability.damaged(id);
         }
-        let text = match place {
-            Some((path, byte)) => format!("{id} is down, and byte {byte} of {} is damaged", path.display()),
+        let text = match rotten {
+            Some((path, (byte, _))) => format!("{id} is down, and byte {byte} of {} is damaged", path.display()),
             None => format!("{id} is down"),
         };
         self.fault(vec![id], Some(down), text);
@@ -74,19 +82,24 @@ impl World {
         self.crash(id, false)?;
         let node = self.node(id);
         let stored = node.durable_store.applied;
-        let records = super::node::new_scrub(id).advance(&node.disk).unwrap_or_default();
+        let mut scrub = super::node::new_scrub(id);
+        let records = scrub.advance(&node.disk).unwrap_or_default();
         let reaches = |record: &Record| match record {
             Record::Accepted(accepted) => accepted.slot >= stored,
             Record::Decided { upto, .. } => *upto >= stored,
             Record::Promised(_) | Record::MemoryBegan(_) | Record::VoteRegained { .. } => false,
         };
-        let last = records.iter().position(|found| reaches(&found.record)).filter(|_| stored > Slot::ZERO);
+        let mut last = records.iter().position(|found| reaches(&found.record)).filter(|_| stored > Slot::ZERO);
+        if let Some((head, _)) = scrub.head().filter(|(_, slot)| *slot >= stored) {
+            // A log that ends behind the head that its store took may well end there.
+            last = last.min(records.iter().rposition(|found| found.place < head));
+        }
         let first_lost = last.map(|last| rng.between(last as u64 / 2, last as u64));
         let place = first_lost.and_then(|first| usize::try_from(first).ok()).map(|first| records[first].place);
         let text = match place {
             Some(place) => {
                 node.disk_was_harmed = true;
-                node.kept.cut_short(place);
+                node.gone_upto = stored;
                 let tlogs = super::disk::home(id).join("tlogs");
                 for path in node.disk.files().iter().filter(|path| path.starts_with(&tlogs)) {
                     match number_of(path).cmp(&Some(place.segment)) {
@@ -95,6 +108,11 @@ impl World {
                         Ordering::Greater => node.disk.lose(path),
                     }
                 }
+                let mut scrub = super::node::new_scrub(id);
+                // Whether it makes sense is asked at the next start.
+                let _ = scrub.advance(&node.disk);
+                // What was damaged before looks like the end, when what showed that it was durable is gone.
+                node.kept.cut_short(scrub.torn().map_or(place, |torn| torn.min(place)));
                 format!("{id} is down, and its log is lost from byte {} of segment {} on", place.offset, place.segment)
             }
             None => format!("{id} is down"),
@@ -112,7 +130,13 @@ impl World {
         let voters = self.scenario.voters();
         let remembering: Vec<NodeId> = voters.iter().copied().filter(|other| self.remembers(*other)).collect();
         let others = remembering.iter().filter(|other| **other != id).count();
-        let tolerable = voters.len() >= 3 && remembering.len() == voters.len();
+        let has_data = |node: &NodeId| *node != id && !self.scenario.is_witness(*node);
+        let stored = |node: &NodeId| self.nodes[usize::from(node.0) - 1].durable_store.applied;
+        let stored = voters.iter().filter(|node| has_data(node)).map(stored).max();
+        // What a witness has lost it does not get back (rule E3): then others have to know that it is decided.
+        let witnesses = self.nodes.iter().filter(|node| self.scenario.is_witness(node.id));
+        let is_known = witnesses.map(|witness| witness.gone_upto).max() <= stored;
+        let tolerable = voters.len() >= 3 && remembering.len() == voters.len() && is_known;
         !voters.contains(&id) || tolerable || self.scenario.budget != Budget::Tolerable && others > 0
     }
 
