@@ -117,6 +117,7 @@ impl Planted {
             Self::Node(bug) => match bug.place() {
                 place if place.starts_with("io-tokio/src/tlog/") => &[Kind::Losses, Kind::Harsh, Kind::Churn],
                 "io-tokio/src/store/apply.rs" => &[Kind::Harsh, Kind::Churn],
+                "io-tokio/src/node/serving.rs" => &[Kind::StackPauses, Kind::StackHarsh],
                 _ => &[Kind::StackHarsh, Kind::Stack],
             },
         }

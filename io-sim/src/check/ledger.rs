@@ -143,18 +143,8 @@ impl Ledger {
                 proposal.durable &= !bit(node);
             }
         }
-        let began = left
-            .iter()
-            .rev()
-            .find_map(|record| if let Record::MemoryBegan(life) = record { Some(*life) } else { None });
-        for record in left {
-            // Of an earlier life the beginning may be lost, and the rest is left.
-            let is_void = |life: Incarnation| !keeps_vote || Some(life) != began;
-            if !matches!(record, Record::VoteRegained { incarnation, .. } if is_void(*incarnation)) {
-                self.durable(node, record, event)?;
-            }
-        }
-        Ok(())
+        let counts = |record: &&Record| keeps_vote || !matches!(record, Record::VoteRegained { .. });
+        left.iter().filter(counts).try_for_each(|record| self.durable(node, record, event))
     }
 
     /// A process of `node` begins. A vote that was lent to the one before is not this one's (rule V3).

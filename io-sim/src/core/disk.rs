@@ -103,7 +103,7 @@ impl World {
     pub(super) fn examine(&mut self, id: NodeId, recovered: &Recovered) -> Checked {
         let event = self.event;
         self.ledger.started(id);
-        self.bounds.started(id);
+        self.bounds.started(id, recovered.undecided.len() as u64)?;
         self.node(id).logged.seals += 1;
         self.check_log_size(id)?;
         let before = self.ledger.votes(id);

@@ -49,6 +49,8 @@ pub(crate) struct Node {
     pub(crate) lost_upto: Slot,
     /// Log entries up to here count as removed.
     pub(crate) trimmed_upto: Slot,
+    /// Its log may have nothing up to here, for it was damaged or cut.
+    pub(crate) gone_upto: Slot,
     /// It never starts again.
     pub(crate) dead: bool,
 }
@@ -118,6 +120,7 @@ impl Node {
             durable_store: Store::default(),
             lost_upto: Slot::ZERO,
             trimmed_upto: Slot::ZERO,
+            gone_upto: Slot::ZERO,
             dead: false,
         }
     }

@@ -145,11 +145,13 @@ pub enum Kind {
     Stack,
     /// The same with power cuts, masters that stand still, clients that stay with one node, and long values.
     StackHarsh,
+    /// Whole nodes again, whose masters stand still for about a lease, and clients that stay with one node.
+    StackPauses,
 }
 
 impl Kind {
     /// All of them, by the names that commands take.
-    pub const NAMES: [(&'static str, Self); 7] = [
+    pub const NAMES: [(&'static str, Self); 8] = [
         ("swarm", Self::Usual),
         ("harsh", Self::Harsh),
         ("churn", Self::Churn),
@@ -157,11 +159,15 @@ impl Kind {
         ("standard", Self::Standard),
         ("stack", Self::Stack),
         ("stack-harsh", Self::StackHarsh),
+        ("stack-pauses", Self::StackPauses),
     ];
 
     /// Where it is played.
     pub fn world(self) -> WorldKind {
-        if matches!(self, Self::Stack | Self::StackHarsh) { WorldKind::Stack } else { WorldKind::Core }
+        match self {
+            Self::Stack | Self::StackHarsh | Self::StackPauses => WorldKind::Stack,
+            Self::Usual | Self::Harsh | Self::Churn | Self::Losses | Self::Standard => WorldKind::Core,
+        }
     }
 
     /// The name that commands take.
@@ -173,6 +179,9 @@ impl Kind {
 /// The scenario that `seed` makes.
 pub fn scenario(seed: u64, swarm: &Swarm) -> Scenario {
     let rng = &mut Rng::new(seed, stream::PLAN);
+    if swarm.kind == Kind::StackPauses {
+        return pauses(seed, swarm, rng);
+    }
     if swarm.kind.world() == WorldKind::Stack {
         return whole_nodes(seed, swarm, rng);
     }
@@ -349,6 +358,25 @@ fn whole_nodes(seed: u64, swarm: &Swarm, rng: &mut Rng) -> Scenario {
     scenario
 }
 
+/// Masters that stand still for about a lease, again and again: a driver wakes late, and finds reads waiting.
+fn pauses(seed: u64, swarm: &Swarm, rng: &mut Rng) -> Scenario {
+    let nodes = swarm.nodes.unwrap_or(3);
+    let mut scenario = Scenario {
+        worlds: vec![WorldKind::Stack],
+        cluster: Cluster { nodes, lease: Span(LEASE), drift_ppm: 10_000, ..Cluster::default() },
+        workload: Workload { clients: 8, think_max: Span(20 * MS), loyal: 6, ..Workload::default() },
+        ..Scenario::quiet(format!("pauses of seed {seed}"), Span(10 * S))
+    };
+    let mut at = 1_500 * MS;
+    while at + 2 * S < scenario.duration.0 {
+        let time = Span(rng.between(LEASE / MS, 3 * LEASE / MS) * MS);
+        let act = Act::Pause { node: Who::Master, time };
+        scenario.steps.push(Step { at: Some(Span(at)), when: None, after: None, act, id: None });
+        at += time.0 + rng.between(1_000, 1_500) * MS;
+    }
+    scenario
+}
+
 /// The requests that `scenario` makes: those of its workload as `seed` draws them, or those that it lists.
 pub fn operations(scenario: &Scenario, seed: u64) -> Vec<Op> {
     let numbered = scenario.ops.iter().zip(0..);
@@ -441,7 +469,7 @@ fn is_certain(family: Family, kind: Kind) -> bool {
     match kind {
         Kind::Harsh => matches!(family, Trim | Kill | PowerCut | Partition | Clock | Wipe),
         Kind::StackHarsh => matches!(family, PowerCut | Pause),
-        Kind::Usual | Kind::Churn | Kind::Losses | Kind::Standard | Kind::Stack => false,
+        Kind::Usual | Kind::Churn | Kind::Losses | Kind::Standard | Kind::Stack | Kind::StackPauses => false,
     }
 }
 

@@ -292,12 +292,11 @@ fn open_files(disk: Arc<dyn HomeDisk>, options: &NodeOptions) -> Result<Files, N
         segment_bytes: options.log_segment_bytes,
         retention_bytes: log_retention(options),
         compress: options.log_compression,
-        ..TlogOptions::default()
+        #[cfg(feature = "planted-bugs")]
+        planted: options.planted,
     };
     #[cfg(feature = "planted-bugs")]
     let store_options = store::Options { planted: options.planted, ..store_options };
-    #[cfg(feature = "planted-bugs")]
-    let tlog_options = TlogOptions { planted: options.planted, ..tlog_options };
     let place = StorePlace::new(disk.clone(), path, identity.clone(), store_options);
     let mut store = place.open()?.with_extensions(options.extensions.clone());
     place.tidy_head(store.applied().0)?;
