@@ -262,6 +262,16 @@ mod tests {
     }
 
     #[test]
+    fn a_segment_is_an_eighth_of_what_is_kept_at_most() {
+        let mut config = Config::dev(4000, 1, Path::new("data")).unwrap();
+        for (segment, retention, expected) in [(64, 1_024, 64), (64, 80, 10), (4, 80, 4), (64, 1, 1), (256, 4_096, 256)]
+        {
+            (config.log_segment_mib, config.log_retention_mib) = (segment, retention);
+            assert_eq!(log_segment_mib(&config), expected);
+        }
+    }
+
+    #[test]
     fn a_node_is_found_in_the_configuration_or_refused_by_name() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("t.toml");

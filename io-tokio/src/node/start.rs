@@ -667,7 +667,7 @@ mod tests {
         }
         assert!(node.handle().status().await.unwrap().log.segments > 10);
         node.run_until(std::future::ready(())).await.unwrap();
-        let files = || std::fs::read_dir(home.path().join("tlogs")).unwrap().count();
+        let files = || std::fs::read_dir(home.path().join("n1/tlogs")).unwrap().count();
         assert!(files() < 5, "{} files", files());
 
         let node = RunningNode::start(options).await.unwrap();
