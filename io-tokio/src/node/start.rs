@@ -281,9 +281,8 @@ fn log_retention(options: &NodeOptions) -> u64 {
 fn open_files(disk: Arc<dyn HomeDisk>, options: &NodeOptions) -> Result<Files, NodeError> {
     let identity = identity(options);
     let home = Home::open(disk.clone(), &options.home, &identity)?;
-    // A file of its own: with the role the node changes stores, and the new one is replayed from the log.
     let is_witness = engine_config(options).is_witness(options.node);
-    let path = home.db_dir().join(format!("{}{}", options.name, if is_witness { ".witness.db" } else { ".db" }));
+    let path = home.store_path(&options.name, is_witness);
     let store_options = store::Options { keeps_data: !is_witness, ..store::Options::default() };
     let tlog_options = TlogOptions {
         segment_bytes: options.log_segment_bytes,
