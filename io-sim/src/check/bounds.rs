@@ -13,7 +13,7 @@
 //! | decided slots that are kept until they are durable | none while the disk has nothing to do |
 //! | bytes of values in an `Accept` or a `Fetched` | `message_bytes_max`, or one value |
 //! | fetches in vain, one after the other | each peer once for each message that says that there is more |
-//! | bytes of a log on its disk | its frames, a seal for each sync, headers, and one reserve |
+//! | bytes of a log on its disk, but for an archive that is being made | its frames, a seal for each sync, headers, and one reserve |
 //! | messages of an idle cluster | 40 a lease for each way from node to node |
 //! | messages of a healthy cluster under load | the same, and four for each slot or request and slave |
 
@@ -30,8 +30,8 @@ const IDLE_MESSAGES: u64 = 40;
 const MESSAGES_PER_REQUEST: u64 = 4;
 /// A seal, or the frame around a record.
 const FRAME_BYTES: u64 = 14;
-/// A segment's header.
-const HEADER_BYTES: u64 = 512;
+/// A segment's header, and what an archive of a few MiB has around it.
+const HEADER_BYTES: u64 = 512 + 64;
 
 /// The bounds of one cluster.
 #[derive(Clone, Debug)]
@@ -357,7 +357,7 @@ mod tests {
     #[test]
     fn a_log_fills_what_it_needs() {
         let logged = Logged { frames: 1_000, seals: 10, damages: 0 };
-        let most = 1_000 + 140 + 2 * 512 + 4_096;
+        let most = 1_000 + 140 + 2 * 576 + 4_096;
         assert_eq!(bounds().fills(N2, &logged, most, 2, 4_096), Ok(()));
         assert!(bounds().fills(N2, &logged, most + 1, 2, 4_096).is_err());
         assert_eq!(bounds().fills(N2, &Logged { damages: 1, ..logged }, most + 4_096, 2, 4_096), Ok(()));

@@ -229,6 +229,15 @@ impl Scrub {
         self.base.as_ref()
     }
 
+    /// The first segment that is there, readable or not: those before it were removed.
+    pub fn first(&self) -> u32 {
+        match (&self.base, self.damage.first()) {
+            (Some((first, _)), _) => *first,
+            (None, Some(Damage::Missing { first: 0, last })) => last + 1,
+            (None, _) => 0,
+        }
+    }
+
     /// What the headers of segments say before which not everything could be read.
     pub fn restated(&self) -> &[(u32, Summary)] {
         &self.restated

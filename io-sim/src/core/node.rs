@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, VecDeque};
 
-use trialbay::tlog::{LogReader, Tlog};
+use trialbay::tlog::{LogReader, Tlog, Upkeep};
 use trialbay_engine::{
     Engine, HistoryHash, Instant, NodeId, PersistId, ReadId, Record, RequestId, Slot, Status, Value,
 };
@@ -28,6 +28,8 @@ pub(crate) struct Node {
     pub(crate) held: Vec<Happening>,
     pub(crate) clock: Clock,
     pub(crate) rng: Rng,
+    /// When its log is kept small, and how much of that is done at a time.
+    pub(crate) upkeep_rng: Rng,
     pub(crate) disk: SimDisk,
     /// The independent reader of its log.
     pub(crate) scrub: Scrub,
@@ -58,6 +60,7 @@ pub(crate) struct Process {
     pub(crate) engine: Engine,
     pub(crate) tlog: Tlog,
     pub(crate) log: LogReader,
+    pub(crate) upkeep: Upkeep,
     pub(crate) store: Store,
     /// Batches of records that were not yet written.
     pub(crate) unwritten: VecDeque<(PersistId, Vec<Record>)>,
@@ -105,6 +108,7 @@ impl Node {
             held: Vec::new(),
             clock: Clock::new(stream(1)),
             rng: stream(2),
+            upkeep_rng: stream(4),
             disk: SimDisk::new(stream(3)),
             scrub: new_scrub(id),
             kept: Kept::default(),
@@ -157,11 +161,12 @@ pub(crate) fn new_scrub(id: NodeId) -> Scrub {
 
 impl Process {
     pub(crate) fn new(engine: Engine, tlog: Tlog, store: Store) -> Self {
-        let log = tlog.reader();
+        let (log, upkeep) = (tlog.reader(), tlog.upkeep());
         Self {
             engine,
             tlog,
             log,
+            upkeep,
             ordered_upto: store.applied,
             store,
             unwritten: VecDeque::new(),

@@ -26,11 +26,13 @@ pub mod stream {
     pub const CONNECTIONS: u64 = 4;
     /// Which nodes are not like the others.
     pub const ROLES: u64 = 5;
+    /// How much of the logs is kept.
+    pub const LOGS: u64 = 6;
     /// One for each step of a scenario.
     pub const STEP: u64 = 10_000;
     /// One for each family of faults.
     pub const FAMILY: u64 = 100;
-    /// Ten for each node: clock, driver, disk.
+    /// Ten for each node: clock, driver, disk, upkeep of the log.
     pub const NODE: u64 = 1_000;
     /// One for each way from a node to another.
     pub const WAY: u64 = 2_000;
@@ -216,6 +218,7 @@ pub fn scenario(seed: u64, swarm: &Swarm) -> Scenario {
             apply_max: Span(rng.magnitude(10 * US, 5 * MS)),
             checkpoint: Span(rng.magnitude(50 * MS, 5 * S)),
             segment_bytes: rng.magnitude(2 << 10, 1 << 20),
+            retention_bytes: Rng::new(seed, stream::LOGS).magnitude(1 << 10, 1 << 20),
         },
         workload: Workload {
             clients,
@@ -268,6 +271,11 @@ fn churn(seed: u64, swarm: &Swarm, rng: &mut Rng) -> Scenario {
         },
         ..Scenario::quiet(format!("churn of seed {seed}"), Span(8 * S))
     };
+    let logs = &mut Rng::new(seed, stream::LOGS);
+    if swarm.kind == Kind::Losses && logs.chance(0.5) {
+        scenario.disk.segment_bytes = logs.magnitude(2 << 10, 64 << 10);
+        scenario.disk.retention_bytes = logs.magnitude(1 << 10, 256 << 10);
+    }
     roles(&mut scenario.cluster, &mut Rng::new(seed, stream::ROLES));
     let mut at = 5 * lease;
     while at < scenario.duration.0 {

@@ -135,6 +135,8 @@ impl RunningNode {
         let (witnesses, takers) = (&options.roles.witnesses, options.peers.iter().map(|peer| peer.node));
         let has_data = !witnesses.contains(&options.node);
         let giver = Giver::among_witnesses(shared.store.clone(), holds, workers.clone(), takers, has_data, witnesses);
+        let (store_disk, store_path) = (files.place.disk.clone(), files.place.path.clone());
+        let store_bytes = move || store_disk.open_to_read(&store_path).and_then(|file| file.size()).unwrap_or(0);
         let taker = Taker { place: files.place, peers: network.heads(), workers: workers.clone() };
         let driver = Driver {
             engine,
@@ -147,6 +149,7 @@ impl RunningNode {
             reports,
             workers,
             lease: options.lease,
+            store_bytes: Box::new(store_bytes),
             damage: files.damage,
             standing,
             voters_change,
@@ -287,12 +290,12 @@ fn open_files(disk: Arc<dyn HomeDisk>, options: &NodeOptions) -> Result<Files, N
     let tlog_options = TlogOptions {
         segment_bytes: options.log_segment_bytes,
         retention_bytes: log_retention(options),
-        ..TlogOptions::default()
+        compress: options.log_compression,
+        #[cfg(feature = "planted-bugs")]
+        planted: options.planted,
     };
     #[cfg(feature = "planted-bugs")]
     let store_options = store::Options { planted: options.planted, ..store_options };
-    #[cfg(feature = "planted-bugs")]
-    let tlog_options = TlogOptions { planted: options.planted, ..tlog_options };
     let place = StorePlace::new(disk.clone(), path, identity.clone(), store_options);
     let mut store = place.open()?.with_extensions(options.extensions.clone());
     place.tidy_head(store.applied().0)?;
@@ -546,6 +549,7 @@ mod tests {
             extensions: Extensions::new(),
             log_segment_bytes: TlogOptions::default().segment_bytes,
             log_retention_bytes: TlogOptions::default().retention_bytes,
+            log_compression: TlogOptions::default().compress,
             #[cfg(feature = "planted-bugs")]
             planted: None,
             #[cfg(feature = "planted-bugs")]
@@ -677,6 +681,38 @@ mod tests {
         }
         heard.retain(|event| event.starts_with("Store"));
         assert_eq!(heard, ["StorePaused", "StoreResumed", "StorePaused", "StoreResumed"]);
+    }
+
+    /// The store is made durable as the node stops, and what it has passed then goes.
+    #[tokio::test]
+    async fn a_node_starts_from_a_log_whose_old_end_was_removed() {
+        let home = tempfile::tempdir().unwrap();
+        let options = NodeOptions {
+            log_segment_bytes: 32 << 10,
+            log_retention_bytes: 64 << 10,
+            log_compression: false,
+            ..alone(home.path())
+        };
+        let set = |number: u32| {
+            let (key, value) = (number.to_string().into(), vec![7; 4 << 10].into());
+            update::encode_command(&update::Update::Set { key, value })
+        };
+        let node = RunningNode::start(options.clone()).await.unwrap();
+        for number in 0..100 {
+            updated(&node, &set(number)).await.unwrap();
+        }
+        assert!(node.handle().status().await.unwrap().log.segments > 10);
+        node.run_until(std::future::ready(())).await.unwrap();
+        let files = || std::fs::read_dir(home.path().join("tlogs")).unwrap().count();
+        assert!(files() < 5, "{} files", files());
+
+        let node = RunningNode::start(options).await.unwrap();
+        updated(&node, &set(100)).await.unwrap();
+        let status = node.handle().status().await.unwrap();
+        assert_eq!((status.damage, status.keys, status.votes), (vec![], 101, true));
+        let log = status.log;
+        assert!(log.first_slot > 1 && log.bytes < 200 << 10 && status.store_bytes > 0, "{log:?}");
+        node.run_until(std::future::ready(())).await.unwrap();
     }
 
     #[test]
