@@ -180,7 +180,7 @@ impl Engine {
                 incarnation: self.franchise.incarnation,
                 votes: self.franchise.votes,
                 received_upto: self.acceptor.received_upto,
-                applied_upto: self.log.applied_upto(),
+                applied_upto: if self.store_paused { Slot::ZERO } else { self.log.applied_upto() },
             },
         );
         let upto = self.acceptor.received_upto;

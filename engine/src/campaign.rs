@@ -84,12 +84,25 @@ impl Engine {
         self.config.may_be_master(self.config.node) || is_voter && planted!(self.config, WitnessCampaigns)
     }
 
+    /// Rule E4: whether the store may stand still for a while. It serves nobody meanwhile, so a master's may not.
+    pub fn may_pause_store(&self) -> bool {
+        !matches!(self.mastership, Mastership::Master(_))
+    }
+
+    /// Rule E4: were this node elected now, nobody would serve until its store is done.
+    pub(crate) fn on_store_paused(&mut self) {
+        assert!(self.may_pause_store(), "the store of a master is not paused");
+        self.store_paused = true;
+        self.give_up_campaign();
+    }
+
     pub(crate) fn start_canvass(&mut self) {
         if !matches!(self.mastership, Mastership::Slave) || !self.may_campaign() {
             return;
         }
         let abstains = self.now < self.hand_over.abstains_until;
-        if abstains || !self.franchise.votes || self.is_installing() || self.grant.forbids(self.config.node, self.now) {
+        let is_able = self.franchise.votes && !self.is_installing() && !self.store_paused;
+        if abstains || !is_able || self.grant.forbids(self.config.node, self.now) {
             return self.wait_for_master();
         }
         let ballot = self.next_ballot();

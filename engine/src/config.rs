@@ -113,7 +113,7 @@ pub struct Limits {
     /// Slots of those.
     pub cache_slots_max: u64,
     /// How long proposed values may stay undecided before the master gives up its mastership: slaves may grant the lease
-    /// while their disks are stuck.
+    /// while their disks are stuck. So long, too, may a new master's store stand still before it serves (rule M7).
     pub undecided_max: Duration,
     /// `Consistent` reads that wait for a quorum round.
     pub queued_reads_max: usize,

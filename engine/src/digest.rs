@@ -35,7 +35,7 @@ impl Engine {
         self.hand_over.digest(self.now, &mut hasher);
         self.catch_up.hash(&mut hasher);
         self.connected.hash(&mut hasher);
-        self.ballot_seen.hash(&mut hasher);
+        (self.ballot_seen, self.store_paused).hash(&mut hasher);
         hasher.digest128()
     }
 }

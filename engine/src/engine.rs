@@ -55,6 +55,8 @@ pub struct Engine {
     pub(crate) connected: BTreeSet<NodeId>,
     /// The highest ballot heard of, promised or not: the next campaign goes above it.
     pub(crate) ballot_seen: Ballot,
+    /// The store applies nothing for the time being (rule E4).
+    pub(crate) store_paused: bool,
     /// Canvasses since the last sign of a master; spaces out the next ones.
     pub(crate) canvasses: u32,
     pub(crate) out: Vec<Action>,
@@ -111,6 +113,7 @@ impl Engine {
             hand_over: HandOver::default(),
             catch_up: CatchUp::default(),
             connected: BTreeSet::new(),
+            store_paused: false,
             canvasses: 0,
             out: Vec::new(),
             halted: false,
@@ -276,6 +279,8 @@ impl Engine {
             Event::StopRequested => self.on_stop_requested(),
             Event::DropRequested => self.on_drop_requested(),
             Event::LogShortened { log_start } => self.log.begins_at(log_start),
+            Event::StorePaused => self.on_store_paused(),
+            Event::StoreResumed => self.store_paused = false,
         }
         while !self.halted
             && let Some(timer) = self.timers.pop_due(self.now)

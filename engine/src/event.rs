@@ -61,6 +61,11 @@ pub enum Event {
         /// The first slot that the log holds.
         log_start: Slot,
     },
+    /// The store is to apply nothing until [`Event::StoreResumed`], for something long is done to it (rule E4). Only while
+    /// [`Engine::may_pause_store`](crate::Engine::may_pause_store).
+    StorePaused,
+    /// The store applies again.
+    StoreResumed,
 }
 
 /// One client update.

@@ -163,7 +163,7 @@ impl Engine {
         let (me, master) = (self.config.node, ballot.node);
         let wants = self.config.is_preferred(me) && !self.config.is_preferred(master) && !self.hand_over.declines;
         let waits = self.now < self.hand_over.claims_after || self.grant.forbids_all(self.now);
-        if wants && !waits && self.franchise.votes && !self.is_catching_up() {
+        if wants && !waits && self.franchise.votes && !self.is_catching_up() && !self.store_paused {
             self.hand_over.claims_after = self.now + self.config.lease;
             self.send(master, Message::Claim { ballot });
         }
@@ -223,8 +223,8 @@ impl Engine {
         self.halt(HaltReason::Stopped);
     }
 
-    /// Rule H2: a node that just handed over does not campaign while another can.
-    fn resign_and_abstain(&mut self) {
+    /// Rules H2 and M7: a node that just handed over does not campaign while another can.
+    pub(crate) fn resign_and_abstain(&mut self) {
         self.resign();
         if planted!(self.config, DropKeepsLease)
             && let Mastership::Master(master) = &mut self.mastership
@@ -244,7 +244,7 @@ impl Engine {
         let Mastership::Master(master) = &self.mastership else { return };
         let furthest = (master.slaves.iter())
             .filter(|(node, slave)| slave.votes && self.connected.contains(*node) && self.config.may_be_master(**node))
-            .max_by_key(|(node, slave)| (slave.accepted_upto, self.config.is_preferred(**node)))
+            .max_by_key(|(node, slave)| (slave.applies(), slave.accepted_upto, self.config.is_preferred(**node)))
             .map(|(node, _)| *node);
         let successor = if let Some(Leaving::For(chosen)) = master.leaving { Some(chosen) } else { furthest };
         let ballot = master.ballot;
@@ -255,7 +255,8 @@ impl Engine {
         }
     }
 
-    /// Whether this slave could be master at once: it votes, answered since then, and lacks no more than is in flight.
+    /// Whether this slave could be master at once: it votes, its store applies, it answered since then, and lacks no more
+    /// than is in flight.
     fn is_able(&self, node: NodeId, since: Instant) -> bool {
         let Mastership::Master(master) = &self.mastership else { return false };
         let Some(slave) = master.slaves.get(&node) else { return false };
@@ -263,6 +264,7 @@ impl Engine {
         self.config.may_be_master(node)
             && self.connected.contains(&node)
             && slave.votes
+            && slave.applies()
             && slave.granted_at.is_some_and(|at| at >= since)
             && behind <= self.config.limits.in_flight_slots_max
     }

@@ -26,7 +26,7 @@ use crate::time::Instant;
 use crate::timers::Timers;
 
 /// Changes with any change of what an image holds.
-const FORMAT: u16 = 3;
+const FORMAT: u16 = 4;
 
 /// The program that can read an image.
 const BUILD: &str = env!("CARGO_PKG_VERSION");
@@ -88,6 +88,7 @@ struct Image {
     catch_up: CatchUp,
     connected: BTreeSet<NodeId>,
     ballot_seen: Ballot,
+    store_paused: bool,
     canvasses: u32,
     halted: bool,
 }
@@ -119,6 +120,7 @@ impl Engine {
             catch_up,
             connected,
             ballot_seen,
+            store_paused,
             canvasses,
             out: orders,
             halted,
@@ -139,6 +141,7 @@ impl Engine {
             catch_up: catch_up.clone(),
             connected: connected.clone(),
             ballot_seen: *ballot_seen,
+            store_paused: *store_paused,
             canvasses: *canvasses,
             halted: *halted,
         };
@@ -177,6 +180,7 @@ impl Engine {
             catch_up: image.catch_up,
             connected: image.connected,
             ballot_seen: image.ballot_seen,
+            store_paused: image.store_paused,
             canvasses: image.canvasses,
             out: Vec::new(),
             halted: image.halted,

@@ -39,8 +39,8 @@ pub(crate) struct Master {
     held_until: Instant,
     /// The end of what is durable here of this ballot (rule M2).
     durable_upto: Slot,
-    /// When the decided prefix last grew, or the first value after it was proposed; `None` when all is decided.
-    undecided_since: Option<(Slot, Instant)>,
+    /// While it waits for something to be decided, or for its own first slot to be applied: how far both are, and since when.
+    waits_since: Option<((Slot, Slot), Instant)>,
     /// Who waits for which of the proposed slots.
     proposals: VecDeque<(Slot, Vec<RequestId>)>,
     in_flight: VecDeque<(Slot, usize)>,
@@ -82,6 +82,11 @@ impl Slave {
     fn new(first: Slot) -> Self {
         Self { next: first, received_upto: first.prev(), ..Self::default() }
     }
+
+    /// Whether its store applies what is decided, as of its last grant (rule E4).
+    pub(crate) fn applies(&self) -> bool {
+        self.applied_upto > Slot::ZERO
+    }
 }
 
 impl Master {
@@ -104,11 +109,11 @@ impl Master {
         let ago = |at: Instant| now.since(at);
         (self.ballot, self.first_own, self.durable_upto, self.leaving).hash(hasher);
         (ago(self.asked_at), ago(self.held_until), self.held_until.since(now)).hash(hasher);
-        self.undecided_since.map(|(slot, since)| (slot, ago(since))).hash(hasher);
+        self.waits_since.map(|(reached, since)| (reached, ago(since))).hash(hasher);
         (&self.proposals, &self.in_flight, &self.queue).hash(hasher);
         for slave in self.slaves.values() {
-            // What its store has applied is only reported.
-            (slave.next, slave.received_upto, slave.accepted_upto, slave.votes).hash(hasher);
+            // How much its store has applied is only reported.
+            (slave.next, slave.received_upto, slave.accepted_upto, slave.votes, slave.applies()).hash(hasher);
             slave.granted_at.map(ago).hash(hasher);
             slave.heartbeat.map(|(at, sent_upto)| (ago(at), sent_upto)).hash(hasher);
         }
@@ -180,7 +185,7 @@ impl Engine {
             asked_at: self.now,
             held_until: self.now,
             durable_upto: self.log.decided_upto(),
-            undecided_since: None,
+            waits_since: None,
             proposals: VecDeque::new(),
             in_flight: VecDeque::new(),
             in_flight_bytes: 0,
@@ -551,28 +556,36 @@ impl Engine {
         }
     }
 
-    /// Notes whether anything is undecided, and since when nothing has moved.
+    /// Notes what is waited for, and since when nothing has moved.
     pub(crate) fn watch_for_stall(&mut self) {
-        let (decided, accepted) = (self.log.decided_upto(), self.log.accepted_upto());
+        let is_decided = self.log.decided_upto() == self.log.accepted_upto();
+        let is_alone = self.quorum.voters().len() == 1;
         let Mastership::Master(master) = &mut self.mastership else { return };
-        if accepted == decided {
-            master.undecided_since = None;
-        } else if master.undecided_since.is_none_or(|(slot, _)| slot < decided) {
-            master.undecided_since = Some((decided, self.now));
+        let applied_upto = self.log.applied_upto().min(master.first_own);
+        let reached = (self.log.decided_upto(), applied_upto);
+        // A node alone waits for its store as long as that takes: nobody else could serve.
+        if is_decided && (is_alone || applied_upto == master.first_own) {
+            master.waits_since = None;
+        } else if master.waits_since.is_none_or(|(before, _)| before < reached) {
+            master.waits_since = Some((reached, self.now));
             if !self.timers.is_set(Timer::Stall) {
                 self.timers.set(Timer::Stall, self.now + self.config.limits.undecided_max);
             }
         }
     }
 
-    /// Rule M5: a master that has its lease and decides nothing does not let clients wait for ever either.
+    /// Rules M5 and M7: a master that has its lease and decides nothing, or cannot begin to serve, does not let clients wait
+    /// for ever either.
     pub(crate) fn check_stall(&mut self) {
-        let Mastership::Master(Master { undecided_since: Some((_, since)), .. }) = &self.mastership else { return };
+        let Mastership::Master(Master { waits_since: Some((_, since)), .. }) = &self.mastership else { return };
         let at = *since + self.config.limits.undecided_max;
-        if at <= self.now {
-            self.become_slave();
-        } else {
+        if at > self.now {
             self.timers.set(Timer::Stall, at);
+        } else if self.log.decided_upto() == self.log.accepted_upto() {
+            // The store is what does not move, and it would not the next time: another node is to be master.
+            self.resign_and_abstain();
+        } else {
+            self.become_slave();
         }
     }
 

@@ -103,7 +103,7 @@ pub enum Message {
         votes: bool,
         /// The end of what the responder holds of this ballot, durable or not.
         received_upto: Slot,
-        /// The end of what the responder's store has applied.
+        /// The end of what the responder's store has applied; 0 while that applies nothing (rule E4).
         applied_upto: Slot,
     },
     /// What you sent is not next here: send again from `received_upto` + 1.

@@ -17,7 +17,7 @@ pub(crate) enum Timer {
     Heartbeat,
     /// A master whose lease ran out long ago steps down.
     Lapse,
-    /// A master whose values are not decided although it has its lease steps down.
+    /// A master whose values are not decided although it has its lease, or whose first own one is not applied, steps down.
     Stall,
     /// A fetch that was not answered by now is tried at another peer.
     Fetch,

@@ -202,7 +202,9 @@ fn describe(event: &Event) -> String {
         | Event::StorageFailed
         | Event::StopRequested
         | Event::DropRequested
-        | Event::LogShortened { .. } => format!("{event:?}"),
+        | Event::LogShortened { .. }
+        | Event::StorePaused
+        | Event::StoreResumed => format!("{event:?}"),
     }
 }
 

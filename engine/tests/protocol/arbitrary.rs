@@ -33,6 +33,7 @@ pub(crate) enum Happening {
     LogRead(bool),
     HeadFetched(Option<u8>),
     LogShortened(u64),
+    StorePaused(bool),
 }
 
 /// Small numbers, so that they meet, and the ends of the range.
@@ -190,6 +191,7 @@ pub(crate) fn happening() -> impl Strategy<Value = Happening> {
         2 => any::<bool>().prop_map(Happening::LogRead),
         1 => prop::option::of(1..8u8).prop_map(Happening::HeadFetched),
         1 => (0..8u64).prop_map(Happening::LogShortened),
+        1 => any::<bool>().prop_map(Happening::StorePaused),
     ]
 }
 
@@ -300,6 +302,14 @@ impl Player {
             }
             Happening::LogShortened(slot) => {
                 Event::LogShortened { log_start: Slot(slot.min(status.applied_upto.0 + 1)) }
+            }
+            Happening::StorePaused(true) if !self.engine.may_pause_store() => return None,
+            Happening::StorePaused(pauses) => {
+                if pauses {
+                    Event::StorePaused
+                } else {
+                    Event::StoreResumed
+                }
             }
             Happening::HeadFetched(_) if !self.installing => return None,
             Happening::HeadFetched(ahead) => {

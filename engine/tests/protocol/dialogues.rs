@@ -206,6 +206,14 @@ fn a_master_that_stops_hands_over_at_once() {
 #[test]
 fn a_master_that_is_dropped_hands_over_and_follows() {
     let mut cluster = Cluster::with_master(3);
+    // The slaves say that their stores apply.
+    cluster.muted(|cluster| {
+        for _ in 0..2 {
+            cluster.wait_ms(LEASE_MS / 4);
+            cluster.tick(1);
+            cluster.run();
+        }
+    });
     cluster.request(1, &["a"]);
     cluster.drop_master(1);
     cluster.request(1, &["too late"]);

@@ -140,6 +140,23 @@ fn a_master_whose_successor_does_not_follow_serves_again() {
     assert!(node.is_serving());
 }
 
+/// Rule E4: were it master, nobody would serve.
+#[test]
+fn a_master_serves_on_while_the_store_of_the_only_slave_is_paused() {
+    let mut node = Node::master(config(3));
+    node.step(Event::Disconnected(NodeId(2)));
+    node.step(Event::DropRequested);
+    let paused = match node.granted(3) {
+        Message::Granted { ballot, asked_at, incarnation, votes, received_upto, .. } => {
+            Message::Granted { ballot, asked_at, incarnation, votes, received_upto, applied_upto: Slot::ZERO }
+        }
+        other => panic!("{other:?}"),
+    };
+    assert!(successor(&node.receive(3, paused)).is_none() && node.is_serving());
+    let granted = node.granted(3);
+    assert_eq!(successor(&node.receive(3, granted)), Some(Some(NodeId(3))));
+}
+
 #[test]
 fn a_stop_overrides_a_drop() {
     let mut node = Node::master(config(3));

@@ -59,6 +59,8 @@ fn event_samples() -> Vec<Event> {
         Event::StopRequested,
         Event::DropRequested,
         Event::LogShortened { log_start: Slot(12) },
+        Event::StorePaused,
+        Event::StoreResumed,
     ];
     for (index, event) in samples.iter().enumerate() {
         let variant = match event {
@@ -77,6 +79,8 @@ fn event_samples() -> Vec<Event> {
             Event::StopRequested => 12,
             Event::DropRequested => 13,
             Event::LogShortened { .. } => 14,
+            Event::StorePaused => 15,
+            Event::StoreResumed => 16,
         };
         assert_eq!(variant, index, "one sample for each variant");
     }
@@ -113,12 +117,14 @@ fn the_bytes_of_events_and_images_are_those_of_this_format() {
     StopRequested 0c000000
     DropRequested 0d000000
     LogShortened 0e0000000c00000000000000
-    image 0: 568 bytes, ae97320213447cde
-    image 1: 571 bytes, ba978d31ea72d1c1
-    image 2: 567 bytes, 40e4725e2e89381f
-    image 3: 652 bytes, a29a007e842c951e
-    image 4: 942 bytes, abdf8c086f0277ea
-    image 5: 785 bytes, 61fefaf27360c4ce
+    StorePaused 0f000000
+    StoreResumed 10000000
+    image 0: 569 bytes, 629e9a5fab14d121
+    image 1: 572 bytes, 0f2793d7e869a48a
+    image 2: 568 bytes, a7f8ecb95c590a47
+    image 3: 653 bytes, 599b4427be80ad6f
+    image 4: 951 bytes, f8885c2af715751f
+    image 5: 786 bytes, 3d2d74e75d011bc2
     ");
 }
 
@@ -128,7 +134,7 @@ fn an_image_of_another_build_is_refused_by_its_name() {
     let mut other = bytes.clone();
     other[HEADER - 1] ^= 1;
     let error = Engine::from_image(&other).err().unwrap();
-    let ImageError::OtherBuild { build, format: 3 } = &error else { panic!("{error:?}") };
+    let ImageError::OtherBuild { build, format: 4 } = &error else { panic!("{error:?}") };
     assert!(error.to_string().contains(build.as_str()) && build != env!("CARGO_PKG_VERSION"), "{error}");
     let mut other = bytes;
     other[0] = 0xff;

@@ -16,6 +16,7 @@ mod image;
 mod lease;
 mod master;
 mod node;
+mod paused_store;
 #[cfg(feature = "planted-bugs")]
 mod planted;
 mod recall;

@@ -226,7 +226,7 @@ impl Node {
             incarnation: life(peer),
             votes: true,
             received_upto: Slot::ZERO,
-            applied_upto: Slot::ZERO,
+            applied_upto: Slot(1),
         }
     }
 

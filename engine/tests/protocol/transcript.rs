@@ -42,7 +42,9 @@ impl Names {
             | Event::StorageFailed
             | Event::StopRequested
             | Event::DropRequested
-            | Event::LogShortened { .. } => format!("{event:?}"),
+            | Event::LogShortened { .. }
+            | Event::StorePaused
+            | Event::StoreResumed => format!("{event:?}"),
         };
         format!("n{id} {what}")
     }

@@ -20,7 +20,6 @@ impl World {
             return Ok(());
         }
         self.crash(id, false)?;
-        let event = self.event;
         let node = self.node(id);
         node.disk.wipe();
         (node.kept, node.logged) = (Kept::default(), Logged::default());
@@ -30,7 +29,8 @@ impl World {
         self.fault(vec![id], Some(down), format!("{id} loses its disk"));
         self.mark("wipes");
         self.schedule(down, Happening::Start { node: id });
-        self.ledger.forgotten(id, &[], false, event)
+        self.ledger.wiped(id);
+        Ok(())
     }
 
     pub(super) fn damage(&mut self, node: Who, down: u64, rng: &mut Rng) -> Checked {

@@ -4,17 +4,12 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 
+use super::budget::Budget;
 use crate::store::KeyRange;
 
 /// The work of a user function.
 pub type Function =
     Arc<dyn Fn(&mut Transaction<'_>, Option<Bytes>) -> Result<Option<Bytes>, FunctionError> + Send + Sync>;
-
-/// Reads and writes of all function calls in one update. Part of what an update does: the same on every node.
-pub const CALL_STEPS_MAX: u64 = 1 << 20;
-
-/// Bytes that one call may write, and that it may read, and the longest result. Part of what an update does.
-pub const CALL_BYTES_MAX: usize = 64 << 20;
 
 /// The longest key that a function may write, in bytes.
 const KEY_BYTES_MAX: usize = 64 << 10;
@@ -26,9 +21,7 @@ const VALUE_BYTES_MAX: usize = 16 << 20;
 /// written itself.
 pub struct Transaction<'a> {
     access: &'a mut dyn Access,
-    steps_left: &'a mut u64,
-    bytes_read: usize,
-    bytes_written: usize,
+    budget: &'a mut Budget,
 }
 
 /// What a [`Transaction`] works on.
@@ -36,8 +29,8 @@ pub(crate) trait Access {
     fn get(&mut self, key: &[u8]) -> Result<Option<Bytes>, Fault>;
     fn set(&mut self, key: Bytes, value: Option<Bytes>);
     fn delete_prefix(&mut self, prefix: &Bytes);
-    /// The smallest key that is not below `from`.
-    fn next_key(&mut self, from: &[u8]) -> Result<Option<Bytes>, Fault>;
+    /// The smallest key that is not below `from`. Adds to `passed` how many it passed over.
+    fn next_key(&mut self, from: &[u8], passed: &mut u64) -> Result<Option<Bytes>, Fault>;
 }
 
 /// The store failed. Whoever gave the access knows how.
@@ -82,26 +75,26 @@ impl From<Fault> for FunctionError {
 }
 
 impl<'a> Transaction<'a> {
-    pub(crate) fn new(access: &'a mut dyn Access, steps_left: &'a mut u64) -> Self {
-        Self { access, steps_left, bytes_read: 0, bytes_written: 0 }
+    pub(crate) fn new(access: &'a mut dyn Access, budget: &'a mut Budget) -> Self {
+        Self { access, budget }
     }
 
     /// The value of a key.
     ///
     /// # Errors
-    /// When the function has done or read too much; pass it on. So for all methods.
+    /// When the functions of this update have done or read too much; pass it on. So for all methods.
     pub fn get(&mut self, key: &[u8]) -> Result<Option<Bytes>, FunctionError> {
-        self.step()?;
+        self.budget.step(1)?;
         let value = self.access.get(key)?;
-        self.read(value.as_ref().map_or(0, Bytes::len))?;
+        self.budget.read(value.as_ref().map_or(0, Bytes::len))?;
         Ok(value)
     }
 
     /// Sets a key, whatever was there.
     ///
     /// # Errors
-    /// Also when the key is longer than 64 KiB, the value longer than 16 MiB, or all that was written longer than
-    /// [`CALL_BYTES_MAX`].
+    /// Also when the key is longer than 64 KiB, the value longer than 16 MiB, or all that the functions of this update
+    /// have written longer than [`FUNCTION_BYTES_MAX`](super::FUNCTION_BYTES_MAX).
     pub fn set(&mut self, key: &[u8], value: &[u8]) -> Result<(), FunctionError> {
         if value.len() > VALUE_BYTES_MAX {
             return Err(FunctionError::failed(format!("a value of {} bytes is too long", value.len())));
@@ -142,9 +135,12 @@ impl<'a> Transaction<'a> {
             from.push(0);
         }
         while keys.len() < max {
-            self.step()?;
-            let Some(key) = self.access.next_key(&from)?.filter(|key| range.ends_behind(key)) else { break };
-            self.read(key.len())?;
+            self.budget.step(1)?;
+            let mut passed = 0;
+            let next = self.access.next_key(&from, &mut passed)?;
+            self.budget.step(passed)?;
+            let Some(key) = next.filter(|key| range.ends_behind(key)) else { break };
+            self.budget.read(key.len())?;
             from = [&key[..], &[0]].concat();
             keys.push(key);
         }
@@ -165,23 +161,11 @@ impl<'a> Transaction<'a> {
         Ok(entries)
     }
 
-    fn step(&mut self) -> Result<(), FunctionError> {
-        let left = self.steps_left.checked_sub(1);
-        *self.steps_left = left.ok_or_else(|| FunctionError::failed("too many reads and writes"))?;
-        Ok(())
-    }
-
-    fn read(&mut self, bytes: usize) -> Result<(), FunctionError> {
-        self.bytes_read += bytes;
-        if self.bytes_read > CALL_BYTES_MAX { Err(FunctionError::failed("too much was read")) } else { Ok(()) }
-    }
-
     fn write(&mut self, key: &[u8], value_bytes: usize) -> Result<(), FunctionError> {
-        self.step()?;
+        self.budget.step(1)?;
         if key.len() > KEY_BYTES_MAX {
             return Err(FunctionError::failed(format!("a key of {} bytes is too long", key.len())));
         }
-        self.bytes_written += key.len() + value_bytes;
-        if self.bytes_written > CALL_BYTES_MAX { Err(FunctionError::failed("too much was written")) } else { Ok(()) }
+        self.budget.write(key.len() + value_bytes)
     }
 }

@@ -23,6 +23,7 @@
 //! assert!(extensions.has_function(b"increment"));
 //! ```
 
+mod budget;
 mod function;
 mod hook;
 
@@ -32,8 +33,10 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 
+pub(crate) use self::budget::Budget;
+pub use self::budget::{FUNCTION_BYTES_MAX, FUNCTION_STEPS_MAX};
 pub(crate) use self::function::{Access, Fault, Why};
-pub use self::function::{CALL_BYTES_MAX, CALL_STEPS_MAX, Function, FunctionError, Transaction};
+pub use self::function::{Function, FunctionError, Transaction};
 pub use self::hook::{HOOK_REPLY_BYTES_MAX, HOOK_TIME_MAX, Hook, HookCall, HookReply};
 
 /// The user functions and hooks of a node, by their names. Cheap to clone.

@@ -15,14 +15,14 @@ use trialbay_engine::{
     Request, RequestId, Role, Slot, SlotEntry,
 };
 
-use super::handle::{Ask, DropRefused, LogView, NodeStatus, PeerView, Shared, UpdateRefused};
+use super::handle::{Ask, DropRefused, LogView, MaintenanceRefused, NodeStatus, PeerView, Shared, UpdateRefused};
 use super::heads::Heads;
 use super::standing::Standing;
 use super::voters::VotersChange;
 use crate::head::NotTaken;
 use crate::peer::{PeerEvent, PeerNetwork};
 use crate::recorder::Recorder;
-use crate::store::{self, Decided, Head, Job, StoreWriter};
+use crate::store::{self, Decided, Head, Job, Maintenance, NotMaintained, StoreWriter};
 use crate::tlog::{LogReader, LogWriter, TlogError};
 use crate::update::UpdateResult;
 use crate::workers::Workers;
@@ -46,6 +46,7 @@ pub(super) enum StorageEvent {
     HeadTaken(Result<Head, NotTaken>),
     HeadAnnounced,
     HeadInstalled(Head),
+    Compacted,
     Failed(String),
 }
 
@@ -95,6 +96,8 @@ pub(super) struct Waiting {
     decided: Vec<Job<Vec<Reply>>>,
     /// Decided slots that the store's queue had no room for.
     unapplied: VecDeque<Job<Vec<Reply>>>,
+    /// Whether the store is being compacted, or about to be.
+    compacts: bool,
     blames: BTreeMap<NodeId, u64>,
     storage_failure: Option<String>,
 }
@@ -157,6 +160,10 @@ impl Driver {
                     // What was accepted up to there is void.
                     self.waiting.accepted_in = self.waiting.accepted_in.split_off(&head.slot.next());
                     self.heads.installed(head)
+                }
+                StorageEvent::Compacted => {
+                    self.waiting.compacts = false;
+                    Event::StoreResumed
                 }
                 StorageEvent::Failed(why) => {
                     self.storage_failed(why);
@@ -235,16 +242,42 @@ impl Driver {
                     // Whoever asked may be gone.
                     let _ = reply.send(self.status());
                 }
-                Ask::Maintain { what, reply } => self.store.maintain(what, |outcome| {
-                    // Whoever asked may be gone.
-                    let _ = reply.send(outcome);
-                }),
+                Ask::Maintain { what, reply } => self.maintain(what, reply),
                 Ask::Stop => self.step(Event::StopRequested),
             }
         }
         if !requests.is_empty() {
             self.step(Event::Requested(requests));
         }
+    }
+
+    /// Rule E4: a store that is compacted applies nothing meanwhile, so it is not the master's, and its node does not become
+    /// master.
+    fn maintain(&mut self, what: Maintenance, reply: oneshot::Sender<Result<(), MaintenanceRefused>>) {
+        let compacts = what == Maintenance::Compact;
+        let refused = match what {
+            Maintenance::Compact if !self.engine.may_pause_store() => Some(MaintenanceRefused::OnMaster),
+            Maintenance::Compact if self.waiting.compacts => Some(NotMaintained::BeingCompacted.into()),
+            Maintenance::Compact | Maintenance::Flush => None,
+        };
+        if let Some(refused) = refused {
+            // Whoever asked may be gone.
+            let _ = reply.send(Err(refused));
+            return;
+        }
+        if compacts {
+            self.waiting.compacts = true;
+            self.step(Event::StorePaused);
+        }
+        let reports = self.reports.clone();
+        self.store.maintain(what, move |outcome| {
+            if compacts {
+                // The driver may have ended.
+                let _ = reports.send(StorageEvent::Compacted);
+            }
+            // Whoever asked may be gone.
+            let _ = reply.send(outcome.map_err(MaintenanceRefused::NotNow));
+        });
     }
 
     fn step(&mut self, event: Event) {
@@ -321,6 +354,7 @@ impl Driver {
             let why = match peer {
                 PeerStatus { connected: false, .. } => "is not connected".to_owned(),
                 PeerStatus { votes: false, .. } => "has no vote".to_owned(),
+                PeerStatus { applied_upto: Slot::ZERO, .. } => "applies nothing at present".to_owned(),
                 _ if is_silent => "does not answer".to_owned(),
                 _ => format!("lacks {lacks} slots"),
             };

@@ -27,7 +27,7 @@ const DRIVER_ANSWER_MAX: Duration = Duration::from_secs(2);
 
 /// A handle on a running node. Cheap to clone.
 #[derive(Clone)]
-pub struct NodeHandle(Arc<Shared>);
+pub struct NodeHandle(pub(super) Arc<Shared>);
 
 /// Why an update was not done, or is not known to be.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -151,7 +151,7 @@ pub(crate) enum Ask {
     /// How are you?
     Status { reply: oneshot::Sender<NodeStatus> },
     /// Do this for the store.
-    Maintain { what: Maintenance, reply: oneshot::Sender<Result<(), NotMaintained>> },
+    Maintain { what: Maintenance, reply: oneshot::Sender<Result<(), MaintenanceRefused>> },
     /// Hand over and stop.
     Stop,
 }
@@ -334,14 +334,11 @@ impl NodeHandle {
     }
 
     /// Gives back what the store's file does not need. That may take long; this node neither applies anything nor answers reads
-    /// until it is done. A master therefore refuses.
+    /// until it is done, nor does it become master. A master therefore refuses.
     ///
     /// # Errors
     /// When it is not possible now, or not on this node.
     pub async fn compact_store(&self) -> Result<(), MaintenanceRefused> {
-        if self.is_master() {
-            return Err(MaintenanceRefused::OnMaster);
-        }
         self.maintain(Maintenance::Compact).await
     }
 
@@ -362,7 +359,7 @@ impl NodeHandle {
     async fn maintain(&self, what: Maintenance) -> Result<(), MaintenanceRefused> {
         let (reply, outcome) = oneshot::channel();
         self.0.asks.send(Ask::Maintain { what, reply }).await.map_err(|_| MaintenanceRefused::Stopping)?;
-        Ok(outcome.await.map_err(|_| MaintenanceRefused::Stopping)??)
+        outcome.await.unwrap_or(Err(MaintenanceRefused::Stopping))
     }
 
     /// Asks the node to hand over mastership and stop. Returns at once.

@@ -284,9 +284,8 @@ fn log_retention(options: &NodeOptions) -> u64 {
 fn open_files(disk: Arc<dyn HomeDisk>, options: &NodeOptions) -> Result<Files, NodeError> {
     let identity = identity(options);
     let home = Home::open(disk.clone(), &options.home, &identity)?;
-    // A file of its own: with the role the node changes stores, and the new one is replayed from the log.
     let is_witness = engine_config(options).is_witness(options.node);
-    let path = home.db_dir().join(format!("{}{}", options.name, if is_witness { ".witness.db" } else { ".db" }));
+    let path = home.store_path(&options.name, is_witness);
     let store_options = store::Options { keeps_data: !is_witness, ..store::Options::default() };
     let tlog_options = TlogOptions {
         segment_bytes: options.log_segment_bytes,
@@ -523,8 +522,10 @@ mod tests {
     #[cfg(feature = "planted-bugs")]
     use crate::consistency::Consistency;
     use crate::extensions::Extensions;
-    #[cfg(feature = "planted-bugs")]
+    use crate::node::MaintenanceRefused;
     use crate::peer::PeerAddress;
+    use crate::recorder::format;
+    use crate::store::NotMaintained;
     use crate::update;
 
     fn alone(home: &std::path::Path) -> NodeOptions {
@@ -645,6 +646,41 @@ mod tests {
         assert!(node.handle().status().await.unwrap().disk_is_short);
         updated(&node, &delete).await.unwrap();
         node.run_until(std::future::ready(())).await.unwrap();
+    }
+
+    #[tokio::test]
+    async fn a_master_does_not_compact_its_store_whatever_is_published_of_its_role() {
+        let home = tempfile::tempdir().unwrap();
+        let node = RunningNode::start(alone(home.path())).await.unwrap();
+        until_serving(node.handle()).await;
+        node.handle().0.master.store(0, std::sync::atomic::Ordering::Release);
+        assert_eq!(node.handle().compact_store().await, Err(MaintenanceRefused::OnMaster));
+        node.run_until(std::future::ready(())).await.unwrap();
+    }
+
+    #[tokio::test]
+    async fn the_engine_of_a_slave_that_compacts_knows_and_one_compaction_runs_at_a_time() {
+        let home = tempfile::tempdir().unwrap();
+        let peer = PeerAddress { node: trialbay_engine::NodeId(2), name: "n2".into(), address: "127.0.0.1:1".into() };
+        let options = NodeOptions { peers: vec![peer], recorder_bytes_max: Some(1 << 20), ..alone(home.path()) };
+        let node = RunningNode::start(options).await.unwrap();
+        for _ in 0..2 {
+            let (first, second) = tokio::join!(node.handle().compact_store(), node.handle().compact_store());
+            assert_eq!((first, second), (Ok(()), Err(NotMaintained::BeingCompacted.into())));
+        }
+        node.run_until(std::future::ready(())).await.unwrap();
+
+        let mut heard = Vec::new();
+        for (_, path) in format::files(&home.path().join("n1/recorder")).unwrap() {
+            let bytes = std::fs::read(path).unwrap();
+            for frame in format::read(&bytes).unwrap().1 {
+                if let format::Frame::Step { event, .. } = frame.unwrap() {
+                    heard.push(format!("{:?}", trialbay_engine::codec::decode_event(event).unwrap().1));
+                }
+            }
+        }
+        heard.retain(|event| event.starts_with("Store"));
+        assert_eq!(heard, ["StorePaused", "StoreResumed", "StorePaused", "StoreResumed"]);
     }
 
     /// The store is made durable as the node stops, and what it has passed then goes.

@@ -27,7 +27,7 @@ use crate::identity::Identity;
 use crate::node::handle::{Ask, Shared};
 use crate::node::room::Room;
 use crate::node::serving::Serving;
-use crate::node::{DropRefused, NodeHandle, NodeStatus};
+use crate::node::{DropRefused, MaintenanceRefused, NodeHandle, NodeStatus};
 use crate::store::{Decided, Maintenance, NotMaintained, Options, Store};
 use crate::update::{ClusterConfig, Interval, Limits, NodeAddress, Routing, Update};
 use crate::watched;
@@ -50,6 +50,7 @@ impl Clock for StoppedClock {
 
 /// The driver of a one-node cluster without a log.
 struct Driver {
+    is_master: bool,
     asks: mpsc::Receiver<Ask>,
     store: Store,
     applied: watched::Sender<Slot>,
@@ -66,11 +67,14 @@ impl Driver {
                 Ask::QuorumRead { reply } => drop(reply.send(Ok(self.store.applied().0))),
                 Ask::Drop { reply } => drop(reply.send(Err(DropRefused::Alone))),
                 Ask::Status { reply } => drop(reply.send(status(self.store.applied().0))),
+                Ask::Maintain { what: Maintenance::Compact, reply } if self.is_master => {
+                    drop(reply.send(Err(MaintenanceRefused::OnMaster)));
+                }
                 Ask::Maintain { what, reply } => {
                     self.store.flush().unwrap();
                     let done = what == Maintenance::Flush || self.store.compact().unwrap();
                     // A client that is gone needs no reply.
-                    let _ = reply.send(if done { Ok(()) } else { Err(NotMaintained::BeingRead) });
+                    let _ = reply.send(if done { Ok(()) } else { Err(NotMaintained::BeingRead.into()) });
                 }
                 Ask::Stop => break,
             }
@@ -145,7 +149,7 @@ fn node(master: Option<&str>, updates_together: usize) -> NodeHandle {
         harvest: Arc::default(),
         room: Arc::new(Room::new(0)),
     }));
-    tokio::spawn(Driver { asks: asked, store, applied: applied_tx, updates_together }.run());
+    tokio::spawn(Driver { is_master: master == 1, asks: asked, store, applied: applied_tx, updates_together }.run());
     handle
 }
 

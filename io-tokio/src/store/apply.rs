@@ -7,7 +7,7 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 
-use super::call::call;
+use super::call::{call, charge_assertion};
 use super::overlay::{Overlay, after};
 use crate::extensions::Extensions;
 use crate::update::{Admin, Failure, Outcome, Update, UpdateResult, decode_command};
@@ -162,7 +162,12 @@ fn run<K: KeyValue>(
             Outcome::Done
         }
         Update::AssertRange { prefix, keys } => {
-            if let Err(message) = assert_range(prefix, keys, overlay)? {
+            let mut passed = 0;
+            let asserted = assert_range(prefix, keys, overlay, &mut passed)?;
+            if let Err(failure) = charge_assertion(passed, overlay) {
+                return Ok(Err(failure));
+            }
+            if let Err(message) = asserted {
                 return Ok(Err(Failure::AssertionFailed { message }));
             }
             Outcome::Done
@@ -200,13 +205,14 @@ fn assert_range<K: KeyValue>(
     prefix: &[u8],
     keys: &[Bytes],
     overlay: &Overlay<'_, K>,
+    passed: &mut u64,
 ) -> Result<Result<(), Bytes>, K::Error> {
     let mut expected: Vec<&[u8]> = keys.iter().map(AsRef::as_ref).collect();
     expected.sort_unstable();
-    let mut next = overlay.next_key(prefix, prefix)?;
+    let mut next = overlay.next_key(prefix, prefix, passed)?;
     for key in &expected {
         match next {
-            Some(found) if found == key => next = overlay.next_key(prefix, &after(&found))?,
+            Some(found) if found == key => next = overlay.next_key(prefix, &after(&found), passed)?,
             Some(_) | None => return range_message(prefix, &expected, overlay).map(Err),
         }
     }
@@ -225,12 +231,14 @@ fn range_message<K: KeyValue>(prefix: &[u8], expected: &[&[u8]], overlay: &Overl
     message.extend(list.text);
     message.extend_from_slice(b"\" ] actual: ");
     let mut list = ShortList::new(b",");
-    let mut next = overlay.next_key(prefix, prefix)?;
+    // No longer than a walk over what the update has written, and the last thing that it does.
+    let mut passed = 0;
+    let mut next = overlay.next_key(prefix, prefix, &mut passed)?;
     while let Some(key) = next {
         if !list.push(&key) {
             break;
         }
-        next = overlay.next_key(prefix, &after(&key))?;
+        next = overlay.next_key(prefix, &after(&key), &mut passed)?;
     }
     message.extend(list.text);
     Ok(message.into())
@@ -274,6 +282,7 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
+    use crate::extensions::FUNCTION_STEPS_MAX;
     use crate::update::encode_command;
     use crate::update::tests::any_update;
 
@@ -535,6 +544,133 @@ mod tests {
         assert_eq!(call("read"), Ok(Err(Failure::FunctionFailed { message })));
         assert_eq!(call("none"), Err(NotApplied::UnknownFunction { name: Bytes::from("none") }));
         assert_eq!(store, map(&["a"]));
+    }
+
+    /// A map that counts how often it was asked for the next key.
+    #[derive(Default)]
+    struct Walked {
+        map: Map,
+        asked: std::cell::Cell<usize>,
+    }
+
+    impl KeyValue for Walked {
+        type Error = Infallible;
+
+        fn admin(&self) -> &Arc<Admin> {
+            self.map.admin()
+        }
+        fn set_admin(&mut self, admin: Arc<Admin>) {
+            self.map.set_admin(admin);
+        }
+
+        fn get(&self, key: &[u8]) -> Result<Option<Bytes>, Infallible> {
+            KeyValue::get(&self.map, key)
+        }
+        fn contains(&self, key: &[u8]) -> Result<bool, Infallible> {
+            self.map.contains(key)
+        }
+        fn has(&self, key: &[u8], value: &[u8]) -> Result<bool, Infallible> {
+            self.map.has(key, value)
+        }
+        fn next_key(&self, from: &[u8]) -> Result<Option<Bytes>, Infallible> {
+            self.asked.set(self.asked.get() + 1);
+            self.map.next_key(from)
+        }
+        fn insert(&mut self, key: &[u8], value: &[u8]) -> Result<(), Infallible> {
+            KeyValue::insert(&mut self.map, key, value)
+        }
+        fn remove(&mut self, key: &[u8]) -> Result<(), Infallible> {
+            KeyValue::remove(&mut self.map, key)
+        }
+        fn remove_prefix(&mut self, prefix: &[u8]) -> Result<u64, Infallible> {
+            self.map.remove_prefix(prefix)
+        }
+    }
+
+    #[test]
+    fn a_range_assertion_walks_once_over_what_its_sequence_wrote() {
+        let numbered = |i: u32| Bytes::from(i.to_be_bytes().to_vec());
+        let (stored, beyond) = ((0..1_000).map(numbered), (1_000..2_000).map(numbered));
+        let map = stored.clone().map(|key| (key, Bytes::from("v"))).collect();
+        let mut store = Walked { map, ..Walked::default() };
+        let overwritten = stored.clone().map(|key| Update::Set { key, value: Bytes::from("w") });
+        let missing = beyond.map(|key| Update::Replace { key, wanted: None });
+        let asserted = Update::AssertRange { prefix: Bytes::new(), keys: stored.collect() };
+        let sequence = Update::Sequence(overwritten.chain(missing).chain([asserted]).collect());
+        assert_eq!(apply(&sequence, &mut store, &Extensions::new()), Ok(Ok(Outcome::Done)));
+        assert!(store.asked.get() <= 2_002, "{}", store.asked.get());
+    }
+
+    /// Functions `read` and `write`, of a MiB each, and `delete`, which deletes 1,000 keys that are not there.
+    fn costly() -> Extensions {
+        Extensions::new()
+            .function("read", |transaction, _| transaction.get(b"long").map(|_| None))
+            .function("write", |transaction, _| transaction.set(b"other", &vec![0; 1 << 20]).map(|()| None))
+            .function("delete", |transaction, argument| {
+                let first = argument.map_or(0, |argument| u32::from(argument[0]) * 1_000);
+                (first..first + 1_000).try_for_each(|i| transaction.delete(&i.to_be_bytes()))?;
+                Ok(None)
+            })
+    }
+
+    fn called(name: &'static str) -> Update {
+        Update::UserFunction { name: Bytes::from(name), argument: None }
+    }
+
+    #[test]
+    fn the_functions_of_a_sequence_share_what_one_update_may_read_and_write() {
+        let mut start = Map::from([(Bytes::from("long"), Bytes::from(vec![0; 1 << 20]))]);
+        for (name, in_bounds, message) in [("read", 64, "too much was read"), ("write", 63, "too much was written")] {
+            let calls = |count| Update::Sequence(vec![called(name); count]);
+            assert_eq!(apply(&calls(in_bounds), &mut start.clone(), &costly()), Ok(Ok(Outcome::Done)), "{name}");
+            let (before, message) = (start.clone(), message.to_owned());
+            let nested = Update::Sequence(vec![set("a"), calls(in_bounds), Update::Sequence(vec![calls(1)])]);
+            assert_eq!(apply(&nested, &mut start, &costly()), Ok(Err(Failure::FunctionFailed { message })), "{name}");
+            assert_eq!(start, before);
+        }
+    }
+
+    #[test]
+    fn what_ran_out_stays_so_for_a_function_that_does_not_mind() {
+        let extensions = Extensions::new().function("stubborn", |transaction, _| {
+            for i in 0..100_u8 {
+                let _ = transaction.set(&[i], &vec![0; 3 << 20]);
+            }
+            let _ = transaction.set(b"short", b"v");
+            Ok(None)
+        });
+        let mut store = Map::new();
+        assert_eq!(apply(&called("stubborn"), &mut store, &extensions), Ok(Ok(Outcome::Returned(None))));
+        assert_eq!(store.len(), 21);
+    }
+
+    #[test]
+    fn range_assertions_are_charged_for_what_the_functions_before_them_wrote() {
+        // 1,000 steps for the call, and 1,000 for each assertion.
+        let sequence = |assertions| {
+            let assertion = assert_range("", &["a"]);
+            Update::Sequence([vec![called("delete")], vec![assertion; assertions]].concat())
+        };
+        let in_bounds = usize::try_from(FUNCTION_STEPS_MAX).unwrap() / 1_000 - 1;
+        let mut store = map(&["a"]);
+        assert_eq!(apply(&sequence(in_bounds), &mut store, &costly()), Ok(Ok(Outcome::Done)));
+        let message = "too many reads and writes".to_owned();
+        let refused = Ok(Err(Failure::FunctionFailed { message }));
+        assert_eq!(apply(&sequence(in_bounds + 1), &mut store, &costly()), refused);
+        assert_eq!(store, map(&["a"]));
+    }
+
+    #[test]
+    fn a_function_is_charged_for_deleted_keys_that_it_walks_over() {
+        let extensions = costly().function("walk", |transaction, _| {
+            let all = crate::store::KeyRange::prefix(b"");
+            (0..2_000).try_for_each(|_| transaction.keys(&all, 1).map(drop)).map(|()| None)
+        });
+        let mut store = map(&["a"]);
+        assert_eq!(apply(&called("walk"), &mut store, &extensions), Ok(Ok(Outcome::Returned(None))));
+        let message = "too many reads and writes".to_owned();
+        let sequence = Update::Sequence(vec![called("delete"), called("walk")]);
+        assert_eq!(apply(&sequence, &mut store, &extensions), Ok(Err(Failure::FunctionFailed { message })));
     }
 
     #[test]

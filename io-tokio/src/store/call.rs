@@ -6,7 +6,7 @@ use bytes::Bytes;
 
 use super::apply::KeyValue;
 use super::overlay::Overlay;
-use crate::extensions::{Access, CALL_BYTES_MAX, Fault, Function, FunctionError, Transaction, Why};
+use crate::extensions::{Access, FUNCTION_BYTES_MAX, Fault, Function, FunctionError, Transaction, Why};
 use crate::update::Failure;
 
 /// The longest message of a function that failed, in bytes.
@@ -19,28 +19,44 @@ pub(super) fn call<K: KeyValue>(
     argument: Option<Bytes>,
     overlay: &mut Overlay<'_, K>,
 ) -> Result<Result<Option<Bytes>, Failure>, K::Error> {
-    let mut steps_left = overlay.call_steps_left;
+    let mut budget = overlay.budget;
+    overlay.has_called = true;
     let mut access = Watched { overlay, error: None };
-    let mut transaction = Transaction::new(&mut access, &mut steps_left);
+    let mut transaction = Transaction::new(&mut access, &mut budget);
     // A function that panics does so on every node: it depends on nothing else.
     let called = catch_unwind(AssertUnwindSafe(|| function(&mut transaction, argument)));
     if let Some(error) = access.error {
         return Err(error);
     }
-    overlay.call_steps_left = steps_left;
-    let failed = |message: String| Err(Failure::FunctionFailed { message });
+    overlay.budget = budget;
     Ok(match called {
-        Ok(Ok(Some(result))) if result.len() > CALL_BYTES_MAX => {
-            failed(format!("user function {:?} returned too much", text(name)))
+        Ok(Ok(Some(result))) if result.len() > FUNCTION_BYTES_MAX => {
+            Err(failed(format!("user function {:?} returned too much", text(name))))
         }
         Ok(Ok(result)) => Ok(result),
-        Ok(Err(FunctionError(Why::NotFound(key)))) => Err(Failure::NotFound { key }),
-        Ok(Err(FunctionError(Why::AssertionFailed(message)))) => Err(Failure::AssertionFailed { message }),
-        Ok(Err(FunctionError(Why::Failed(message)))) => failed(short(message)),
-        // One that it kept from an earlier call.
-        Ok(Err(FunctionError(Why::Store))) => failed("the store failed".to_owned()),
-        Err(_) => failed(format!("user function {:?} panicked", text(name))),
+        Ok(Err(error)) => Err(failure(error)),
+        Err(_) => Err(failed(format!("user function {:?} panicked", text(name)))),
     })
+}
+
+/// Charges the functions of this update, if it has called any, with the keys that a range assertion passed over: those
+/// may all be what the functions wrote, of which whoever let the update in knew nothing.
+pub(super) fn charge_assertion<K: KeyValue>(passed: u64, overlay: &mut Overlay<'_, K>) -> Result<(), Failure> {
+    if overlay.has_called { overlay.budget.step(passed).map_err(failure) } else { Ok(()) }
+}
+
+fn failure(error: FunctionError) -> Failure {
+    match error.0 {
+        Why::NotFound(key) => Failure::NotFound { key },
+        Why::AssertionFailed(message) => Failure::AssertionFailed { message },
+        Why::Failed(message) => failed(short(message)),
+        // One that a function kept from an earlier call.
+        Why::Store => failed("the store failed".to_owned()),
+    }
+}
+
+fn failed(message: String) -> Failure {
+    Failure::FunctionFailed { message }
 }
 
 /// An overlay that remembers how its store failed.
@@ -72,8 +88,8 @@ impl<K: KeyValue> Access for Watched<'_, '_, K> {
         self.overlay.delete_prefix(prefix);
     }
 
-    fn next_key(&mut self, from: &[u8]) -> Result<Option<Bytes>, Fault> {
-        let key = self.overlay.next_key(&[], from);
+    fn next_key(&mut self, from: &[u8], passed: &mut u64) -> Result<Option<Bytes>, Fault> {
+        let key = self.overlay.next_key(&[], from, passed);
         self.watch(key)
     }
 }

@@ -9,7 +9,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 
 use super::apply::KeyValue;
-use crate::extensions::CALL_STEPS_MAX;
+use crate::extensions::Budget;
 use crate::update::{Admin, NurseryUpdate, prefix_end};
 
 /// A store and the changes on top of it.
@@ -17,7 +17,9 @@ pub(super) struct Overlay<'a, K> {
     store: &'a K,
     changes: Changes,
     /// What the user functions of this update may still do.
-    pub(super) call_steps_left: u64,
+    pub(super) budget: Budget,
+    /// Whether this update has called a user function.
+    pub(super) has_called: bool,
 }
 
 /// What an update wants written: first the prefixes deleted, then the keys set or deleted.
@@ -33,7 +35,7 @@ pub(super) struct Changes {
 
 impl<'a, K: KeyValue> Overlay<'a, K> {
     pub(super) fn new(store: &'a K) -> Self {
-        Self { store, changes: Changes::default(), call_steps_left: CALL_STEPS_MAX }
+        Self { store, changes: Changes::default(), budget: Budget::of_an_update(), has_called: false }
     }
 
     pub(super) fn into_changes(self) -> Changes {
@@ -94,41 +96,40 @@ impl<'a, K: KeyValue> Overlay<'a, K> {
         }
     }
 
-    /// The smallest key with `prefix` that is not below `from`.
-    pub(super) fn next_key(&self, prefix: &[u8], from: &[u8]) -> Result<Option<Bytes>, K::Error> {
-        let written = self.next_written(prefix, from);
-        let stored = self.next_stored(prefix, from)?;
-        Ok(match (written, stored) {
-            (Some(written), Some(stored)) => Some(written.min(stored)),
-            (written, stored) => written.or(stored),
-        })
-    }
-
-    fn next_written(&self, prefix: &[u8], from: &[u8]) -> Option<Bytes> {
-        let range = self.changes.keys.range::<[u8], _>((Bound::Included(from), Bound::Unbounded));
-        let mut with_prefix = range.take_while(|(key, _)| key.starts_with(prefix));
-        with_prefix.find(|(_, value)| value.is_some()).map(|(key, _)| key.clone())
-    }
-
-    /// The next key that is in the store and was neither deleted nor written over.
-    fn next_stored(&self, prefix: &[u8], from: &[u8]) -> Result<Option<Bytes>, K::Error> {
-        let mut from = from.to_vec();
+    /// The smallest key with `prefix` that is not below `from`. Adds to `passed` how many it passed over, since this update
+    /// deletes them.
+    ///
+    /// Walks over what is written and what is stored side by side and stops at the first that counts, so that a walk from
+    /// key to key sees each but once.
+    pub(super) fn next_key(&self, prefix: &[u8], from: &[u8], passed: &mut u64) -> Result<Option<Bytes>, K::Error> {
+        let written = self.changes.keys.range::<[u8], _>((Bound::Included(from), Bound::Unbounded));
+        let mut written = written.take_while(|(key, _)| key.starts_with(prefix)).peekable();
+        let mut stored = self.next_stored(prefix, from)?;
         loop {
-            let key = match self.store.next_key(&from)? {
-                Some(key) if key.starts_with(prefix) => key,
-                Some(_) | None => return Ok(None),
-            };
-            from = if let Some(deleted) = self.changes.deleted_prefix_of(&key) {
-                match prefix_end(deleted) {
-                    Some(end) => end,
-                    None => return Ok(None),
+            match (written.peek(), &stored) {
+                (Some((key, value)), stored_key) if stored_key.as_ref().is_none_or(|stored_key| *key <= stored_key) => {
+                    if value.is_some() {
+                        return Ok(Some((*key).clone()));
+                    }
+                    if stored_key.as_ref() == Some(key) {
+                        stored = self.next_stored(prefix, &after(key))?;
+                    }
+                    written.next();
                 }
-            } else if self.changes.keys.contains_key(&key) {
-                after(&key)
-            } else {
-                return Ok(Some(key));
+                (_, Some(key)) => match self.changes.deleted_prefix_of(key).map(|deleted| prefix_end(deleted)) {
+                    None => return Ok(stored),
+                    Some(None) => stored = None,
+                    Some(Some(end)) => stored = self.next_stored(prefix, &end)?,
+                },
+                (_, None) => return Ok(None),
             }
+            *passed += 1;
         }
+    }
+
+    /// The same of the store alone, whatever this update does.
+    fn next_stored(&self, prefix: &[u8], from: &[u8]) -> Result<Option<Bytes>, K::Error> {
+        Ok(self.store.next_key(from)?.filter(|key| key.starts_with(prefix)))
     }
 }
 

@@ -106,6 +106,9 @@ pub enum NotMaintained {
     /// Somebody reads the store.
     #[error("the store is being read: try again later")]
     BeingRead,
+    /// Somebody has asked for it before.
+    #[error("the store is being compacted already: wait until that is done")]
+    BeingCompacted,
 }
 
 /// Hears what became of it, on the writer's thread.
