@@ -51,8 +51,8 @@ impl World {
                 Compressed::Nothing => break,
             }
         }
-        if compressed > 0 {
-            *self.counters.entry("segments compressed").or_default() += compressed;
+        for _ in 0..compressed {
+            self.mark("segments compressed");
         }
         if log_start.is_some() {
             self.mark("logs collapsed");
