@@ -92,9 +92,10 @@ pub fn play_seed(seed: u64, swarm: &Swarm, bugs: Bugs) -> Result<Report, String>
 }
 
 /// Rare branches: over a campaign each must have been taken somewhere.
-pub const BRANCHES: [&str; 25] = [
+pub const BRANCHES: [&str; 28] = [
     "births",
     "clients gave up",
+    "deaths after a head",
     "deaths between actions",
     "disk failures",
     "fetches",
@@ -104,6 +105,7 @@ pub const BRANCHES: [&str; 25] = [
     "lease reads",
     "log ends lost",
     "log reads",
+    "logs collapsed",
     "logs gone",
     "logs trimmed",
     "masterships lost",
@@ -114,6 +116,7 @@ pub const BRANCHES: [&str; 25] = [
     "quorum reads",
     "relaxed reads",
     "resign messages",
+    "segments compressed",
     "stale copies",
     "starts on a failing disk",
     "votes regained",

@@ -56,6 +56,8 @@ mutants! {
     AppliedBeforeData "A durable commit of the store names slots whose data is not in it."
     HeadInPart "A head is installed without some of its keys."
     TrimmedTooFar "A log loses entries that the store has not passed."
+    CollapsedTooFar "Segments are removed that the store has passed, but not durably."
+    HeadNotAnnounced "A head is taken without a word of it in the log."
     FailedSyncBelieved "A sync that failed is taken for one that succeeded."
     NullLeaseCheckedFirst "Harmless: reads look at the lease once, and give what the store holds later."
     NullPersistedTwice "Harmless: durable batches are reported twice."
@@ -115,6 +117,7 @@ impl Planted {
             Self::Node(bug) => match bug.place() {
                 place if place.starts_with("io-tokio/src/tlog/") => &[Kind::Losses, Kind::Harsh, Kind::Churn],
                 "io-tokio/src/store/apply.rs" => &[Kind::Harsh, Kind::Churn],
+                "io-tokio/src/node/serving.rs" => &[Kind::StackPauses, Kind::StackHarsh],
                 _ => &[Kind::StackHarsh, Kind::Stack],
             },
         }

@@ -55,6 +55,7 @@ scenarios! {
     rolling_restarts
     seven_node_cluster
     slave_catch_up
+    slave_catch_up_while_logs_are_collapsed
     slave_returns
     slow_disks
     torn_tails

@@ -6,14 +6,14 @@
 //! | what | at most |
 //! |---|---|
 //! | updates that wait, their bytes, reads that wait | the limits of their names, or one update |
-//! | undecided slots | `W`, and one for each mastership of the run: what is inherited is proposed again, and a first value |
+//! | undecided slots | `W`, and one for each mastership of the run: what is inherited is proposed again, and a first value. A start may find what one message brought without its decision, which was written behind it |
 //! | slots that are decided and not applied | 16 `W`, what one message brings, and all that was undecided |
 //! | bytes not applied; bytes not durable | 3 `I` + `M` + `V`: two windows, a message, and what a master inherits |
 //! | slots and bytes of the log in memory | the cache's, or only what is undecided or not durable yet |
 //! | decided slots that are kept until they are durable | none while the disk has nothing to do |
 //! | bytes of values in an `Accept` or a `Fetched` | `message_bytes_max`, or one value |
 //! | fetches in vain, one after the other | each peer once for each message that says that there is more |
-//! | bytes of a log on its disk | its frames, a seal for each sync, headers, and one reserve |
+//! | bytes of a log on its disk, but for an archive that is being made | its frames, a seal for each sync, headers, and one reserve |
 //! | messages of an idle cluster | 40 a lease for each way from node to node |
 //! | messages of a healthy cluster under load | the same, and four for each slot or request and slave |
 
@@ -30,8 +30,8 @@ const IDLE_MESSAGES: u64 = 40;
 const MESSAGES_PER_REQUEST: u64 = 4;
 /// A seal, or the frame around a record.
 const FRAME_BYTES: u64 = 14;
-/// A segment's header.
-const HEADER_BYTES: u64 = 512;
+/// A segment's header, and what an archive of a few MiB has around it.
+const HEADER_BYTES: u64 = 512 + 64;
 
 /// The bounds of one cluster.
 #[derive(Clone, Debug)]
@@ -44,6 +44,8 @@ pub struct Bounds {
     message_slots_max: u64,
     masterships: u64,
     catching_up: BTreeMap<NodeId, Fetching>,
+    /// What the present process of each node found undecided in its log.
+    recovered: BTreeMap<NodeId, u64>,
 }
 
 /// How a node asks for what it misses.
@@ -76,6 +78,7 @@ impl Bounds {
             message_slots_max: 0,
             masterships: 0,
             catching_up: BTreeMap::new(),
+            recovered: BTreeMap::new(),
         }
     }
 
@@ -89,9 +92,14 @@ impl Bounds {
         self.masterships += 1;
     }
 
-    /// A process of `node` begins.
-    pub fn started(&mut self, node: NodeId) {
+    /// A process of `node` begins, and found so many undecided slots in its log.
+    ///
+    /// # Errors
+    /// K10: those are too many.
+    pub fn started(&mut self, node: NodeId, undecided: u64) -> Checked {
         self.catching_up.remove(&node);
+        self.recovered.insert(node, undecided);
+        at_most(node, "undecided slots in its log", undecided, self.undecided_max() + self.message_slots_max)
     }
 
     /// `node` has decided up to here by now.
@@ -109,7 +117,8 @@ impl Bounds {
     pub fn holds(&self, node: NodeId, held: &Held, is_disk_idle: bool) -> Checked {
         let limits = &self.limits;
         let bytes = self.bytes_max();
-        let undecided = limits.in_flight_slots_max + self.masterships + 1;
+        let recovered = self.recovered.get(&node).copied().unwrap_or(0);
+        let undecided = self.undecided_max().max(recovered);
         let unapplied = limits.in_flight_slots_max.saturating_mul(16) + self.message_slots_max + undecided;
         let needed = held.undecided_slots + held.undurable_slots;
         let (cache_slots, cache_bytes) = if held.log_slots > needed {
@@ -196,6 +205,10 @@ impl Bounds {
         at_most(from, "bytes in a message", bytes as u64, self.limits.message_bytes_max as u64)
     }
 
+    fn undecided_max(&self) -> u64 {
+        self.limits.in_flight_slots_max + self.masterships + 1
+    }
+
     fn bytes_max(&self) -> u64 {
         let limits = &self.limits;
         // Each command has its length before it, and is never shorter than that.
@@ -224,7 +237,7 @@ fn at_most(who: impl std::fmt::Display, what: &str, found: u64, most: u64) -> Ch
 
 #[cfg(test)]
 mod tests {
-    use trialbay_engine::{Ballot, HistoryHash, Instant};
+    use trialbay_engine::{Ballot, Entry, HistoryHash, Instant};
 
     use super::*;
 
@@ -296,6 +309,19 @@ mod tests {
     }
 
     #[test]
+    fn a_log_may_end_within_what_a_message_brought() {
+        let mut bounds = bounds();
+        assert_eq!(bounds.started(N2, 7).unwrap_err().checker, "K10");
+        let entry =
+            Entry { ballot: Ballot { round: 1, node: NodeId(1) }, value: Value::Configuration(vec![0; 8].into()) };
+        let fetched = Message::Fetched { first: Slot(1), entries: vec![entry; 3].into(), decided_upto: Slot(3) };
+        assert_eq!(bounds.sent(NodeId(1), &fetched), Ok(()));
+        assert_eq!(bounds.started(N2, 9), Ok(()));
+        assert_eq!(bounds.holds(N2, &Held { undecided_slots: 9, ..full() }, false), Ok(()));
+        assert_eq!(bounds.started(N2, 10).unwrap_err().checker, "K10");
+    }
+
+    #[test]
     fn a_message_is_as_large_as_allowed_or_has_one_value() {
         let accept = |sizes: &[usize]| {
             let values: Vec<Value> = sizes.iter().map(|size| Value::Configuration(vec![0; *size].into())).collect();
@@ -321,7 +347,7 @@ mod tests {
         };
         let rounds = |bounds: &mut Bounds| (0..9).take_while(|_| bounds.sent(N2, &fetch).is_ok()).count();
         assert_eq!(rounds(&mut bounds), 2);
-        bounds.started(N2);
+        assert_eq!(bounds.started(N2, 0), Ok(()));
         bounds.delivered(N2, &heartbeat);
         assert_eq!(rounds(&mut bounds), 4);
         bounds.decided(N2, Slot(7));
@@ -331,7 +357,7 @@ mod tests {
     #[test]
     fn a_log_fills_what_it_needs() {
         let logged = Logged { frames: 1_000, seals: 10, damages: 0 };
-        let most = 1_000 + 140 + 2 * 512 + 4_096;
+        let most = 1_000 + 140 + 2 * 576 + 4_096;
         assert_eq!(bounds().fills(N2, &logged, most, 2, 4_096), Ok(()));
         assert!(bounds().fills(N2, &logged, most + 1, 2, 4_096).is_err());
         assert_eq!(bounds().fills(N2, &Logged { damages: 1, ..logged }, most + 4_096, 2, 4_096), Ok(()));

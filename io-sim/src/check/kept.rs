@@ -14,9 +14,8 @@ pub struct Kept {
     records: BTreeMap<Place, (u64, Record)>,
     /// Those that damage took. Whoever damages the same bit once more brings one back.
     lost: BTreeMap<Place, (u64, Record)>,
-    /// The bytes that were damaged since the log was compared last, each with the place from which on the log then looked
-    /// like a write that was never finished.
-    damaged: Vec<(Place, Option<Place>)>,
+    /// The bytes that were damaged since the log was compared last.
+    damaged: Vec<Place>,
     /// Where the log was cut short. What was behind is gone, and others can come to stand there.
     cut: Option<Place>,
 }
@@ -27,12 +26,17 @@ impl Kept {
         self.records.extend(found.iter().map(|found| (found.place, (found.end, found.record.clone()))));
     }
 
-    /// This byte was damaged, and from `torn` on the log looks like a write that was never finished.
-    pub fn damaged(&mut self, byte: Place, torn: Option<Place>) {
-        self.damaged.push((byte, torn));
+    /// This byte was damaged.
+    pub fn damaged(&mut self, byte: Place) {
+        self.damaged.push(byte);
     }
 
-    /// The log was cut off here, between two records.
+    /// Whether anything is known to have been durable there or behind.
+    pub fn reaches(&self, place: Place) -> bool {
+        self.records.keys().chain(self.lost.keys()).any(|kept| *kept >= place)
+    }
+
+    /// The log was cut off here, between two records, or ends here as it is now.
     pub fn cut_short(&mut self, place: Place) {
         self.records.retain(|kept, _| *kept < place);
         self.lost.retain(|lost, _| *lost < place);
@@ -82,20 +86,9 @@ impl Kept {
         Ok(&found[new..])
     }
 
-    /// Whether damage took the record from here to `end`: it hit its bytes, or those of one before it in the last group,
-    /// which then looks like a write that was never finished.
+    /// Whether damage took the record from here to `end`.
     fn is_taken(&self, place: Place, end: u64) -> bool {
-        self.damaged.iter().any(|(byte, torn)| {
-            let hits =
-                |place: Place, end: u64| byte.segment == place.segment && (place.offset..end).contains(&byte.offset);
-            let torn = torn.filter(|torn| torn.segment == place.segment && *torn <= place);
-            // What stands there is a record, or a seal before one.
-            let first = torn.and_then(|torn| {
-                let (next, (end, _)) = self.records.range(torn..).next()?;
-                Some((torn, if *next == torn { *end } else { next.offset }))
-            });
-            hits(place, end) || first.is_some_and(|(torn, end)| hits(torn, end))
-        })
+        self.damaged.iter().any(|byte| byte.segment == place.segment && (place.offset..end).contains(&byte.offset))
     }
 }
 
@@ -126,12 +119,16 @@ pub fn left(found: &[Found], restated: &[(u32, Summary)]) -> Vec<Record> {
     let mut life = None;
     for said in in_order(found, restated) {
         match said {
-            Said::Record(found) => {
-                if let Record::MemoryBegan(began) = found.record {
-                    life = Some(began);
+            Said::Record(found) => match found.record {
+                // The beginning of that life is lost. A header behind it says it again, or it has no vote.
+                Record::VoteRegained { incarnation, .. } if life != Some(incarnation) => {}
+                ref record => {
+                    if let Record::MemoryBegan(began) = record {
+                        life = Some(*began);
+                    }
+                    left.push(record.clone());
                 }
-                left.push(found.record.clone());
-            }
+            },
             Said::Header(_, summary) => {
                 left.push(Record::Promised(summary.promised));
                 let Some(Memory { incarnation, votes, genesis }) = summary.memory.clone() else { continue };
@@ -209,10 +206,10 @@ mod tests {
     }
 
     /// What is said when `n1` had the whole log, this byte was damaged, and this is left.
-    fn compared(damaged: Option<Place>, torn: Option<Place>, left: impl Fn(&mut Vec<Found>)) -> Option<String> {
+    fn compared(damaged: Option<Place>, left: impl Fn(&mut Vec<Found>)) -> Option<String> {
         let (mut kept, mut now) = (Kept::default(), log());
         kept.learn(&log());
-        damaged.into_iter().for_each(|byte| kept.damaged(byte, torn));
+        damaged.into_iter().for_each(|byte| kept.damaged(byte));
         left(&mut now);
         kept.compare("n1", &now, 0).err().map(|broken| format!("{}: {}", broken.checker, broken.story))
     }
@@ -235,17 +232,17 @@ mod tests {
 
     #[test]
     fn nothing_is_missing_but_what_was_damaged() {
-        assert_eq!(compared(None, None, |_| ()), None);
+        assert_eq!(compared(None, |_| ()), None);
         for missing in 0..4 {
             let gone = |left: &mut Vec<Found>| drop(left.remove(missing));
             let found = &log()[missing];
             let (first, last) = (found.place, place(found.place.segment, found.end - 1));
-            assert_eq!(compared(Some(first), None, gone), None);
-            assert_eq!(compared(Some(last), None, gone), None);
+            assert_eq!(compared(Some(first), gone), None);
+            assert_eq!(compared(Some(last), gone), None);
             let beside =
                 [place(first.segment, first.offset - 1), place(first.segment, found.end), place(2, first.offset)];
             for byte in beside.into_iter().map(Some).chain([None]) {
-                let story = compared(byte, None, gone).expect("that was not damaged");
+                let story = compared(byte, gone).expect("that was not damaged");
                 assert!(story.starts_with("K6: n1 had"), "{story}");
             }
         }
@@ -253,23 +250,21 @@ mod tests {
 
     #[test]
     fn another_record_in_its_place_is_no_record_kept() {
-        assert!(compared(None, None, |left| left[2].record = promised(3)).is_some());
+        assert!(compared(None, |left| left[2].record = promised(3)).is_some());
     }
 
     #[test]
-    fn the_rest_of_a_last_group_goes_with_its_first_damaged_record_and_with_no_other() {
-        let rest = |left: &mut Vec<Found>| left.truncate(2);
-        assert_eq!(compared(Some(place(1, 515)), Some(place(1, 512)), rest), None);
-        assert!(compared(Some(place(1, 515)), None, rest).is_some());
-        assert!(compared(Some(place(0, 515)), Some(place(1, 512)), rest).is_some());
-        let last = |left: &mut Vec<Found>| left.truncate(3);
-        assert_eq!(compared(Some(place(1, 532)), Some(place(1, 532)), last), None);
-        // Two records and a seal between them.
-        let (mut kept, mut apart) = (Kept::default(), log());
-        (apart[3].place.offset, apart[3].end) = (546, 566);
-        kept.learn(&apart);
-        kept.damaged(place(1, 540), Some(place(1, 532)));
-        assert_eq!(kept.compare("n1", &apart[..3], 0), Ok(&[][..]));
+    fn what_was_cut_off_is_not_missed_and_others_may_come_to_stand_there() {
+        let (mut kept, mut log) = (Kept::default(), log());
+        kept.learn(&log);
+        kept.damaged(log[3].place);
+        assert_eq!(kept.compare("n1", &log[..3], 0), Ok(&[][..]));
+        assert!(kept.reaches(log[3].place) && !kept.reaches(place(1, log[3].end)));
+        kept.cut_short(log[2].place);
+        assert!(!kept.reaches(log[2].place), "not even what was damaged there");
+        (log[2].record, log[2].end) = (promised(3), 540);
+        log[3].place.offset = 540;
+        assert_eq!(kept.compare("n1", &log, 0), Ok(&log[2..]));
     }
 
     #[test]
@@ -283,7 +278,7 @@ mod tests {
     fn what_damage_took_comes_back_when_the_same_bit_flips_again() {
         let (mut kept, log) = (Kept::default(), log());
         kept.learn(&log);
-        kept.damaged(log[1].place, None);
+        kept.damaged(log[1].place);
         let left = [&log[..1], &log[2..]].concat();
         assert_eq!(kept.compare("n1", &left, 0), Ok(&[][..]));
         assert_eq!(kept.compare("n1", &log, 0), Ok(&[][..]));
@@ -320,6 +315,7 @@ mod tests {
         let vote = Record::VoteRegained { incarnation: LIFE, genesis: Vec::new() };
         let said = [promised(1), Record::MemoryBegan(LIFE), vote, promised(1), promised(2)];
         assert_eq!(left(behind, &[header(memory(true))]), said);
+        assert_eq!(left(&log()[1..], &[header(memory(true))]), said, "whose vote the first record is, is not known");
     }
 
     #[test]

@@ -129,32 +129,25 @@ impl Ledger {
     /// # Errors
     /// As [`Ledger::durable`].
     pub fn forgotten(&mut self, node: NodeId, left: &[Record], keeps_vote: bool, event: u64) -> Checked {
-        let before = self.nodes.remove(&node).unwrap_or_default();
-        let mut after = NodeBook { stored: before.stored, ..NodeBook::default() };
-        if left.is_empty() {
-            after.stored = Slot::ZERO;
-        }
-        if keeps_vote {
-            after.said = before.said;
-        }
-        self.nodes.insert(node, after);
+        let before = self.take(node);
+        let said = if keeps_vote { before.said } else { Ballot0::default() };
+        self.nodes.insert(node, NodeBook { stored: before.stored, said, ..NodeBook::default() });
+        let counts = |record: &&Record| keeps_vote || !matches!(record, Record::VoteRegained { .. });
+        left.iter().filter(counts).try_for_each(|record| self.durable(node, record, event))
+    }
+
+    /// `node` lost its disk, the log and the store.
+    pub fn wiped(&mut self, node: NodeId) {
+        self.take(node);
+    }
+
+    fn take(&mut self, node: NodeId) -> NodeBook {
         for slot in self.slots.values_mut() {
             for proposal in slot.proposals.values_mut() {
                 proposal.durable &= !bit(node);
             }
         }
-        let began = left
-            .iter()
-            .rev()
-            .find_map(|record| if let Record::MemoryBegan(life) = record { Some(*life) } else { None });
-        for record in left {
-            // Of an earlier life the beginning may be lost, and the rest is left.
-            let is_void = |life: Incarnation| !keeps_vote || Some(life) != began;
-            if !matches!(record, Record::VoteRegained { incarnation, .. } if is_void(*incarnation)) {
-                self.durable(node, record, event)?;
-            }
-        }
-        Ok(())
+        self.nodes.insert(node, NodeBook::default()).unwrap_or_default()
     }
 
     /// A process of `node` begins. A vote that was lent to the one before is not this one's (rule V3).

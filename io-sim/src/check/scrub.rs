@@ -7,7 +7,7 @@
 use std::path::{Path, PathBuf};
 
 use trialbay::identity::Identity;
-use trialbay_engine::Record;
+use trialbay_engine::{Record, Slot};
 
 use super::archive::segment_of;
 pub use super::frame::Summary;
@@ -155,6 +155,8 @@ pub struct Scrub {
     sum: Option<Summary>,
     damage: Vec<Damage>,
     torn: Option<Place>,
+    /// Where the last head was announced, and its slot.
+    head: Option<(Place, Slot)>,
     bytes: Vec<u8>,
 }
 
@@ -174,6 +176,7 @@ impl Scrub {
             sum: Some(Summary::empty()),
             damage: Vec::new(),
             torn: None,
+            head: None,
             bytes: Vec::new(),
         }
     }
@@ -226,6 +229,15 @@ impl Scrub {
         self.base.as_ref()
     }
 
+    /// The first segment that is there, readable or not: those before it were removed.
+    pub fn first(&self) -> u32 {
+        match (&self.base, self.damage.first()) {
+            (Some((first, _)), _) => *first,
+            (None, Some(Damage::Missing { first: 0, last })) => last + 1,
+            (None, _) => 0,
+        }
+    }
+
     /// What the headers of segments say before which not everything could be read.
     pub fn restated(&self) -> &[(u32, Summary)] {
         &self.restated
@@ -239,6 +251,11 @@ impl Scrub {
     /// Where the log ends with a write that was never finished, as of the last [`Scrub::advance`].
     pub fn torn(&self) -> Option<Place> {
         self.torn
+    }
+
+    /// Where the last head was announced, and its slot.
+    pub fn head(&self) -> Option<(Place, Slot)> {
+        self.head
     }
 
     /// Everything before this was read; `None` before the first segment.
@@ -356,6 +373,9 @@ impl Scrub {
                 content => {
                     if let Some(sum) = &mut self.sum {
                         sum.add(&content);
+                    }
+                    if let Content::HeadAnnounced(slot, _) = content {
+                        self.head = Some((place, slot));
                     }
                     if let Content::Record(record) = content {
                         found.push(Found { place, end: place.offset + frame.bytes as u64, record });

@@ -74,8 +74,8 @@ enum Command {
         /// So many nodes, not as many as each seed draws.
         #[arg(long)]
         nodes: Option<u16>,
-        /// What is drawn: `swarm`, `harsh`, `churn`, `losses`, `stack` or `stack-harsh` (whole nodes), or `standard`, which the
-        /// speed is measured with.
+        /// What is drawn: `swarm`, `harsh`, `churn` or `losses`; `stack`, `stack-harsh` or `stack-pauses` (whole nodes); or
+        /// `standard`, which the speed is measured with.
         #[arg(long, default_value = "swarm", value_parser = kind)]
         kind: Kind,
         /// Write a line for each seed with the hash of its trace: the same seeds give the same file in any process.

@@ -14,7 +14,7 @@ use crate::check::kept::{self, votes_as_it_may};
 use crate::check::scrub::Found;
 use crate::check::{Checked, violation};
 use crate::mutant::Mutant;
-use crate::scenario::{MS, S};
+use crate::scenario::{self, MS, S};
 
 /// How many bytes of values are read from a log at a time.
 const REPLAY_BYTES: usize = 1 << 20;
@@ -42,7 +42,7 @@ pub(crate) fn home(id: NodeId) -> PathBuf {
 impl World {
     /// Opens a node's log and brings its store to the end of the decided prefix. `None`: the disk does not let it.
     pub(super) fn open(&mut self, id: NodeId) -> Result<Option<Opened>, crate::check::Violation> {
-        let segment_bytes = self.scenario.disk.segment_bytes;
+        let scenario::Disk { segment_bytes, retention_bytes, .. } = self.scenario.disk;
         let bugs = self.bugs;
         let replays = self.mutant != Some(Mutant::ReplaySkipped);
         let only_counts = self.scenario.is_witness(id);
@@ -53,7 +53,8 @@ impl World {
         store.only_counts = only_counts;
         let options = TlogOptions {
             segment_bytes,
-            retention_bytes: u64::MAX,
+            // A witness keeps all of it (rule E3).
+            retention_bytes: if only_counts { u64::MAX } else { retention_bytes },
             compress: true,
             #[cfg(feature = "planted-bugs")]
             planted: bugs.in_node(),
@@ -102,7 +103,7 @@ impl World {
     pub(super) fn examine(&mut self, id: NodeId, recovered: &Recovered) -> Checked {
         let event = self.event;
         self.ledger.started(id);
-        self.bounds.started(id);
+        self.bounds.started(id, recovered.undecided.len() as u64)?;
         self.node(id).logged.seals += 1;
         self.check_log_size(id)?;
         let before = self.ledger.votes(id);
@@ -112,24 +113,42 @@ impl World {
             Ok(found) => found,
             Err(error) => return violation("K6", format!("the log of {id} makes no sense: {error}")),
         };
-        let new = node.kept.compare(&id.to_string(), &found, node.scrub.base().map_or(0, |(first, _)| *first))?;
+        let new = node.kept.compare(&id.to_string(), &found, node.scrub.first())?;
+        let stored = node.durable_store.applied;
+        if let Some((first, before)) = node.scrub.base().filter(|(_, before)| before.accepted_upto > stored) {
+            let accepted = before.accepted_upto;
+            let story = format!("{id} removed what is before segment {first}, up to {accepted}, and stores {stored}");
+            return violation("K6", story);
+        }
         let harmed = std::mem::take(&mut node.disk_was_harmed);
-        let may = node.kept.may_vote(&found, &node.scrub, node.durable_store.applied);
+        let may = node.kept.may_vote(&found, &node.scrub, stored);
         let votes = recovered.memory.as_ref().is_some_and(|memory| memory.votes);
         votes_as_it_may(&id.to_string(), votes, before, harmed, may)?;
         if harmed {
             let left = kept::left(&found, node.scrub.restated());
-            return self.ledger.forgotten(id, &left, votes, event);
+            self.ledger.forgotten(id, &left, votes, event)?;
+            // Of a log nothing may be left, and the store is there.
+            self.ledger.stored(id, stored);
+            return Ok(());
         }
         new.iter().try_for_each(|found| self.ledger.durable(id, &found.record, event))
     }
 
-    /// K10: a log takes no more room than it needs.
+    /// K10: a log takes no more room than it needs, but for an archive that is being made.
     pub(super) fn check_log_size(&self, id: NodeId) -> Checked {
         let node = &self.nodes[usize::from(id.0) - 1];
-        let files = node.disk.files().iter().filter(|path| path.extension().is_some_and(|it| it == "tlog")).count();
+        let paths = node.disk.files();
+        let is_made = |path: &&PathBuf| match path.extension().and_then(|form| form.to_str()) {
+            Some("new") => true,
+            Some("tlx") => paths.contains(&path.with_extension("tlog")),
+            _ => false,
+        };
+        let (made, files): (Vec<&PathBuf>, Vec<&PathBuf>) = paths.iter().partition(is_made);
+        let made_bytes: u64 =
+            made.into_iter().filter_map(|path| node.disk.read_now(path)).map(|it| it.len() as u64).sum();
+        let bytes = node.disk.total_bytes() - made_bytes;
         let reserve = self.scenario.disk.segment_bytes.min(RESERVE_BYTES);
-        self.bounds.fills(id, &node.logged, node.disk.total_bytes(), files as u64, reserve)
+        self.bounds.fills(id, &node.logged, bytes, files.len() as u64, reserve)
     }
 
     pub(super) fn persist(&mut self, id: NodeId, batch: PersistId, records: Vec<Record>) {
@@ -257,6 +276,7 @@ impl World {
     pub(super) fn fetch_head(&mut self, id: NodeId, from: NodeId) -> Checked {
         let head = self.node(from).process.as_ref().map(|peer| peer.store.clone());
         let in_part = self.mutant == Some(Mutant::HeadInPart);
+        let unannounced = self.mutant == Some(Mutant::HeadNotAnnounced);
         let only_counts = self.scenario.is_witness(id);
         let reachable = !self.network.is_cut(from, id) && !self.network.is_cut(id, from);
         let node = self.node(id);
@@ -276,7 +296,7 @@ impl World {
         // The log hears of it before the store has it durable (rule F3).
         let tlog = &mut process.tlog;
         let mut announce = |head: &Store| tlog.announce_head(head.applied, head.hash).and_then(|()| tlog.sync());
-        match head.filter(|head| announce(head).is_ok()) {
+        match head.filter(|head| unannounced || announce(head).is_ok()) {
             Some(head) => {
                 let (slot, hash) = (head.applied, head.hash);
                 process.ordered_upto = process.ordered_upto.max(slot);
@@ -286,10 +306,25 @@ impl World {
                 self.ledger.stored(id, slot);
                 self.mark("heads installed");
                 self.check_state(id)?;
+                if self.dies_after_head(id)? {
+                    return Ok(());
+                }
                 self.step(id, Event::HeadInstalled { slot, hash })
             }
             None => self.step(id, Event::HeadFailed),
         }
+    }
+
+    /// Its engine never hears of the head, and notes nothing of it in the log.
+    fn dies_after_head(&mut self, id: NodeId) -> Result<bool, crate::check::Violation> {
+        if self.calm || !self.node(id).upkeep_rng.chance(0.2) {
+            return Ok(false);
+        }
+        let down = self.scenario.cluster.lease.0;
+        self.mark("deaths after a head");
+        self.crash(id, true)?;
+        self.schedule(down, Happening::Start { node: id });
+        Ok(true)
     }
 
     /// How long a sync takes, or a read of the log; and the life in which it is asked for.
@@ -313,6 +348,8 @@ impl World {
             // Nobody is left to be told how it went.
             let _ = self.end_sync(id);
             self.begin_sync(id);
+        } else if node.upkeep_rng.chance(0.5) {
+            self.die_while_keeping_log(id);
         }
     }
 }

@@ -68,9 +68,11 @@ impl World {
         let node = self.node(id);
         node.process = Some(Process::new(engine, tlog, store));
         let (life, checkpoint) = (node.life, node.rng.below(2 * mean));
+        let keep_log = node.upkeep_rng.below(2 * mean);
         self.tell_step(id, format!("it starts at {applied}"));
         self.mark("starts");
         self.schedule(checkpoint, Happening::Checkpoint { node: id, life });
+        self.schedule(keep_log, Happening::KeepLog { node: id, life });
         self.step(id, Event::Ticked)
     }
 

@@ -16,6 +16,7 @@ mod network;
 mod node;
 mod steps;
 mod store;
+mod upkeep;
 mod watching;
 
 use std::collections::{BTreeMap, BinaryHeap, VecDeque};
@@ -63,6 +64,7 @@ pub(crate) enum Happening {
     ReadLog { node: NodeId, life: u64, peer: NodeId, from: Slot, upto: Slot, bytes_max: usize },
     FetchHead { node: NodeId, life: u64, from: NodeId },
     Checkpoint { node: NodeId, life: u64 },
+    KeepLog { node: NodeId, life: u64 },
     Submit { node: NodeId, life: u64, op: usize },
     CheckLease { node: NodeId, life: u64, op: usize, read: clients::Reading },
     Resume { node: NodeId },
@@ -355,6 +357,7 @@ impl World {
                 self.checkpoint(node);
                 Ok(())
             }
+            Happening::KeepLog { node, .. } => self.keep_log(node),
             Happening::Submit { node, op, .. } => self.submit(node, op),
             Happening::CheckLease { node, op, read, .. } => {
                 self.look_at_lease_again(node, op, read);
@@ -401,6 +404,7 @@ impl Happening {
             | Self::ReadLog { node, life, .. }
             | Self::FetchHead { node, life, .. }
             | Self::Checkpoint { node, life }
+            | Self::KeepLog { node, life }
             | Self::Submit { node, life, .. }
             | Self::CheckLease { node, life, .. } => Some((*node, Some(*life))),
             Self::Deliver { to, .. } => Some((*to, None)),

@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, VecDeque};
 
-use trialbay::tlog::{LogReader, Tlog};
+use trialbay::tlog::{LogReader, Tlog, Upkeep};
 use trialbay_engine::{
     Engine, HistoryHash, Instant, NodeId, PersistId, ReadId, Record, RequestId, Slot, Status, Value,
 };
@@ -28,6 +28,8 @@ pub(crate) struct Node {
     pub(crate) held: Vec<Happening>,
     pub(crate) clock: Clock,
     pub(crate) rng: Rng,
+    /// When its log is kept small, and how much of that is done at a time.
+    pub(crate) upkeep_rng: Rng,
     pub(crate) disk: SimDisk,
     /// The independent reader of its log.
     pub(crate) scrub: Scrub,
@@ -47,6 +49,8 @@ pub(crate) struct Node {
     pub(crate) lost_upto: Slot,
     /// Log entries up to here count as removed.
     pub(crate) trimmed_upto: Slot,
+    /// Its log may have nothing up to here, for it was damaged or cut.
+    pub(crate) gone_upto: Slot,
     /// It never starts again.
     pub(crate) dead: bool,
 }
@@ -56,6 +60,7 @@ pub(crate) struct Process {
     pub(crate) engine: Engine,
     pub(crate) tlog: Tlog,
     pub(crate) log: LogReader,
+    pub(crate) upkeep: Upkeep,
     pub(crate) store: Store,
     /// Batches of records that were not yet written.
     pub(crate) unwritten: VecDeque<(PersistId, Vec<Record>)>,
@@ -103,6 +108,7 @@ impl Node {
             held: Vec::new(),
             clock: Clock::new(stream(1)),
             rng: stream(2),
+            upkeep_rng: stream(4),
             disk: SimDisk::new(stream(3)),
             scrub: new_scrub(id),
             kept: Kept::default(),
@@ -114,6 +120,7 @@ impl Node {
             durable_store: Store::default(),
             lost_upto: Slot::ZERO,
             trimmed_upto: Slot::ZERO,
+            gone_upto: Slot::ZERO,
             dead: false,
         }
     }
@@ -154,11 +161,12 @@ pub(crate) fn new_scrub(id: NodeId) -> Scrub {
 
 impl Process {
     pub(crate) fn new(engine: Engine, tlog: Tlog, store: Store) -> Self {
-        let log = tlog.reader();
+        let (log, upkeep) = (tlog.reader(), tlog.upkeep());
         Self {
             engine,
             tlog,
             log,
+            upkeep,
             ordered_upto: store.applied,
             store,
             unwritten: VecDeque::new(),

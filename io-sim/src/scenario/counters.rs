@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use serde::{Deserialize, Deserializer};
 
 /// All names, sorted.
-pub const COUNTERS: [&str; 54] = [
+pub const COUNTERS: [&str; 57] = [
     "at-least reads",
     "births",
     "canvass messages",
@@ -14,6 +14,7 @@ pub const COUNTERS: [&str; 54] = [
     "cuts",
     "damaged logs",
     "damages",
+    "deaths after a head",
     "deaths between actions",
     "disk failures",
     "drops done",
@@ -28,6 +29,7 @@ pub const COUNTERS: [&str; 54] = [
     "lease reads",
     "log ends lost",
     "log reads",
+    "logs collapsed",
     "logs gone",
     "logs trimmed",
     "masters",
@@ -48,6 +50,7 @@ pub const COUNTERS: [&str; 54] = [
     "refusals",
     "relaxed reads",
     "resign messages",
+    "segments compressed",
     "slots",
     "slow disks",
     "stale copies",

@@ -26,11 +26,13 @@ pub mod stream {
     pub const CONNECTIONS: u64 = 4;
     /// Which nodes are not like the others.
     pub const ROLES: u64 = 5;
+    /// How much of the logs is kept.
+    pub const LOGS: u64 = 6;
     /// One for each step of a scenario.
     pub const STEP: u64 = 10_000;
     /// One for each family of faults.
     pub const FAMILY: u64 = 100;
-    /// Ten for each node: clock, driver, disk.
+    /// Ten for each node: clock, driver, disk, upkeep of the log.
     pub const NODE: u64 = 1_000;
     /// One for each way from a node to another.
     pub const WAY: u64 = 2_000;
@@ -143,11 +145,13 @@ pub enum Kind {
     Stack,
     /// The same with power cuts, masters that stand still, clients that stay with one node, and long values.
     StackHarsh,
+    /// Whole nodes again, whose masters stand still for about a lease, and clients that stay with one node.
+    StackPauses,
 }
 
 impl Kind {
     /// All of them, by the names that commands take.
-    pub const NAMES: [(&'static str, Self); 7] = [
+    pub const NAMES: [(&'static str, Self); 8] = [
         ("swarm", Self::Usual),
         ("harsh", Self::Harsh),
         ("churn", Self::Churn),
@@ -155,11 +159,15 @@ impl Kind {
         ("standard", Self::Standard),
         ("stack", Self::Stack),
         ("stack-harsh", Self::StackHarsh),
+        ("stack-pauses", Self::StackPauses),
     ];
 
     /// Where it is played.
     pub fn world(self) -> WorldKind {
-        if matches!(self, Self::Stack | Self::StackHarsh) { WorldKind::Stack } else { WorldKind::Core }
+        match self {
+            Self::Stack | Self::StackHarsh | Self::StackPauses => WorldKind::Stack,
+            Self::Usual | Self::Harsh | Self::Churn | Self::Losses | Self::Standard => WorldKind::Core,
+        }
     }
 
     /// The name that commands take.
@@ -171,6 +179,9 @@ impl Kind {
 /// The scenario that `seed` makes.
 pub fn scenario(seed: u64, swarm: &Swarm) -> Scenario {
     let rng = &mut Rng::new(seed, stream::PLAN);
+    if swarm.kind == Kind::StackPauses {
+        return pauses(seed, swarm, rng);
+    }
     if swarm.kind.world() == WorldKind::Stack {
         return whole_nodes(seed, swarm, rng);
     }
@@ -207,6 +218,7 @@ pub fn scenario(seed: u64, swarm: &Swarm) -> Scenario {
             apply_max: Span(rng.magnitude(10 * US, 5 * MS)),
             checkpoint: Span(rng.magnitude(50 * MS, 5 * S)),
             segment_bytes: rng.magnitude(2 << 10, 1 << 20),
+            retention_bytes: Rng::new(seed, stream::LOGS).magnitude(1 << 10, 1 << 20),
         },
         workload: Workload {
             clients,
@@ -259,6 +271,11 @@ fn churn(seed: u64, swarm: &Swarm, rng: &mut Rng) -> Scenario {
         },
         ..Scenario::quiet(format!("churn of seed {seed}"), Span(8 * S))
     };
+    let logs = &mut Rng::new(seed, stream::LOGS);
+    if swarm.kind == Kind::Losses && logs.chance(0.5) {
+        scenario.disk.segment_bytes = logs.magnitude(2 << 10, 64 << 10);
+        scenario.disk.retention_bytes = logs.magnitude(1 << 10, 256 << 10);
+    }
     roles(&mut scenario.cluster, &mut Rng::new(seed, stream::ROLES));
     let mut at = 5 * lease;
     while at < scenario.duration.0 {
@@ -338,6 +355,25 @@ fn whole_nodes(seed: u64, swarm: &Swarm, rng: &mut Rng) -> Scenario {
     let end = scenario.duration;
     scenario.steps.retain(|step| step.at.is_some_and(|at| at < end));
     scenario.steps.sort_by_key(|step| step.at);
+    scenario
+}
+
+/// Masters that stand still for about a lease, again and again: a driver wakes late, and finds reads waiting.
+fn pauses(seed: u64, swarm: &Swarm, rng: &mut Rng) -> Scenario {
+    let nodes = swarm.nodes.unwrap_or(3);
+    let mut scenario = Scenario {
+        worlds: vec![WorldKind::Stack],
+        cluster: Cluster { nodes, lease: Span(LEASE), drift_ppm: 10_000, ..Cluster::default() },
+        workload: Workload { clients: 8, think_max: Span(20 * MS), loyal: 6, ..Workload::default() },
+        ..Scenario::quiet(format!("pauses of seed {seed}"), Span(10 * S))
+    };
+    let mut at = 1_500 * MS;
+    while at + 2 * S < scenario.duration.0 {
+        let time = Span(rng.between(LEASE / MS, 3 * LEASE / MS) * MS);
+        let act = Act::Pause { node: Who::Master, time };
+        scenario.steps.push(Step { at: Some(Span(at)), when: None, after: None, act, id: None });
+        at += time.0 + rng.between(1_000, 1_500) * MS;
+    }
     scenario
 }
 
@@ -433,7 +469,7 @@ fn is_certain(family: Family, kind: Kind) -> bool {
     match kind {
         Kind::Harsh => matches!(family, Trim | Kill | PowerCut | Partition | Clock | Wipe),
         Kind::StackHarsh => matches!(family, PowerCut | Pause),
-        Kind::Usual | Kind::Churn | Kind::Losses | Kind::Standard | Kind::Stack => false,
+        Kind::Usual | Kind::Churn | Kind::Losses | Kind::Standard | Kind::Stack | Kind::StackPauses => false,
     }
 }
 

@@ -187,6 +187,8 @@ pub struct Disk {
     pub checkpoint: Span,
     /// The length of a log's segment, in bytes.
     pub segment_bytes: u64,
+    /// How much of a log is kept that the store has passed, in bytes.
+    pub retention_bytes: u64,
 }
 
 /// Clients that each ask for one thing after the other.
@@ -452,6 +454,7 @@ impl Default for Disk {
             apply_max: Span(MS),
             checkpoint: Span(S),
             segment_bytes: 64 << 10,
+            retention_bytes: 1 << 30,
         }
     }
 }

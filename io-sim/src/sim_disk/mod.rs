@@ -157,8 +157,9 @@ impl SimDisk {
         self.state().faults = state::Faults::default();
     }
 
-    /// Flips any bit of a file's durable bytes, where something was written; says of which byte. `None` when there are none.
-    pub fn rot(&self, path: &Path) -> Option<u64> {
+    /// Flips any bit of a file's durable bytes, where something was written; gives the byte and the bit in it.
+    /// `None` when there are none.
+    pub fn rot(&self, path: &Path) -> Option<(u64, u64)> {
         self.state().rot(path)
     }
 

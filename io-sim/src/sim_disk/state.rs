@@ -173,12 +173,12 @@ impl State {
         Ok(())
     }
 
-    pub(super) fn rot(&mut self, path: &Path) -> Option<u64> {
+    pub(super) fn rot(&mut self, path: &Path) -> Option<(u64, u64)> {
         let number = self.names.find_durable(path)?;
         let offset = self.files[number].contents.any_durable_byte(&mut self.rng)?;
         let bit = self.rng.below(8);
         self.flip(number, offset, bit);
-        Some(offset)
+        Some((offset, bit))
     }
 
     pub(super) fn flip(&mut self, number: usize, offset: u64, bit: u64) {

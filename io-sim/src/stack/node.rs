@@ -233,6 +233,7 @@ fn options(plan: &StackPlan, id: u16) -> NodeOptions {
         extensions: Extensions::new(),
         log_segment_bytes: plan.log_bytes.0,
         log_retention_bytes: plan.log_bytes.1,
+        log_compression: true,
         recorder_bytes_max: None,
         #[cfg(feature = "planted-bugs")]
         planted: plan.bugs.in_node(),

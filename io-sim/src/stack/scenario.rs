@@ -68,6 +68,7 @@ pub fn plan(scenario: &Scenario, seed: u64, bugs: Bugs) -> Result<StackPlan, Str
         message_ms: (1, millis(network.delay_max).max(1)),
         sync_ms: (1, millis(scenario.disk.sync_max).max(1)),
         store_age_max: time(scenario.disk.checkpoint),
+        log_bytes: (scenario.disk.segment_bytes, scenario.disk.retention_bytes),
         chaos: time(scenario.duration),
         calm: lease * CALM_LEASES,
         converge_max: lease * CONVERGE_LEASES,

@@ -9,7 +9,8 @@
 //! Integers are little-endian. Each checksum is CRC32C over its part of the file up to there. Blocks follow each other in the
 //! order of their keys; the digest is that of heads, XXH3 over the entries of each block, seeded with the one of those before.
 
-mod verify;
+mod read;
+mod restore;
 
 use bytes::Bytes;
 use tokio::sync::OwnedSemaphorePermit;
@@ -17,7 +18,8 @@ use tokio::sync::OwnedSemaphorePermit;
 use crate::store::{Chunk, Head, Snapshot, StoreError, digest};
 use crate::wire::Writer as _;
 
-pub use self::verify::{BackupError, Manifest, verify};
+pub use self::read::{BackupError, Manifest, verify};
+pub use self::restore::{NotRestored, restore};
 
 const MAGIC: &[u8; 8] = b"TBAYBKUP";
 const VERSION: u32 = 1;
@@ -103,6 +105,11 @@ fn header(head: Head, cluster_id: &str, admin: &[u8]) -> Vec<u8> {
     bytes.string(cluster_id.as_bytes());
     bytes.string(admin);
     checked(bytes)
+}
+
+/// One hash for all that a store holds: the digest of its entries, in chunks as they ever are, and what is kept beside them.
+pub(crate) fn content_hash(entries: u64, admin: &[u8]) -> u64 {
+    if admin.is_empty() { entries } else { digest(entries, admin) }
 }
 
 /// With its checksum.

@@ -1,7 +1,7 @@
 //! `trialbay backup`: the store of a running node in a file, and whether such a file is whole.
 
 use std::fs::File;
-use std::io::{BufReader, IsTerminal as _, Write as _};
+use std::io::{BufReader, Write as _};
 use std::path::{Path, PathBuf};
 
 use clap::{Args, Subcommand};
@@ -9,6 +9,7 @@ use serde_json::json;
 
 use super::args::{Environment, Global, Output};
 use super::exit::{ExitCode, Failure};
+use super::progress::Progress;
 use crate::backup::{BackupError, Manifest, verify};
 use crate::client::{Client, ClientError};
 
@@ -103,18 +104,9 @@ async fn make(client: &Client, from: Option<&str>, file: &Path) -> Result<Manife
 }
 
 async fn copy(client: &Client, endpoint: &str, sink: File) -> Result<(), ClientError> {
-    let shows = std::io::stderr().is_terminal();
-    let mut shown = 0;
+    let mut shown = Progress::default();
     let mut sink = tokio::fs::File::from_std(sink);
-    let progress = |done: u64, all: u64| {
-        let percent = (done * 100).checked_div(all).unwrap_or(100);
-        if shows && percent > shown {
-            shown = percent;
-            // Nobody needs it where it cannot be shown.
-            let _ = write!(std::io::stderr(), "\r{percent} % of {} MiB", all >> 20);
-            let _ = if done == all { writeln!(std::io::stderr()) } else { Ok(()) };
-        }
-    };
+    let progress = |done, all| shown.show(done, all);
     client.backup(endpoint, &mut sink, progress).await?;
     let synced = sink.sync_all().await;
     synced.map_err(|error| ClientError::DidNotHappen { why: format!("the backup cannot be made durable: {error}") })
@@ -122,5 +114,9 @@ async fn copy(client: &Client, endpoint: &str, sink: File) -> Result<(), ClientE
 
 fn verified(file: &Path) -> Result<Manifest, Failure> {
     let read = File::open(file).map_err(BackupError::Io).and_then(|file| verify(BufReader::new(file)));
-    read.map_err(|error| Failure::new(ExitCode::StorageFailed, format!("{}: {error}", file.display())))
+    read.map_err(|error| not_whole(file, &error))
+}
+
+pub(crate) fn not_whole(file: &Path, error: &BackupError) -> Failure {
+    Failure::new(ExitCode::StorageFailed, format!("{}: {error}", file.display()))
 }

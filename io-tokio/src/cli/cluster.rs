@@ -172,8 +172,11 @@ impl Overview {
 
     fn text(&self) -> String {
         let mut rows = vec![
-            ["NODE", "ROLE", "SERVING", "MASTER", "DECIDED", "APPLIED", "LAG", "BALLOT", "VOTES", "PID", "ADDRESS"]
-                .map(str::to_owned),
+            [
+                "NODE", "ROLE", "SERVING", "MASTER", "DECIDED", "APPLIED", "LAG", "BALLOT", "VOTES", "LOG", "STORE",
+                "PID", "ADDRESS",
+            ]
+            .map(str::to_owned),
         ];
         let yes = |yes: bool| if yes { "yes" } else { "no" }.to_owned();
         for node in &self.nodes {
@@ -189,6 +192,8 @@ impl Overview {
                     self.lag(status).to_string(),
                     status.ballot.clone(),
                     yes(status.votes),
+                    mib(status.log.bytes),
+                    mib(status.store_bytes),
                     status.pid.to_string(),
                     address,
                 ],
@@ -196,7 +201,7 @@ impl Overview {
                     let mut row = std::array::from_fn(|_| "-".to_owned());
                     row[0] = node.name().to_owned();
                     row[1] = if is_silent(error) { "unreachable" } else { "?" }.to_owned();
-                    row[10] = address;
+                    row[12] = address;
                     row
                 }
             });
@@ -320,6 +325,11 @@ fn why(error: &ClientError) -> String {
     }
 }
 
+/// Bytes as people count a disk.
+fn mib(bytes: u64) -> String {
+    format!("{} MiB", bytes.div_ceil(1 << 20))
+}
+
 /// Rows with their columns under each other.
 pub(crate) fn table<const N: usize>(rows: &[[String; N]]) -> String {
     let widths: [usize; N] =
@@ -334,7 +344,7 @@ pub(crate) fn table<const N: usize>(rows: &[[String; N]]) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::client::HeadView;
+    use crate::client::{HeadView, LogView};
 
     fn status(name: &str, applied_upto: u64) -> NodeStatus {
         NodeStatus {
@@ -348,6 +358,8 @@ mod tests {
             applied_upto,
             history_hash: format!("{applied_upto:016x}"),
             votes: true,
+            log: LogView { segments: 1, bytes: 8 << 20, ..LogView::default() },
+            store_bytes: 1_500_000,
             progress_possible: true,
             ..NodeStatus::default()
         }
@@ -375,10 +387,10 @@ mod tests {
         let overview = overview(vec![Ok(master("n1", 120, 1)), Ok(status("n2", 120)), Ok(status("n3", 117))]);
         assert_eq!(overview.exit(), ExitCode::Ok);
         insta::assert_snapshot!(overview.text(), @r#"
-    NODE  ROLE    SERVING  MASTER  DECIDED  APPLIED  LAG  BALLOT  VOTES  PID  ADDRESS
-    n1    master  yes      n1      120      120      0    3.n1    yes    42   127.0.0.1:4000
-    n2    slave   no       n1      120      120      0    3.n1    yes    42   127.0.0.1:4010
-    n3    slave   no       n1      117      117      3    3.n1    yes    42   127.0.0.1:4020
+    NODE  ROLE    SERVING  MASTER  DECIDED  APPLIED  LAG  BALLOT  VOTES  LOG    STORE  PID  ADDRESS
+    n1    master  yes      n1      120      120      0    3.n1    yes    8 MiB  2 MiB  42   127.0.0.1:4000
+    n2    slave   no       n1      120      120      0    3.n1    yes    8 MiB  2 MiB  42   127.0.0.1:4010
+    n3    slave   no       n1      117      117      3    3.n1    yes    8 MiB  2 MiB  42   127.0.0.1:4020
 
     master: n1
     one more node failure is survivable: yes
@@ -393,10 +405,10 @@ mod tests {
         let overview = overview(vec![Ok(master("n1", 120, 0)), Ok(slow), unreachable()]);
         assert_eq!(overview.exit(), ExitCode::Ok);
         insta::assert_snapshot!(overview.text(), @r#"
-    NODE  ROLE         SERVING  MASTER  DECIDED  APPLIED  LAG  BALLOT  VOTES  PID  ADDRESS
-    n1    master       yes      n1      120      120      0    3.n1    yes    42   127.0.0.1:4000
-    n2    slave        no       n1      100      100      20   3.n1    no     42   127.0.0.1:4010
-    n3    unreachable  -        -       -        -        -    -       -      -    127.0.0.1:4020
+    NODE  ROLE         SERVING  MASTER  DECIDED  APPLIED  LAG  BALLOT  VOTES  LOG    STORE  PID  ADDRESS
+    n1    master       yes      n1      120      120      0    3.n1    yes    8 MiB  2 MiB  42   127.0.0.1:4000
+    n2    slave        no       n1      100      100      20   3.n1    no     8 MiB  2 MiB  42   127.0.0.1:4010
+    n3    unreachable  -        -       -        -        -    -       -      -      -      -    127.0.0.1:4020
 
     master: n1
     one more node failure is survivable: no

@@ -13,6 +13,8 @@ mod data;
 mod dev;
 mod exit;
 mod node;
+mod progress;
+mod restore;
 mod sequence;
 mod statistics;
 
@@ -53,6 +55,12 @@ enum Command {
     ///
     /// Updates and reads go on meanwhile. Exit code 5 when no node gives one, 15 when what came is not whole.
     Backup(backup::BackupArgs),
+    /// Make the homes of a new cluster from a backup.
+    ///
+    /// DIR gets a home for each node of the configuration, and a copy of that in which the cluster has an id of its own: no
+    /// node of the old cluster can take one of these for its own. Make all homes in one run, and never use one of them
+    /// twice: a node that has lost its home starts with an empty one. Exit code 15 when the backup is not whole.
+    Restore(restore::RestoreArgs),
     /// Measure how many operations a cluster does in a second, and how long each takes.
     Bench(bench::BenchArgs),
     /// Look after the configuration file.
@@ -112,6 +120,7 @@ async fn run(cli: Cli, environment: Environment<'_>, out: &mut Vec<u8>) -> Resul
         Command::Data(command) => data::run(command, global, environment, out).await,
         Command::Cluster(command) => cluster::run(command, global, environment, out).await,
         Command::Backup(args) => backup::run(args, global, environment, out).await,
+        Command::Restore(args) => restore::run(&args, global, environment, out),
         Command::Bench(args) => bench::run(args, global, environment, out).await,
         Command::Config(command) => check::run(command, global, environment, out),
     }
@@ -226,6 +235,7 @@ mod tests {
             "cluster statistics -o json",
             "backup f --from a:1",
             "backup verify f -o json",
+            "restore f --config c --to d -o json",
             "config check f",
             "config check --config f --set reads=quorum",
         ] {
@@ -242,6 +252,7 @@ mod tests {
             "test-and-set k --absent --expected v --delete",
             "range --max -1",
             "node --config f",
+            "restore f --config c",
             "get k --timeout 0",
             "get k --timeout soon",
             "dev --set lease_ms",

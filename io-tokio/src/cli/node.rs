@@ -98,6 +98,7 @@ impl NodePlan {
             witnesses: with(&|node| node.role == NodeRole::Witness),
             preferred: with(&|node| node.preferred),
         };
+        let log_segment_bytes = log_segment_mib(&self.config) << 20;
         NodeOptions {
             roles,
             read_only: self.config.read_only,
@@ -120,16 +121,17 @@ impl NodePlan {
             planted: None,
             #[cfg(feature = "planted-bugs")]
             planted_in_engine: None,
-            log_segment_bytes: log_segment_bytes(self.config.log_retention_mib << 20),
+            log_segment_bytes,
             log_retention_bytes: self.config.log_retention_mib << 20,
+            log_compression: self.config.log_compression,
             recorder_bytes_max: self.config.recorder.then_some(self.config.recorder_mib << 20),
         }
     }
 }
 
 /// Whole segments are kept or removed: short ones where little is to be kept.
-fn log_segment_bytes(retention_bytes: u64) -> u64 {
-    (retention_bytes / 8).clamp(1 << 20, 64 << 20)
+fn log_segment_mib(config: &Config) -> u64 {
+    config.log_segment_mib.min((config.log_retention_mib / 8).max(1))
 }
 
 impl From<NodeError> for Failure {
@@ -256,6 +258,16 @@ mod tests {
             let failure = log_filter(level).unwrap_err();
             assert_eq!(failure.exit, ExitCode::Usage);
             assert!(failure.message.contains("is no log level"), "{}", failure.message);
+        }
+    }
+
+    #[test]
+    fn a_segment_is_an_eighth_of_what_is_kept_at_most() {
+        let mut config = Config::dev(4000, 1, Path::new("data")).unwrap();
+        for (segment, retention, expected) in [(64, 1_024, 64), (64, 80, 10), (4, 80, 4), (64, 1, 1), (256, 4_096, 256)]
+        {
+            (config.log_segment_mib, config.log_retention_mib) = (segment, retention);
+            assert_eq!(log_segment_mib(&config), expected);
         }
     }
 

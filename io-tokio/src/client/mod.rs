@@ -55,7 +55,7 @@ pub use self::options::{ClientOptions, Endpoint};
 pub use self::range::{Entry, KeyRange};
 pub use self::sequence::Sequence;
 pub use self::statistics::{SeriesView, Statistics};
-pub use self::status::{HeadView, Master, NodeReport, NodeStatus, PeerView, Version};
+pub use self::status::{HeadView, LogView, Master, NodeReport, NodeStatus, PeerView, Version};
 pub use self::transaction::Transaction;
 
 use self::cluster::{Cluster, Found};

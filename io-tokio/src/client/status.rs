@@ -48,6 +48,10 @@ pub struct NodeStatus {
     pub failures_survivable: Option<u32>,
     /// Keys in the store.
     pub keys: u64,
+    /// What its log takes.
+    pub log: LogView,
+    /// Bytes of the store's file.
+    pub store_bytes: u64,
     /// Bytes that are free on the node's disk, if that is known.
     pub disk_free_bytes: Option<u64>,
     /// Whether so little is free that of updates the node takes only deletes.
@@ -70,6 +74,20 @@ pub struct HeadView {
     pub keys: u64,
     /// Keys that there will be.
     pub keys_all: u64,
+}
+
+/// What a node's log takes.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct LogView {
+    /// Files.
+    pub segments: u64,
+    /// How many of them are compressed.
+    pub compressed: u64,
+    /// Bytes on disk, with what is reserved.
+    pub bytes: u64,
+    /// The first slot that it can give to peers; 0 while there is none.
+    pub first_slot: u64,
 }
 
 /// What a master knows of another voter.

@@ -12,7 +12,7 @@
 //! ```
 //!
 //! Beside these there are, with their defaults: `lease_ms = 800`, `clock_drift_ppm = 10000`, `reads = "lease"`,
-//! `disk_reserve_mib = 256`, `log_retention_mib = 1024`, `recorder = false`, `recorder_mib = 64`, `read_only = false` and a section `[limits]` (see [`Limits`]); and for a node `client_listen` and `peer_listen`, the addresses to listen on
+//! `disk_reserve_mib = 256`, `log_segment_mib = 64`, `log_retention_mib = 1024`, `log_compression = true`, `recorder = false`, `recorder_mib = 64`, `read_only = false` and a section `[limits]` (see [`Limits`]); and for a node `client_listen` and `peer_listen`, the addresses to listen on
 //! where they differ from those that others use, `role = "data"` (see [`NodeRole`]) and `preferred = false`. The settings outside `[[node]]` can be overridden ([`Overrides`]).
 
 mod mistake;
@@ -52,8 +52,12 @@ pub struct Config {
     pub reads: Reads,
     /// How many MiB of its disk a node does not fill: with less, it takes no updates but deletes.
     pub disk_reserve_mib: u64,
+    /// How many MiB a segment of a log has; an eighth of what is kept, where that is less.
+    pub log_segment_mib: u64,
     /// How many MiB of its log each node keeps although its store has passed it, for others that are behind.
     pub log_retention_mib: u64,
+    /// Whether closed segments of logs are compressed.
+    pub log_compression: bool,
     /// Whether nodes record what their engines are told, to be replayed after an incident.
     pub recorder: bool,
     /// How many MiB of it each keeps.
@@ -171,7 +175,9 @@ impl Config {
             clock_drift_ppm: u32::try_from(rules::CLOCK_DRIFT_PPM.default).expect("a small constant"),
             reads: Reads::default(),
             disk_reserve_mib: rules::DISK_RESERVE_MIB.default,
+            log_segment_mib: rules::LOG_SEGMENT_MIB.default,
             log_retention_mib: rules::LOG_RETENTION_MIB.default,
+            log_compression: true,
             recorder: false,
             recorder_mib: rules::RECORDER_MIB.default,
             read_only: false,
@@ -206,14 +212,17 @@ impl Config {
         let _ = write!(
             out,
             "cluster_id = {}\nlease_ms = {}\nclock_drift_ppm = {}\nreads = \"{reads}\"\n\
-             disk_reserve_mib = {}\nlog_retention_mib = {}\nrecorder = {}\nrecorder_mib = {}\nread_only = {}\n\n[limits]\n\
+             disk_reserve_mib = {}\nlog_segment_mib = {}\nlog_retention_mib = {}\nlog_compression = {}\n\
+             recorder = {}\nrecorder_mib = {}\nread_only = {}\n\n[limits]\n\
              key_bytes_max = {key_bytes_max}\nvalue_bytes_max = {value_bytes_max}\n\
              update_bytes_max = {update_bytes_max}\nconnections_max = {connections_max}\n",
             text(&self.cluster_id),
             self.lease.as_millis(),
             self.clock_drift_ppm,
             self.disk_reserve_mib,
+            self.log_segment_mib,
             self.log_retention_mib,
+            self.log_compression,
             self.recorder,
             self.recorder_mib,
             self.read_only,

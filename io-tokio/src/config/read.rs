@@ -9,8 +9,8 @@ use toml::de::{DeTable, DeValue};
 use super::mistake::{Mistake, Place, did_you_mean};
 use super::overrides::Overrides;
 use super::rules::{
-    CLOCK_DRIFT_PPM, CONNECTIONS_MAX, DISK_RESERVE_MIB, KEY_BYTES_MAX, LEASE_MS, LOG_RETENTION_MIB, Number,
-    RECORDER_MIB, SETTINGS, UPDATE_BYTES_MAX, VALUE_BYTES_MAX, check_address,
+    CLOCK_DRIFT_PPM, CONNECTIONS_MAX, DISK_RESERVE_MIB, KEY_BYTES_MAX, LEASE_MS, LOG_RETENTION_MIB, LOG_SEGMENT_MIB,
+    Number, RECORDER_MIB, SETTINGS, UPDATE_BYTES_MAX, VALUE_BYTES_MAX, check_address,
 };
 use super::{Config, Limits, NODES_MAX, NodeConfig, NodeRole, Reads};
 use crate::update;
@@ -24,7 +24,9 @@ const TOP: &[&str] = &[
     "clock_drift_ppm",
     "reads",
     "disk_reserve_mib",
+    "log_segment_mib",
     "log_retention_mib",
+    "log_compression",
     "recorder",
     "recorder_mib",
     "read_only",
@@ -89,10 +91,12 @@ impl Reader<'_> {
             clock_drift_ppm: u32::try_from(clock_drift_ppm).unwrap_or(u32::MAX),
             reads: self.reads(top),
             disk_reserve_mib: self.number(Some(top), &DISK_RESERVE_MIB),
+            log_segment_mib: self.number(Some(top), &LOG_SEGMENT_MIB),
             log_retention_mib: self.number(Some(top), &LOG_RETENTION_MIB),
-            recorder: self.flag(top, "recorder"),
+            log_compression: self.flag(top, "log_compression", true),
+            recorder: self.flag(top, "recorder", false),
             recorder_mib: self.number(Some(top), &RECORDER_MIB),
-            read_only: self.flag(top, "read_only"),
+            read_only: self.flag(top, "read_only", false),
             limits,
             nodes: self.nodes(top, base),
         }
@@ -125,15 +129,15 @@ impl Reader<'_> {
         }
     }
 
-    /// Something that is so or not; it is not where nothing says so. What a node has cannot be overridden.
-    fn flag(&mut self, table: &Table<'_>, key: &'static str) -> bool {
+    /// Something that is so or not. What a node has cannot be overridden.
+    fn flag(&mut self, table: &Table<'_>, key: &'static str, default: bool) -> bool {
         let overridden = self.overrides.last(key).filter(|_| SETTINGS.contains(&key));
         let (place, written) = if let Some(found) = overridden {
             (Place::Override(found.from.clone()), found.value.trim().to_owned())
         } else if let Some((key, value)) = table.get_key_value(key) {
             (self.line(&key.span()), self.written(&value.span()))
         } else {
-            return false;
+            return default;
         };
         match written.as_str() {
             "true" => true,
@@ -141,7 +145,7 @@ impl Reader<'_> {
             other => {
                 let message = format!("`{key}` cannot be {}: write true or false", other.escape_debug());
                 self.mistake(place, message);
-                false
+                default
             }
         }
     }
@@ -248,7 +252,7 @@ impl Reader<'_> {
             self.mistake(place, "`peer_listen` is also `client_listen`: give each its own port".to_owned());
         }
         let role = self.role(table);
-        let preferred = self.flag(table, "preferred");
+        let preferred = self.flag(table, "preferred", false);
         if preferred && role != NodeRole::Data {
             let message = format!("a {} is never master: remove `preferred`", role.name());
             self.mistake(place, message);

@@ -22,6 +22,8 @@ pub(super) const LEASE_MS: Number = number("lease_ms", "milliseconds", 100, 60_0
 pub(super) const CLOCK_DRIFT_PPM: Number = number("clock_drift_ppm", "millionths", 1, 200_000, 10_000);
 /// Less is filled by the log and the store before anybody looks again.
 pub(super) const DISK_RESERVE_MIB: Number = number("disk_reserve_mib", "MiB", 16, 1 << 20, 256);
+/// A segment is what goes, or is compressed, at a time.
+pub(super) const LOG_SEGMENT_MIB: Number = number("log_segment_mib", "MiB", 1, 1_024, 64);
 pub(super) const LOG_RETENTION_MIB: Number = number("log_retention_mib", "MiB", 1, 1 << 20, 1_024);
 pub(super) const RECORDER_MIB: Number = number("recorder_mib", "MiB", 8, 65_536, 64);
 pub(super) const KEY_BYTES_MAX: Number = number("key_bytes_max", "bytes", 1, 1 << 20, 64 << 10);
@@ -31,13 +33,15 @@ pub(super) const UPDATE_BYTES_MAX: Number =
 pub(super) const CONNECTIONS_MAX: Number = number("connections_max", "connections", 1, 100_000, 1_000);
 
 /// What can be set outside `[[node]]`, and so be overridden.
-pub(super) const SETTINGS: [&str; 13] = [
+pub(super) const SETTINGS: [&str; 15] = [
     "cluster_id",
     LEASE_MS.key,
     CLOCK_DRIFT_PPM.key,
     "reads",
     DISK_RESERVE_MIB.key,
+    LOG_SEGMENT_MIB.key,
     LOG_RETENTION_MIB.key,
+    "log_compression",
     "recorder",
     RECORDER_MIB.key,
     "read_only",

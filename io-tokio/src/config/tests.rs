@@ -33,7 +33,8 @@ fn the_smallest_file_gets_the_documented_defaults() {
     assert_eq!(config.lease, Duration::from_millis(800));
     assert_eq!(config.clock_drift_ppm, 10_000);
     assert_eq!(config.reads, Reads::Lease);
-    assert_eq!(config.log_retention_mib, 1_024);
+    let log = (config.log_segment_mib, config.log_retention_mib, config.log_compression);
+    assert_eq!(log, (64, 1_024, true));
     assert_eq!((config.recorder, config.recorder_mib), (false, 64));
     let updates = update::Limits { key_bytes_max: 65_536, value_bytes_max: 8_388_608, update_bytes_max: 33_554_432 };
     let limits = Limits { updates, connections_max: 1_000 };
@@ -56,7 +57,7 @@ fn each_mistake_is_reported_with_its_line_and_what_to_write_instead() {
         (
             "[[node]]",
             "colour = 5\n[[node]]",
-            "t: line 2: unknown key `colour`: the top of the file, before the first `[` has cluster_id, lease_ms, clock_drift_ppm, reads, disk_reserve_mib, log_retention_mib, recorder, recorder_mib, read_only, limits, node",
+            "t: line 2: unknown key `colour`: the top of the file, before the first `[` has cluster_id, lease_ms, clock_drift_ppm, reads, disk_reserve_mib, log_segment_mib, log_retention_mib, log_compression, recorder, recorder_mib, read_only, limits, node",
         ),
         (
             "[[node]]",
@@ -211,7 +212,7 @@ fn each_mistake_is_reported_with_its_line_and_what_to_write_instead() {
         (
             "[[node]]",
             "[other]",
-            "t: there is no node: add for each of them `[[node]]` with `name = \"n1\"`, `id = 1`, `client = \"host:4000\"` and `peer = \"host:4001\"`\nt: line 2: unknown key `other`: the top of the file, before the first `[` has cluster_id, lease_ms, clock_drift_ppm, reads, disk_reserve_mib, log_retention_mib, recorder, recorder_mib, read_only, limits, node",
+            "t: there is no node: add for each of them `[[node]]` with `name = \"n1\"`, `id = 1`, `client = \"host:4000\"` and `peer = \"host:4001\"`\nt: line 2: unknown key `other`: the top of the file, before the first `[` has cluster_id, lease_ms, clock_drift_ppm, reads, disk_reserve_mib, log_segment_mib, log_retention_mib, log_compression, recorder, recorder_mib, read_only, limits, node",
         ),
     ];
     for (from, to, expected) in cases {
@@ -306,7 +307,7 @@ fn mistakes_in_overrides_name_the_variable_or_the_flag() {
     overrides.set("update_bytes_max", "1024", "--set update_bytes_max");
     insta::assert_snapshot!(parse_with(GOOD, &overrides).unwrap_err(), @r#"
     --set laese_ms: unknown key `laese_ms`: did you mean `lease_ms`?
-    --set name: unknown key `name`: one of cluster_id, lease_ms, clock_drift_ppm, reads, disk_reserve_mib, log_retention_mib, recorder, recorder_mib, read_only, key_bytes_max, value_bytes_max, update_bytes_max, connections_max can be set here
+    --set name: unknown key `name`: one of cluster_id, lease_ms, clock_drift_ppm, reads, disk_reserve_mib, log_segment_mib, log_retention_mib, log_compression, recorder, recorder_mib, read_only, key_bytes_max, value_bytes_max, update_bytes_max, connections_max can be set here
     --set reads: `reads` cannot be "never": write "lease" or "quorum"
     --set recorder: `recorder` cannot be yes: write true or false
     --set update_bytes_max: `update_bytes_max` = 1024 has no room for the largest key and value: write at least 8454208
@@ -373,7 +374,7 @@ fn a_configuration_that_is_written_out_loads_as_itself() {
         let mut config = Config::dev(5000, nodes, Path::new("/with \"quotes\" and \\ and ü")).unwrap();
         config.reads = Reads::Quorum;
         config.lease = Duration::from_millis(1234);
-        config.log_retention_mib = 3;
+        (config.log_segment_mib, config.log_retention_mib, config.log_compression) = (1, 3, false);
         (config.recorder, config.recorder_mib) = (true, 8);
         config.nodes[0].client_listen = Some("0.0.0.0:5000".to_owned());
         let read = read::config(&config.to_toml(), Path::new(""), &Overrides::default());

@@ -15,7 +15,7 @@ use trialbay_engine::{
     Request, RequestId, Role, Slot, SlotEntry,
 };
 
-use super::handle::{Ask, DropRefused, MaintenanceRefused, NodeStatus, PeerView, Shared, UpdateRefused};
+use super::handle::{Ask, DropRefused, LogView, MaintenanceRefused, NodeStatus, PeerView, Shared, UpdateRefused};
 use super::heads::Heads;
 use super::standing::Standing;
 use super::voters::VotersChange;
@@ -69,6 +69,8 @@ pub(super) struct Driver {
     pub(super) reports: mpsc::UnboundedSender<StorageEvent>,
     pub(super) workers: Workers,
     pub(super) lease: Duration,
+    /// Says how long the store's file is.
+    pub(super) store_bytes: Box<dyn Fn() -> u64 + Send>,
     /// What is wrong with the node's files, in words.
     pub(super) damage: Vec<String>,
     pub(super) standing: Standing,
@@ -458,10 +460,22 @@ impl Driver {
                 && quorum.agrees(is_reachable),
             failures_survivable: is_master.then_some(survivable),
             keys: self.shared.store.snapshot().and_then(|snapshot| snapshot.len()).unwrap_or(0),
+            log: self.log_view(),
+            store_bytes: (self.store_bytes)(),
             disk_free_bytes: self.shared.room.free(),
             disk_is_short: self.shared.room.is_short(),
             damage: self.damage.clone(),
             peers,
+        }
+    }
+
+    fn log_view(&self) -> LogView {
+        let usage = self.log_reader.usage();
+        LogView {
+            segments: usage.segments as u64,
+            compressed: usage.compressed as u64,
+            bytes: usage.bytes,
+            first_slot: self.log_reader.log_start().map_or(0, |slot| slot.0),
         }
     }
 

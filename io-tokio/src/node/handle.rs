@@ -11,7 +11,7 @@ use trialbay_engine::{Instant, NodeId, Refusal, Slot};
 
 use super::room::Room;
 use super::serving::Serving;
-pub use crate::client::{HeadView, NodeStatus, PeerView};
+pub use crate::client::{HeadView, LogView, NodeStatus, PeerView};
 use crate::clock::Clock;
 use crate::config::Reads;
 use crate::consistency::Consistency;

@@ -177,6 +177,12 @@ impl Home {
         self.path.join("db")
     }
 
+    /// The file of the node's store. That of a witness is another one: with the role the node changes stores, and the new one
+    /// is replayed from the log.
+    pub fn store_path(&self, name: &str, is_witness: bool) -> PathBuf {
+        self.db_dir().join(format!("{name}{}", if is_witness { ".witness.db" } else { ".db" }))
+    }
+
     /// Where the transaction logs are.
     pub fn tlog_dir(&self) -> PathBuf {
         self.path.join("tlogs")

@@ -23,7 +23,7 @@ mod voters;
 
 pub use error::NodeError;
 pub use handle::{
-    DropRefused, HeadView, MaintenanceRefused, NodeHandle, NodeStatus, PeerView, ReadRefused, UpdateRefused,
+    DropRefused, HeadView, LogView, MaintenanceRefused, NodeHandle, NodeStatus, PeerView, ReadRefused, UpdateRefused,
 };
 pub use options::{NodeOptions, Roles};
 pub use start::{RunningNode, run};

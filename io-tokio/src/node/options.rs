@@ -51,6 +51,8 @@ pub struct NodeOptions {
     pub log_segment_bytes: u64,
     /// How many bytes of segments that the store has passed are kept, for others that are behind.
     pub log_retention_bytes: u64,
+    /// Whether closed segments of the log are compressed.
+    pub log_compression: bool,
     /// The planted bug that this node's log, store or driver has.
     #[cfg(feature = "planted-bugs")]
     pub planted: Option<crate::planted::PlantedBug>,

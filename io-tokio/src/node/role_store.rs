@@ -34,9 +34,8 @@ pub(super) fn open(
     options: store::Options,
 ) -> Result<RoleStore, NodeError> {
     let place_as = |is_witness: bool| {
-        let name = format!("{}{}", identity.name, if is_witness { ".witness.db" } else { ".db" });
         let options = store::Options { keeps_data: !is_witness, ..options };
-        StorePlace::new(disk.clone(), home.db_dir().join(name), identity.clone(), options)
+        StorePlace::new(disk.clone(), home.store_path(&identity.name, is_witness), identity.clone(), options)
     };
     let (place, other) = (place_as(is_witness), place_as(!is_witness));
     let mut store = place.open()?;

@@ -153,6 +153,8 @@ impl RunningNode {
         let (witnesses, takers) = (&options.roles.witnesses, options.peers.iter().map(|peer| peer.node));
         let has_data = !witnesses.contains(&options.node);
         let giver = Giver::among_witnesses(shared.store.clone(), holds, workers.clone(), takers, has_data, witnesses);
+        let (store_disk, store_path) = (files.place.disk.clone(), files.place.path.clone());
+        let store_bytes = move || store_disk.open_to_read(&store_path).and_then(|file| file.size()).unwrap_or(0);
         let taker = Taker { place: files.place, peers: network.heads(), workers: workers.clone(), reserve };
         let driver = Driver {
             engine,
@@ -165,6 +167,7 @@ impl RunningNode {
             reports,
             workers,
             lease: options.lease,
+            store_bytes: Box::new(store_bytes),
             damage: files.damage,
             standing,
             voters_change,
@@ -308,10 +311,10 @@ fn open_files(disk: Arc<dyn HomeDisk>, options: &NodeOptions) -> Result<Files, N
     let tlog_options = TlogOptions {
         segment_bytes: options.log_segment_bytes,
         retention_bytes: log_retention(options),
-        ..TlogOptions::default()
+        compress: options.log_compression,
+        #[cfg(feature = "planted-bugs")]
+        planted: options.planted,
     };
-    #[cfg(feature = "planted-bugs")]
-    let tlog_options = TlogOptions { planted: options.planted, ..tlog_options };
     let open_log = if is_behind { Tlog::open_with_vote } else { Tlog::open };
     let opened = open_log(disk, home.path(), identity, tlog_options, store.applied());
     let (tlog, log) = opened.map_err(|error| match error {

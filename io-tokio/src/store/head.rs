@@ -207,6 +207,15 @@ impl StorePlace {
         })
     }
 
+    /// Makes the whole head the store of a node that has none.
+    ///
+    /// # Errors
+    /// When it cannot be given the store's name durably.
+    pub fn adopt_head(&self) -> Result<(), StoreError> {
+        self.disk.rename(&self.head_path(), &self.path).map_err(StoreError::Io)?;
+        self.sync_dir()
+    }
+
     /// A head in the making, or one that is whole.
     fn read_head(&self) -> Result<Leftover, StoreError> {
         let database = self.open_head()?;
@@ -394,8 +403,7 @@ impl Store {
             return Err(NotInstalled::Behind { applied, head: head.slot });
         }
         // From here on nobody knows what a failure leaves. A store that is dropped closes itself, under any name.
-        place.disk.rename(&head_path, &place.path).map_err(|error| NotInstalled::Failed(StoreError::Io(error)))?;
-        place.sync_dir().map_err(NotInstalled::Failed)?;
+        place.adopt_head().map_err(NotInstalled::Failed)?;
         self.replace_with(new);
         Ok(head)
     }

@@ -13,12 +13,13 @@
 //! * a log that ends before the slot that the store has applied was lost, or cut, and so is the memory;
 //! * entries before a damaged place are not used, neither for the store nor for peers: a lost record may have been a
 //!   newer entry of any slot;
-//! * entries behind a gap in the slots are of no use to the engine. Dropping them is forgetting them: no memory.
+//! * entries behind a gap in the slots are of no use to the engine. Dropping those of the present life is forgetting them:
+//!   no memory.
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
-use trialbay_engine::{HistoryHash, Record, Recovered, Slot};
+use trialbay_engine::{HistoryHash, Record, Recovered, Slot, SlotEntry};
 
 use super::archive::{Archive, LogFile};
 use super::checkpoint::Checkpoint;
@@ -203,6 +204,8 @@ struct Findings {
     checkpoint: Checkpoint,
     /// Segment and offset of the last `MemoryBegan`; `None` too when that was removed, and all damage stands behind it.
     began_at: Option<(u32, u64)>,
+    /// The last slot that the present life accepted.
+    accepted_in_life: Slot,
     /// The last head that is known to have been taken.
     took_head_upto: Slot,
     /// The last header that makes up for everything before it, as far as the store has not.
@@ -426,15 +429,15 @@ impl Survey {
             undecided.push(slot_entry);
         }
         let usable_upto = undecided.last().map_or(decided_upto, |slot_entry| slot_entry.slot);
-        let has_gap = log_end > usable_upto;
-        if has_gap {
+        if log_end > usable_upto {
             findings.damage.push(Damage::Gap { after: usable_upto, upto: log_end });
             reader.forget_after(usable_upto);
         }
 
         let has_damage = findings.last_damage > findings.began_at.max(findings.covered_at);
         let ends_early = is_ahead && !took_head && !planted!(findings.planted, LostTailForgiven);
-        let lost = (ends_early || has_gap || has_damage) && !planted!(findings.planted, DamageForgiven);
+        let forgets = findings.accepted_in_life.max(decided.0) > usable_upto;
+        let lost = (ends_early || forgets || has_damage) && !planted!(findings.planted, DamageForgiven);
         let recovered = Recovered {
             promised: findings.checkpoint.promised,
             decided_upto,
@@ -458,6 +461,7 @@ impl Findings {
             store,
             checkpoint: Checkpoint::default(),
             began_at: None,
+            accepted_in_life: Slot::ZERO,
             took_head_upto: Slot::ZERO,
             covered_at: None,
             index: Index::default(),
@@ -527,12 +531,17 @@ impl Findings {
             self.took_head_upto = *upto;
         }
         match content {
-            Content::Record(Record::Accepted(slot_entry)) => self.index.insert(slot_entry.slot, location),
+            Content::Record(Record::Accepted(SlotEntry { slot, .. })) => {
+                self.index.insert(*slot, location);
+                self.accepted_in_life = self.accepted_in_life.max(*slot);
+            }
             Content::Record(Record::Decided { upto, hash }) if *upto == self.store.0 && *hash != self.store.1 => {
                 let (slot, store) = self.store;
                 return Err(TlogError::StoreAndLogDisagree { slot, store, log: *hash });
             }
-            Content::Record(Record::MemoryBegan(_)) => self.began_at = Some(position),
+            Content::Record(Record::MemoryBegan(_)) => {
+                (self.began_at, self.accepted_in_life) = (Some(position), Slot::ZERO);
+            }
             Content::Record(Record::Promised(_) | Record::Decided { .. } | Record::VoteRegained { .. })
             | Content::HeadAnnounced { .. }
             | Content::Sealed => {}

@@ -2,6 +2,7 @@
 
 #![allow(clippy::unwrap_used, clippy::panic, reason = "a test fails by a panic that says what went wrong")]
 
+mod backups;
 mod chaos;
 mod commands;
 mod crashes;

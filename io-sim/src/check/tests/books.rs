@@ -69,7 +69,7 @@ fn a_promise_names_exactly_what_its_senders_disk_has() {
 /// What `n2` of so many sends after it was wiped, and lives again as 9, and some of the others told it that they remember.
 fn vote_of_a_wiped_node(nodes: u16, told_by: &[u16], change: impl FnOnce(&mut Ledger)) -> Checked {
     let mut books = books(nodes);
-    books.forgotten(N2, &[], false, 1).expect("nothing is left that could contradict");
+    books.wiped(N2);
     books.started(N2);
     note(&mut books, N2, &[Record::MemoryBegan(Incarnation(9)), Record::Promised(NEW)]);
     for node in told_by {
@@ -128,7 +128,7 @@ fn a_lent_vote_ends_with_the_life_to_which_it_was_lent() {
     };
     let wiped_again = |books: &mut Ledger| {
         assert_eq!(books.sent(N2, &vote, 0, 1), Ok(()), "it is lent");
-        books.forgotten(N2, &[], false, 1).expect("nothing is left");
+        books.wiped(N2);
         note(books, N2, &[Record::MemoryBegan(Incarnation(9)), Record::Promised(NEW)]);
     };
     refused(vote_of_a_wiped_node(2, &[1], wiped_again), "K3", "0 others told it");
@@ -142,7 +142,7 @@ fn nobody_who_votes_without_remembering_vouches_for_others() {
         let vote = Message::Prepare { ballot: NEW, decided_upto: Slot::ZERO };
         note(books, N1, &[Record::Promised(NEW)]);
         assert_eq!(books.sent(N1, &vote, 0, 1), Ok(()));
-        books.forgotten(N1, &[], false, 1).expect("nothing is left");
+        books.wiped(N1);
     };
     let vouches = |books: &mut Ledger| {
         lent_and_asked(books);
@@ -156,4 +156,20 @@ fn a_vote_is_noted_for_the_life_that_has_it() {
     let mut books = books(3);
     let other = Record::VoteRegained { incarnation: life(N1), genesis: Vec::new() };
     refused(books.durable(N2, &other, 1), "K2", "notes a vote of");
+}
+
+#[test]
+fn a_store_may_outlive_its_log_and_no_wipe() {
+    let regained = Record::VoteRegained { incarnation: life(N2), genesis: Vec::new() };
+    let again = [Record::MemoryBegan(life(N2)), Record::Promised(NEW), regained];
+    let vote = Message::Accepted { ballot: NEW, incarnation: life(N2), votes: true, upto: Slot(5) };
+    let after = |loses: &dyn Fn(&mut Ledger)| {
+        let mut books = books(3);
+        books.stored(N2, Slot(5));
+        loses(&mut books);
+        note(&mut books, N2, &again);
+        books.sent(N2, &vote, 0, 2)
+    };
+    assert_eq!(after(&|books| books.forgotten(N2, &[], false, 1).expect("nothing is left")), Ok(()));
+    refused(after(&|books| books.wiped(N2)), "K3", "its store has s0");
 }

@@ -224,7 +224,7 @@ fn rot_changes_one_bit_of_what_was_written() {
     for seed in 0..50 {
         let disk = disk(seed);
         file_with(&disk, "home/a", &[7; 3_000]).allocate(0, 8 << 20).unwrap();
-        let at = disk.rot(Path::new("home/a")).unwrap() as usize;
+        let at = disk.rot(Path::new("home/a")).unwrap().0 as usize;
         assert_eq!(now(&disk, "home/a")[..3_000], durable(&disk, "home/a"));
         assert_eq!((durable(&disk, "home/a")[at] ^ 7).count_ones(), 1);
         assert_eq!(durable(&disk, "home/a").iter().filter(|byte| **byte != 7).count(), 1);

@@ -34,6 +34,7 @@ fn alone(home: &std::path::Path) -> NodeOptions {
         extensions: Extensions::new(),
         log_segment_bytes: TlogOptions::default().segment_bytes,
         log_retention_bytes: TlogOptions::default().retention_bytes,
+        log_compression: TlogOptions::default().compress,
         #[cfg(feature = "planted-bugs")]
         planted: None,
         #[cfg(feature = "planted-bugs")]
@@ -165,6 +166,38 @@ async fn the_engine_of_a_slave_that_compacts_knows_and_one_compaction_runs_at_a_
     }
     heard.retain(|event| event.starts_with("Store"));
     assert_eq!(heard, ["StorePaused", "StoreResumed", "StorePaused", "StoreResumed"]);
+}
+
+/// The store is made durable as the node stops, and what it has passed then goes.
+#[tokio::test]
+async fn a_node_starts_from_a_log_whose_old_end_was_removed() {
+    let home = tempfile::tempdir().unwrap();
+    let options = NodeOptions {
+        log_segment_bytes: 32 << 10,
+        log_retention_bytes: 64 << 10,
+        log_compression: false,
+        ..alone(home.path())
+    };
+    let set = |number: u32| {
+        let (key, value) = (number.to_string().into(), vec![7; 4 << 10].into());
+        update::encode_command(&update::Update::Set { key, value })
+    };
+    let node = RunningNode::start(options.clone()).await.unwrap();
+    for number in 0..100 {
+        updated(&node, &set(number)).await.unwrap();
+    }
+    assert!(node.handle().status().await.unwrap().log.segments > 10);
+    node.run_until(std::future::ready(())).await.unwrap();
+    let files = || std::fs::read_dir(home.path().join("n1/tlogs")).unwrap().count();
+    assert!(files() < 5, "{} files", files());
+
+    let node = RunningNode::start(options).await.unwrap();
+    updated(&node, &set(100)).await.unwrap();
+    let status = node.handle().status().await.unwrap();
+    assert_eq!((status.damage, status.keys, status.votes), (vec![], 101, true));
+    let log = status.log;
+    assert!(log.first_slot > 1 && log.bytes < 200 << 10 && status.store_bytes > 0, "{log:?}");
+    node.run_until(std::future::ready(())).await.unwrap();
 }
 
 #[test]

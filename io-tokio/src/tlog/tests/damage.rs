@@ -209,6 +209,35 @@ fn damage_before_the_present_life_began_is_listed_and_costs_nothing() {
     assert_eq!(found.recovered.decided_upto, Slot(1));
 }
 
+/// A node lost its vote again at each start until it had caught up.
+#[test]
+fn a_gap_among_what_an_earlier_life_accepted_costs_the_present_one_nothing() {
+    let disk = MemDisk::default();
+    let (mut tlog, _) = open(&disk, SEGMENT_BYTES, NOTHING_APPLIED).unwrap();
+    let hash = hash_of(&[entry(1, 1, b"one")]);
+    let decided = Record::Decided { upto: Slot(1), hash };
+    let accepted = [accepted(1, 1, b"one"), accepted(2, 1, b"two"), accepted(3, 1, b"three")];
+    write(&mut tlog, &[vec![Record::MemoryBegan(Incarnation(7)), regained(7), decided], accepted.to_vec()]);
+    tlog.seal().unwrap();
+    let lost = tlog.reader().state().index.find(Slot(2)).unwrap();
+    drop(tlog);
+    disk.damage("000.tlog", lost.offset as usize + 20);
+    let (mut tlog, found) = open(&disk, SEGMENT_BYTES, (Slot(1), hash)).unwrap();
+    assert!(found.damage.contains(&Damage::Gap { after: Slot(1), upto: Slot(3) }), "{found:?}");
+    assert_eq!(found.recovered.memory, None);
+
+    write(&mut tlog, &[vec![Record::MemoryBegan(Incarnation(8)), regained(8)]]);
+    drop(tlog);
+    let (mut tlog, found) = open(&disk, SEGMENT_BYTES, (Slot(1), hash)).unwrap();
+    assert_eq!(found.recovered.memory.map(|memory| memory.votes), Some(true), "{:?}", found.damage);
+    assert_eq!((found.recovered.decided_upto, found.recovered.undecided), (Slot(1), vec![]));
+
+    // What the present life accepts behind the gap is not forgotten for nothing.
+    write(&mut tlog, &[vec![accepted[2].clone()]]);
+    drop(tlog);
+    assert_eq!(open(&disk, SEGMENT_BYTES, (Slot(1), hash)).unwrap().1.recovered.memory, None);
+}
+
 #[test]
 fn an_unknown_record_or_file_stops_the_start() {
     let (image, frames) = small_log(true);
