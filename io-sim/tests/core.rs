@@ -60,7 +60,7 @@ fn every_planted_bug_of_the_world_is_found_and_no_harmless_change_is() {
             scope.spawn(|| {
                 while let Some(mutant) = Mutant::ALL.get(next.fetch_add(1, Ordering::Relaxed)) {
                     let planted = Planted::World(*mutant);
-                    let hunt = hunt(planted, false, if planted.is_null() { 8 } else { 100 }).unwrap();
+                    let hunt = hunt(planted, false, if planted.is_null() { 8 } else { 200 }).unwrap();
                     if !hunt.is_right() {
                         let story =
                             hunt.found.map(|(seed, report)| story(hunting_ground(planted, seed).name(), seed, &report));

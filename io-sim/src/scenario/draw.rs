@@ -465,9 +465,9 @@ fn strikes(scenario: &mut Scenario, family: Family, swarm: &Swarm, rng: &mut Rng
 
 /// Whether this family strikes whatever the seed says, and often.
 fn is_certain(family: Family, kind: Kind) -> bool {
-    use Family::{Clock, Kill, Partition, Pause, PowerCut, Trim, Wipe};
+    use Family::{Clock, Kill, KillAfter, Partition, Pause, PowerCut, Trim, Wipe};
     match kind {
-        Kind::Harsh => matches!(family, Trim | Kill | PowerCut | Partition | Clock | Wipe),
+        Kind::Harsh => matches!(family, Trim | Kill | KillAfter | PowerCut | Partition | Clock | Wipe),
         Kind::StackHarsh => matches!(family, PowerCut | Pause),
         Kind::Usual | Kind::Churn | Kind::Losses | Kind::Standard | Kind::Stack | Kind::StackPauses => false,
     }
