@@ -8,6 +8,7 @@ mod commands;
 mod crashes;
 mod dev;
 mod durable;
+mod files;
 mod garbage;
 mod heads;
 mod mistakes;
