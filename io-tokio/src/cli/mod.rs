@@ -14,6 +14,7 @@ mod describe;
 mod dev;
 mod exit;
 mod files;
+mod inspect;
 mod node;
 mod progress;
 mod restore;
@@ -235,6 +236,7 @@ mod tests {
             "cluster status",
             "cluster who-master -o json",
             "cluster statistics -o json",
+            "cluster inspect --timeout 1m -o json",
             "backup f --from a:1",
             "backup verify f -o json",
             "restore f --config c --to d -o json",

@@ -11,6 +11,7 @@ mod durable;
 mod files;
 mod garbage;
 mod heads;
+mod inspect;
 mod mistakes;
 mod pauses;
 mod power;
