@@ -37,11 +37,15 @@ pub mod node;
 #[cfg(feature = "server")]
 pub mod peer;
 #[cfg(feature = "server")]
+pub mod read_only;
+#[cfg(feature = "server")]
 pub mod recorder;
 #[cfg(feature = "server")]
 pub mod reserve;
 #[cfg(feature = "server")]
 pub mod service;
+#[cfg(feature = "server")]
+pub mod stopped;
 #[cfg(feature = "server")]
 pub mod store;
 #[cfg(feature = "server")]

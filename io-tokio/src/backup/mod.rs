@@ -18,6 +18,7 @@ use tokio::sync::OwnedSemaphorePermit;
 use crate::store::{Chunk, Head, Snapshot, StoreError, digest};
 use crate::wire::Writer as _;
 
+pub(crate) use self::read::BackupReader;
 pub use self::read::{BackupError, Manifest, verify};
 pub use self::restore::{NotRestored, restore};
 

@@ -11,8 +11,7 @@ use std::sync::Arc;
 
 use trialbay_engine::{Incarnation, NodeId, Record};
 
-use super::read::BackupReader;
-use super::{BackupError, Manifest};
+use super::{BackupError, BackupReader, Manifest};
 use crate::config::{Config, NodeConfig, NodeRole};
 use crate::disk::RealDisk;
 use crate::identity::Identity;

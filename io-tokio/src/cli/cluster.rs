@@ -8,7 +8,7 @@ use serde_json::json;
 
 use super::args::{Environment, Global, Output};
 use super::exit::{ExitCode, Failure};
-use super::statistics;
+use super::{inspect, statistics};
 use crate::client::{Client, ClientError, NodeReport, NodeStatus};
 
 /// A node that has not answered by then is shown as unreachable.
@@ -39,6 +39,13 @@ pub(crate) enum ClusterCommand {
     /// list. Exit code 7 when no node can be reached.
     #[command(after_help = "Examples:\n  trialbay cluster statistics\n  trialbay cluster statistics -o json")]
     Statistics,
+    /// Compare what the stores of all nodes hold, by a hash of all of it at one slot.
+    ///
+    /// Each node gives a backup, which is read and not kept. They have to be of the same slot, which they are soon unless
+    /// updates come in all the time: it is tried until --timeout. Exit code 0 when all stores are the same, 16 when they differ,
+    /// 5 when they could not be compared in time, 1 when some could not be read, 7 when none could.
+    #[command(after_help = "Examples:\n  trialbay cluster inspect\n  trialbay cluster inspect --timeout 1m -o json")]
+    Inspect,
 }
 
 pub(crate) async fn run(
@@ -59,6 +66,7 @@ pub(crate) async fn run(
             Ok(overview.exit())
         }
         ClusterCommand::Statistics => statistics::run(&client, global.timeout, global.output, out).await,
+        ClusterCommand::Inspect => Ok(inspect::run(&client, global.timeout, global.output, out).await),
         ClusterCommand::DropMaster => {
             client.drop_master().await?;
             // The old master has heard of the new one; a consistent read waits until that serves.

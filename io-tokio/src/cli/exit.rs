@@ -84,11 +84,11 @@ impl ExitCode {
             Self::Unreachable => "no node of the cluster can be reached",
             Self::BadConfig => "the configuration has mistakes",
             Self::ForeignHome => "node: the home directory belongs to another node or cluster",
-            Self::HomeLocked => "node: another process uses the home directory",
+            Self::HomeLocked => "node, tlog, store: another process uses the home directory",
             Self::Unwritable => "node, dev: a directory cannot be written",
             Self::PortInUse => "node, dev: another process listens on the port",
             Self::UnknownNode => "node: the configuration has no node of that name",
-            Self::StorageFailed => "node: the disk failed, or the files are damaged",
+            Self::StorageFailed => "the disk failed, or the files are damaged",
             Self::HistoryDiverged => "node: its history is not that of the cluster",
             Self::UnknownFunction => "node: the log calls a user function that this program does not have",
         }

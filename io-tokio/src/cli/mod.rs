@@ -10,13 +10,18 @@ mod bytes;
 mod check;
 mod cluster;
 mod data;
+mod describe;
 mod dev;
 mod exit;
+mod files;
+mod inspect;
 mod node;
 mod progress;
 mod restore;
 mod sequence;
 mod statistics;
+mod store;
+mod tlog;
 
 use std::ffi::OsString;
 use std::io::Write as _;
@@ -61,6 +66,16 @@ enum Command {
     /// node of the old cluster can take one of these for its own. Make all homes in one run, and never use one of them
     /// twice: a node that has lost its home starts with an empty one. Exit code 15 when the backup is not whole.
     Restore(restore::RestoreArgs),
+    /// Look at the transaction log of a node that does not run. Nothing is changed.
+    ///
+    /// Exit code 11 when a process uses the home.
+    #[command(subcommand)]
+    Tlog(tlog::TlogCommand),
+    /// Look at the store of a node that does not run. Nothing is changed.
+    ///
+    /// Exit code 11 when a process uses the home.
+    #[command(subcommand)]
+    Store(store::StoreCommand),
     /// Measure how many operations a cluster does in a second, and how long each takes.
     Bench(bench::BenchArgs),
     /// Look after the configuration file.
@@ -121,6 +136,8 @@ async fn run(cli: Cli, environment: Environment<'_>, out: &mut Vec<u8>) -> Resul
         Command::Cluster(command) => cluster::run(command, global, environment, out).await,
         Command::Backup(args) => backup::run(args, global, environment, out).await,
         Command::Restore(args) => restore::run(&args, global, environment, out),
+        Command::Tlog(command) => tlog::run(&command, global, out),
+        Command::Store(command) => store::run(&command, global, out),
         Command::Bench(args) => bench::run(args, global, environment, out).await,
         Command::Config(command) => check::run(command, global, environment, out),
     }
@@ -233,9 +250,15 @@ mod tests {
             "cluster status",
             "cluster who-master -o json",
             "cluster statistics -o json",
+            "cluster inspect --timeout 1m -o json",
             "backup f --from a:1",
             "backup verify f -o json",
             "restore f --config c --to d -o json",
+            "tlog inspect h -o json",
+            "tlog dump h --from-slot 1 --to-slot 2 --values --hex",
+            "tlog verify h",
+            "store dump h --first a --last b --keys-only",
+            "store verify h -o json",
             "config check f",
             "config check --config f --set reads=quorum",
         ] {

@@ -159,6 +159,7 @@ impl From<NodeError> for Failure {
             | NodeError::ClientAddress { .. }
             | NodeError::System { .. }
             | NodeError::Home(HomeError::Unsupported { .. }) => ExitCode::Other,
+            NodeError::Home(HomeError::NoHome { .. }) => ExitCode::Usage,
         };
         Self::new(exit, error.to_string())
     }

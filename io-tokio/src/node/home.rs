@@ -85,6 +85,14 @@ pub enum HomeError {
         /// Who found it so.
         ours: Identity,
     },
+    /// Whoever looks at it cannot tell whose it is.
+    #[error("{} is not known to be the home of a node: {why}", .home.display())]
+    NoHome {
+        /// The directory.
+        home: PathBuf,
+        /// What is wrong with its identity file.
+        why: String,
+    },
     /// Files cannot be made in it.
     #[error("cannot write to {}: {source}; give the user that runs the node write permission, and the disk room", .dir.display())]
     NotWritable {
@@ -165,6 +173,22 @@ impl Home {
         let home = Self { disk, path: path.to_owned(), _lock: lock };
         home.check_identity(identity)?;
         Ok(Some(home))
+    }
+
+    /// Opens the home of whichever node it is, to look at what is there: on a disk that changes nothing (`ReadOnlyDisk`).
+    ///
+    /// # Errors
+    /// When a process runs on it, or it does not say whose it is.
+    pub fn look(disk: Arc<dyn HomeDisk>, path: &Path) -> Result<(Self, Identity), HomeError> {
+        let lock = lock(&*disk, path)?;
+        let no_home = |why: &str| HomeError::NoHome { home: path.to_owned(), why: why.to_owned() };
+        let file = path.join("IDENTITY");
+        let bytes = read(&*disk, &file)?.ok_or_else(|| no_home("it has no file IDENTITY"))?;
+        let identity = decode(&bytes).map_err(|error| match error {
+            Unreadable::Damaged(why) => no_home(&format!("its file IDENTITY is damaged ({why})")),
+            Unreadable::Format(found) => HomeError::Unsupported { file, found },
+        })?;
+        Ok((Self { disk, path: path.to_owned(), _lock: lock }, identity))
     }
 
     /// The home itself.

@@ -15,6 +15,7 @@ mod checkpoint;
 mod compression;
 mod error;
 mod index;
+mod inspect;
 mod keeper;
 mod reader;
 mod record;
@@ -35,6 +36,7 @@ use std::sync::Arc;
 use trialbay_engine::{HistoryHash, Record, Slot};
 
 pub use self::error::TlogError;
+pub use self::inspect::{Inspection, Logged, Place as LogPlace, SegmentView};
 pub use self::keeper::{KeeperEvent, LogKeeper};
 pub use self::reader::{Entries, LogReader, LogUsage};
 pub use self::recovery::{Damage, Note, RecoveredLog};

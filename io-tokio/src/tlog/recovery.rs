@@ -173,18 +173,29 @@ pub(super) enum Tail {
     Recreate { number: u32 },
 }
 
+/// What was found in one segment.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) struct Tally {
+    pub(super) records: u64,
+    /// The first and the last of the slots in which something was accepted.
+    pub(super) slots: Option<(Slot, Slot)>,
+    /// Whether it ends with a seal.
+    pub(super) sealed: bool,
+}
+
 /// What all segments together say.
 pub(super) struct Survey {
-    segments: BTreeMap<u32, Held>,
+    pub(super) segments: BTreeMap<u32, Held>,
+    pub(super) tallies: BTreeMap<u32, Tally>,
     pub(super) tail: Tail,
     findings: Findings,
     leftovers: Vec<PathBuf>,
 }
 
 /// The files of a log.
-struct Files {
+pub(super) struct Files {
     /// Which segments there are, and whether each is compressed.
-    forms: BTreeMap<u32, bool>,
+    pub(super) forms: BTreeMap<u32, bool>,
     /// Archives that were not finished, or whose segments are still there.
     leftovers: Vec<PathBuf>,
 }
@@ -225,6 +236,7 @@ struct Listener<'a> {
     segment: u32,
     path: &'a Path,
     damaged: bool,
+    tally: Tally,
 }
 
 /// Reads and checks every segment; changes nothing.
@@ -233,24 +245,25 @@ pub(super) fn survey(place: &Place, store: (Slot, HistoryHash)) -> Result<Survey
     let mut findings = Findings::new(store);
     #[cfg(feature = "planted-bugs")]
     (findings.planted = place.planted);
-    let mut segments = BTreeMap::new();
+    let (mut segments, mut tallies) = (BTreeMap::new(), BTreeMap::new());
     let mut tail = Tail::Fresh { number: 0, last: None };
     let last = forms.last_key_value().map(|(number, _)| *number);
     for (number, is_archived) in forms {
         let before = segments.last_key_value().map(|(number, held)| (*number, *held));
-        let (held, next) = if is_archived {
+        let (held, tally, next) = if is_archived {
             survey_archive(place, number, before, &mut findings)?
         } else {
             survey_segment(place, number, before, Some(number) == last, &mut findings)?
         };
         segments.insert(number, held);
+        tallies.insert(number, tally);
         tail = next;
         if is_archived && Some(number) == last {
             // It was closed, so another one came behind it.
             findings.missing(number + 1, number + 2);
         }
     }
-    Ok(Survey { segments, tail, findings, leftovers })
+    Ok(Survey { segments, tallies, tail, findings, leftovers })
 }
 
 /// Reads and checks one segment that is compressed; says as well how the log goes on if it is the last one.
@@ -259,7 +272,7 @@ fn survey_archive(
     number: u32,
     before: Option<(u32, Held)>,
     findings: &mut Findings,
-) -> Result<(Held, Tail), TlogError> {
+) -> Result<(Held, Tally, Tail), TlogError> {
     let path = place.archive_path(number);
     let file = place.disk.open_to_read(&path).map_err(io_error("open", &path))?;
     let bytes = file.size().map_err(io_error("read", &path))?;
@@ -272,7 +285,7 @@ fn survey_archive(
     let Some(archive) = Archive::open(file, salt, &path)? else {
         findings.segment_begins(number, None, before);
         findings.damage_at((number, 0), Damage::Archive { segment: number });
-        return Ok((held, tail));
+        return Ok((held, Tally::default(), tail));
     };
     let mut scan = Scan::new(LogFile::Archive(archive.into()), &path, salt)?;
     held.len = Some(scan.file_bytes());
@@ -285,15 +298,16 @@ fn survey_archive(
             findings.go_on_from(number, header.checkpoint);
         }
     }
-    let mut listener = Listener { findings, segment: number, path: &path, damaged: false };
-    let Scanned { end, ending, .. } = scan.run(false, &mut listener)?;
+    let mut listener = Listener { findings, segment: number, path: &path, damaged: false, tally: Tally::default() };
+    let Scanned { end, ending, sealed } = scan.run(false, &mut listener)?;
+    let tally = Tally { sealed, ..listener.tally };
     for offset in scan.damaged_blocks() {
         findings.damage_at((number, offset), Damage::Block { segment: number, offset });
     }
     if ending == Ending::Unsearched {
         findings.damage_at((number, end), Damage::Unsearched { segment: number, offset: end });
     }
-    Ok((held, tail))
+    Ok((held, tally, tail))
 }
 
 /// Reads and checks one segment; says what it takes of the disk, and how the log would go on if it is the last one.
@@ -303,7 +317,7 @@ fn survey_segment(
     before: Option<(u32, Held)>,
     is_last: bool,
     findings: &mut Findings,
-) -> Result<(Held, Tail), TlogError> {
+) -> Result<(Held, Tally, Tail), TlogError> {
     let path = place.path(number);
     let file = place.disk.open_to_read(&path).map_err(io_error("open", &path))?;
     if is_last {
@@ -328,14 +342,15 @@ fn survey_segment(
     match header {
         None if is_last && scan.is_zero_from(HEADER_BYTES)? => {
             findings.notes.push(Note::Recreated { segment: number });
-            return Ok((held, Tail::Recreate { number }));
+            return Ok((held, Tally::default(), Tail::Recreate { number }));
         }
         None => findings.damage_at((number, 0), Damage::Header { segment: number }),
         Some(header) => findings.go_on_from(number, header.checkpoint),
     }
-    let mut listener = Listener { findings, segment: number, path: &path, damaged: !has_header };
+    let tally = Tally::default();
+    let mut listener = Listener { findings, segment: number, path: &path, damaged: !has_header, tally };
     let Scanned { end, ending, sealed } = scan.run(is_last, &mut listener)?;
-    let damaged = listener.damaged;
+    let (damaged, tally) = (listener.damaged, Tally { sealed, ..listener.tally });
     match ending {
         Ending::Clean => {}
         // It stays in place, and would be found damaged once the log goes on in another segment: better at once.
@@ -358,11 +373,11 @@ fn survey_segment(
     } else {
         Tail::Continue { number, end, cut: ending == Ending::Torn, sealed }
     };
-    Ok((held, tail))
+    Ok((held, tally, tail))
 }
 
 /// What is in the log's directory.
-fn files_in(place: &Place) -> Result<Files, TlogError> {
+pub(super) fn files_in(place: &Place) -> Result<Files, TlogError> {
     let names = place.disk.list(&place.dir).map_err(io_error("list", &place.dir))?;
     let numbers = |form| names.iter().filter_map(move |name| number_in(name, form));
     let mut forms: BTreeMap<u32, bool> = numbers(SEGMENT).map(|number| (number, false)).collect();
@@ -550,10 +565,37 @@ impl Findings {
     }
 }
 
+impl Tally {
+    fn add(&mut self, content: &Content) {
+        self.records += 1;
+        if let Content::Record(Record::Accepted(SlotEntry { slot, .. })) = content {
+            let (first, last) = self.slots.unwrap_or((*slot, *slot));
+            self.slots = Some((first.min(*slot), last.max(*slot)));
+        }
+    }
+}
+
+impl Damage {
+    /// The segment, and where in it, as far as it has a place.
+    pub fn place(&self) -> Option<(u32, Option<u64>)> {
+        match self {
+            Self::Record { segment, offset, .. }
+            | Self::Block { segment, offset }
+            | Self::Unsearched { segment, offset } => Some((*segment, Some(*offset))),
+            Self::Header { segment } | Self::Archive { segment } | Self::Length { segment, .. } => {
+                Some((*segment, None))
+            }
+            Self::Missing { first, .. } => Some((*first, None)),
+            Self::StoreBehindLog { .. } | Self::LogBehindStore { .. } | Self::Gap { .. } => None,
+        }
+    }
+}
+
 impl Visitor for Listener<'_> {
     fn record(&mut self, offset: u64, content: Content) -> Result<(), TlogError> {
         let segment = self.segment;
         // A segment is rolled long before its offsets need more than 32 bits.
+        self.tally.add(&content);
         let short = u32::try_from(offset).map_err(|_| TlogError::NewerFormat { path: self.path.to_owned() })?;
         self.findings.add((segment, offset), Location { segment, offset: short }, &content)
     }

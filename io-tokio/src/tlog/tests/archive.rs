@@ -16,12 +16,12 @@ fn text(slot: u64) -> Vec<u8> {
     vec![slot as u8; 300 + slot as usize]
 }
 
-fn entries() -> Vec<SlotEntry> {
+pub(super) fn entries() -> Vec<SlotEntry> {
     (1..=SLOTS).map(|slot| entry(slot, 1, &text(slot))).collect()
 }
 
 /// A log of several segments, one of them with a value that is longer than a block.
-fn log_of(disk: &MemDisk) -> Tlog {
+pub(super) fn log_of(disk: &MemDisk) -> Tlog {
     let (mut tlog, _) = open(disk, SMALL, NOTHING_APPLIED).unwrap();
     write(&mut tlog, &groups()[..2]);
     for entry in entries() {
@@ -31,7 +31,7 @@ fn log_of(disk: &MemDisk) -> Tlog {
     tlog
 }
 
-fn compress_all(tlog: &Tlog) -> Result<(), TlogError> {
+pub(super) fn compress_all(tlog: &Tlog) -> Result<(), TlogError> {
     let mut upkeep = tlog.upkeep();
     loop {
         match upkeep.compress_some()? {

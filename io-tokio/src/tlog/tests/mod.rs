@@ -3,6 +3,7 @@
 mod archive;
 mod collapse;
 mod damage;
+mod inspect;
 mod io;
 #[cfg(feature = "planted-bugs")]
 mod planted;
