@@ -106,6 +106,8 @@ impl World {
         for id in &ids {
             self.node(*id).slow_until = 0;
             self.schedule(0, Happening::Start { node: *id });
+            // Who is still stopping does not stay away.
+            self.stopped_for.entry(*id).and_modify(|down| *down = 0);
         }
         for id in &broken {
             self.leave_broken(*id, &ids)?;
